@@ -1,0 +1,52 @@
+# Two commands for a new checkout: `make demo` and `make test`. Both install what is missing, build, and go.
+PRESET ?= cpu-release
+BUILD := build/$(PRESET)
+JOBS ?= $(shell nproc)
+
+.PHONY: help setup build demo test unit-test oracle-test integration-test lint tidy format sanitize bench clean
+.DEFAULT_GOAL := help
+
+help: ## This list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
+
+setup: ## Install Debian packages, libtorch and the demo model (the last two into .cache/)
+	@tools/setup.sh
+
+build: setup ## Build server, client, tests and tools (PRESET=cpu-release)
+	@tools/build.sh $(PRESET) $(JOBS)
+
+demo: build ## One long prompt with the full cache and with KVCrush at 25 %, side by side
+	@KVCRUSH_BUILD_DIR=$(BUILD) tools/demo.sh
+
+test: ## Set up, build, lint and run every test
+	@tools/setup.sh --with-tests
+	@tools/build.sh $(PRESET) $(JOBS)
+	@$(MAKE) --no-print-directory lint unit-test oracle-test integration-test
+
+unit-test: ## C++ tests (CTest + GoogleTest)
+	@ctest --test-dir $(BUILD) --output-on-failure --no-tests=error --timeout 900
+
+oracle-test: ## Tokenizer, loader, chat templates and KVCrush against independent Python
+	@KVCRUSH_BUILD_DIR=$(BUILD) .cache/venv/bin/python -m pytest -q tests/oracle
+
+integration-test: ## The real server with the real model over real gRPC
+	@KVCRUSH_BUILD_DIR=$(BUILD) .cache/venv/bin/python -m pytest -q tests/integration
+
+lint: ## Formatting, link rules, Dockerfile
+	@tools/lint.sh
+
+tidy: build ## clang-tidy over the whole project (takes a while)
+	@tools/tidy.sh $(BUILD)
+
+format: ## Rewrite C++ sources with clang-format
+	@git ls-files -co --exclude-standard '*.h' '*.cpp' '*.inc' '*.cu' '*.cuh' | xargs clang-format -i
+
+sanitize: ## Unit and integration tests under ASan+UBSan, then TSan
+	@tools/sanitize.sh asan-ubsan
+	@tools/sanitize.sh tsan
+
+bench: build ## Micro-benchmarks
+	@for program in $(BUILD)/tests/bench/*_bench; do echo "== $$program"; "$$program"; done
+
+clean: ## Remove build folders (the cache of downloads stays)
+	rm -rf build

@@ -1,0 +1,109 @@
+#include "client/cli/run_report.h"
+
+#include <google/protobuf/util/json_util.h>
+
+#include <iomanip>
+#include <ostream>
+
+#include "client/cli/table.h"
+
+namespace kvcrush::cli {
+namespace {
+
+void print_compression(std::ostream& out, const v1::CompressionReport& report) {
+  if (!report.enabled()) {
+    out << "compression: off\n";
+    return;
+  }
+  if (!report.pruned()) {
+    out << "compression: nothing pruned, the sequence stayed within " << report.budget_tokens()
+        << " tokens\n";
+    return;
+  }
+  out << "compression: budget " << report.budget_tokens() << " tokens; kept "
+      << describe(report.tokens_kept()) << "; evicted " << describe(report.tokens_evicted()) << '\n'
+      << "KV cache:    " << mib(report.kv_bytes_before()) << " MiB -> " << mib(report.kv_bytes_after())
+      << " MiB, " << with_thousands(report.blocks_freed()) << " blocks freed, " << report.prune_count()
+      << " prunes in " << fixed(report.prune_ms(), 2) << " ms (score " << fixed(report.score_ms(), 2)
+      << ", select " << fixed(report.select_ms(), 2) << ", compact " << fixed(report.compact_ms(), 2)
+      << ")\n";
+}
+
+}  // namespace
+
+std::string printable(const std::string& text) {
+  std::string shown;
+  for (const char c : text) {
+    if (c == '\n')
+      shown += "\\n";
+    else if (c == '\t')
+      shown += "\\t";
+    else
+      shown += c;
+  }
+  return shown;
+}
+
+double ms_per_token(const v1::Usage& usage) {
+  if (usage.completion_tokens() < 2) return 0;
+  return (usage.total_ms() - usage.time_to_first_token_ms()) / (usage.completion_tokens() - 1);
+}
+
+std::string describe(const v1::LayerTokens& tokens) {
+  if (tokens.min() == tokens.max()) return with_thousands(tokens.min()) + " per layer";
+  return with_thousands(tokens.min()) + " to " + with_thousands(tokens.max()) + ", mean " +
+         fixed(tokens.mean(), 1) + " per layer";
+}
+
+std::string describe(v1::FinishReason reason) {
+  switch (reason) {
+    case v1::FINISH_REASON_STOP:
+      return "stop";
+    case v1::FINISH_REASON_LENGTH:
+      return "length";
+    case v1::FINISH_REASON_ABORT:
+      return "abort";
+    default:
+      return "unknown";
+  }
+}
+
+void print_summary(std::ostream& out, const v1::FinishInfo& finish) {
+  const auto& usage = finish.usage();
+  out << "finish:      " << describe(finish.reason());
+  if (!finish.stop_match().empty()) out << " (" << printable(finish.stop_match()) << ")";
+  out << '\n'
+      << "tokens:      " << usage.prompt_tokens() << " prompt, " << usage.completion_tokens()
+      << " generated\n"
+      << "time:        " << fixed(usage.queue_ms(), 1) << " ms queued, first token after "
+      << fixed(usage.time_to_first_token_ms(), 1) << " ms, " << fixed(ms_per_token(usage), 2)
+      << " ms per token, " << fixed(usage.total_ms(), 1) << " ms in all";
+  if (usage.preemptions() > 0) out << ", " << usage.preemptions() << " preemptions";
+  out << '\n';
+  print_compression(out, finish.compression());
+}
+
+void print_logprobs(std::ostream& out,
+                    const google::protobuf::RepeatedPtrField<v1::PositionLogprobs>& positions) {
+  const auto print = [&out](const v1::TokenLogprob& entry) {
+    out << std::setw(9) << std::right << fixed(entry.logprob(), 4) << " '" << printable(entry.token())
+        << '\'';
+  };
+  for (const auto& position : positions) {
+    print(position.sampled());
+    if (position.top_size() > 0) out << "  |";
+    for (const auto& entry : position.top()) print(entry);
+    out << '\n';
+  }
+}
+
+std::string to_json_line(const google::protobuf::Message& message) {
+  google::protobuf::util::JsonPrintOptions options;
+  options.preserve_proto_field_names = true;
+  options.always_print_primitive_fields = true;
+  std::string json;
+  const auto status = google::protobuf::util::MessageToJsonString(message, &json, options);
+  return status.ok() ? json : "{}";
+}
+
+}  // namespace kvcrush::cli

@@ -1,0 +1,125 @@
+"""A thin layer over the generated stubs: requests from plain Python values, answers as the API's own messages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Union
+
+import grpc
+from kvcrush.v1 import inference_pb2 as pb
+from kvcrush.v1 import inference_pb2_grpc as pb_grpc
+
+Prompt = Union[str, Sequence[Mapping[str, str]], Sequence[int]]
+_NO_LIMIT = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+
+
+def _enum_value(field: Any, value: Any) -> Any:
+    """'snapkv' or 'BASE_POLICY_SNAPKV' -> the enumerator's number; numbers pass unchanged."""
+    if not isinstance(value, str):
+        return value
+    wanted = value.upper().replace("-", "_")
+    for name, descriptor in field.enum_type.values_by_name.items():
+        if name == wanted or name.endswith("_" + wanted):
+            return descriptor.number
+    known = ", ".join(field.enum_type.values_by_name)
+    raise ValueError(f"{field.name} is {value!r}, allowed: {known} or their last words")
+
+
+def _fill(message: Any, values: Mapping[str, Any]) -> None:
+    """Sets fields by name; ValueError names the field that does not exist or the value that does not fit."""
+    fields = message.DESCRIPTOR.fields_by_name
+    for name, value in values.items():
+        field = fields.get(name)
+        if field is None:
+            raise ValueError(f"{message.DESCRIPTOR.name} has no field {name!r}; it has: {', '.join(fields)}")
+        if field.label == field.LABEL_REPEATED:
+            getattr(message, name).extend(value)
+        else:
+            setattr(message, name, _enum_value(field, value) if field.enum_type else value)
+
+
+def _is_chat(prompt: Prompt) -> bool:
+    return len(prompt) > 0 and isinstance(prompt[0], Mapping)
+
+
+def _chat(messages: Sequence[Mapping[str, str]]) -> pb.ChatMessages:
+    return pb.ChatMessages(messages=[pb.ChatMessage(**message) for message in messages])
+
+
+def build_request(
+    prompt: Prompt, *, request_id: str = "", compression: Mapping[str, Any] | None = None, **sampling: Any
+) -> pb.GenerateRequest:
+    """A GenerateRequest from a string, a list of chat messages or a list of token ids.
+
+    `sampling` are fields of SamplingParams, `compression` those of KvCompression; None leaves the server's default.
+    """
+    request = pb.GenerateRequest(request_id=request_id)
+    if isinstance(prompt, str):
+        request.text = prompt
+    elif _is_chat(prompt):
+        request.chat.CopyFrom(_chat(prompt))
+    else:
+        request.token_ids.CopyFrom(pb.TokenIds(ids=prompt))
+    _fill(request.sampling, sampling)
+    if compression is not None:
+        request.compression.SetInParent()
+        _fill(request.compression, compression)
+    return request
+
+
+class Client:
+    """One connection to a server; usable from several threads. Calls raise grpc.RpcError with code() and details()."""
+
+    def __init__(self, target: str = "127.0.0.1:50051", *, timeout_s: float | None = None,
+                 credentials: grpc.ChannelCredentials | None = None) -> None:
+        """`timeout_s` is the deadline of every call; without `credentials` nothing is encrypted."""
+        self._timeout_s = timeout_s
+        self._channel = (grpc.secure_channel(target, credentials, options=_NO_LIMIT) if credentials
+                         else grpc.insecure_channel(target, options=_NO_LIMIT))
+        self._stub = pb_grpc.InferenceStub(self._channel)
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Cancels what runs and closes the connection."""
+        self._channel.close()
+
+    def generate(self, prompt: Prompt, **options: Any) -> Iterator[pb.GenerateResponse]:
+        """Yields chunks as they come (options: see build_request). Closing the iterator cancels the request."""
+        call = self._stub.Generate(build_request(prompt, **options), timeout=self._timeout_s)
+        try:
+            yield from call
+        finally:
+            call.cancel()
+
+    def generate_once(self, prompt: Prompt, **options: Any) -> pb.GenerateOnceResponse:
+        """The whole answer at once (options: see build_request)."""
+        return self._stub.GenerateOnce(build_request(prompt, **options), timeout=self._timeout_s)
+
+    def tokenize(self, text: str | Sequence[Mapping[str, str]], *,
+                 add_special_tokens: bool | None = None) -> pb.TokenizeResponse:
+        """Tokens of a text or of a list of chat messages as the model's template renders them."""
+        request = pb.TokenizeRequest(add_special_tokens=add_special_tokens)
+        if isinstance(text, str):
+            request.text = text
+        else:
+            request.chat.CopyFrom(_chat(text))
+        return self._stub.Tokenize(request, timeout=self._timeout_s)
+
+    def detokenize(self, token_ids: Sequence[int], *, skip_special_tokens: bool | None = None) -> str:
+        request = pb.DetokenizeRequest(token_ids=token_ids, skip_special_tokens=skip_special_tokens)
+        return self._stub.Detokenize(request, timeout=self._timeout_s).text
+
+    def model_info(self) -> pb.GetModelInfoResponse:
+        return self._stub.GetModelInfo(pb.GetModelInfoRequest(), timeout=self._timeout_s)
+
+    def stats(self) -> pb.GetStatsResponse:
+        return self._stub.GetStats(pb.GetStatsRequest(), timeout=self._timeout_s)
+
+    def abort(self, request_id: str) -> None:
+        """Ends a running or waiting request; its stream finishes with FINISH_REASON_ABORT."""
+        self._stub.Abort(pb.AbortRequest(request_id=request_id), timeout=self._timeout_s)

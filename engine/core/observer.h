@@ -1,0 +1,53 @@
+// What the engine tells the outside world, for metrics and logs. Called on the loop thread: implementations
+// return quickly and never throw. The engine itself knows neither prometheus-cpp nor spdlog.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+#include "engine/core/token_stream.h"
+
+namespace kvcrush {
+
+struct RequestTag {
+  std::string_view request_id;
+  int index = 0;
+};
+
+struct StepReport {
+  int num_prefill_tokens = 0;
+  int num_decode_tokens = 0;
+  int num_running = 0;
+  int num_waiting = 0;
+  std::int64_t blocks_used = 0;
+  std::int64_t blocks_total = 0;
+  std::int64_t kv_bytes_used = 0;
+  std::int64_t kv_bytes_saved = 0;  // by pruning, of the sequences now running
+  double step_seconds = 0;
+};
+
+struct PruneReport {
+  int cached_tokens_before = 0;  // per layer (largest)
+  int cached_tokens_after = 0;
+  std::int64_t tokens_evicted = 0;  // summed over layers
+  std::int64_t blocks_freed = 0;
+  double seconds = 0;
+};
+
+class EngineObserver {
+ public:
+  virtual ~EngineObserver() = default;
+  virtual void on_arrived(RequestTag, int /*num_prompt_tokens*/) {}
+  virtual void on_scheduled(RequestTag, double /*queue_seconds*/) {}  // first time, not after a preemption
+  virtual void on_preempted(RequestTag, std::int64_t /*blocks_returned*/) {}
+  virtual void on_token(RequestTag, bool /*is_first*/, double /*seconds_since_previous*/) {
+  }  // first: since arrival
+  virtual void on_pruned(RequestTag, const PruneReport&) {}
+  virtual void on_finished(RequestTag, const FinishEvent&) {}
+  virtual void on_step(const StepReport&) {}  // also when nothing ran (no tokens) but gauges may have changed
+  virtual void on_step_failed(std::string_view /*what*/) {
+  }  // its requests finish with kError; the engine goes on
+};
+
+}  // namespace kvcrush

@@ -1,0 +1,84 @@
+// The hand-off from the engine loop to whoever answers a client: one queue per request. It is bounded by the
+// request itself (at most max_tokens events per sample plus one finish each), so the loop never waits for a
+// slow reader.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <mutex>
+#include <optional>
+#include <variant>
+#include <vector>
+
+#include "engine/core/types.h"
+
+namespace kvcrush {
+
+enum class FinishReason { kStop, kLength, kAbort, kError };  // kError: the step failed; see the log
+
+struct LogprobEntry {
+  TokenId token = 0;
+  float logprob = 0.0f;
+};
+
+struct TokenEvent {
+  int index = 0;  // sample
+  TokenId token = 0;
+  bool is_end_token = false;               // ends the sequence and is not part of its text
+  std::optional<LogprobEntry> logprob;     // of `token`, when asked for
+  std::vector<LogprobEntry> top_logprobs;  // likeliest first
+};
+
+struct LayerSpread {
+  int min = 0;
+  double mean = 0;
+  int max = 0;
+};
+
+struct CompressionOutcome {
+  bool enabled = false;
+  bool pruned = false;
+  int budget_tokens = 0;
+  LayerSpread tokens_kept;
+  LayerSpread tokens_evicted;
+  std::int64_t kv_bytes_before = 0;
+  std::int64_t kv_bytes_after = 0;
+  std::int64_t blocks_freed = 0;
+  int prune_count = 0;
+  double score_ms = 0;
+  double select_ms = 0;
+  double compact_ms = 0;
+};
+
+struct FinishEvent {
+  int index = 0;
+  FinishReason reason = FinishReason::kStop;
+  int prompt_tokens = 0;
+  int completion_tokens = 0;
+  double queue_ms = 0;                // arrival to first scheduled
+  double time_to_first_token_ms = 0;  // arrival to first token; 0 when there was none
+  double total_ms = 0;
+  int preemptions = 0;
+  CompressionOutcome compression;
+};
+
+using StreamEvent = std::variant<TokenEvent, FinishEvent>;
+
+class TokenStream {
+ public:
+  // `on_ready` is called on the engine's thread after events were added to an empty queue; it must return at
+  // once.
+  explicit TokenStream(std::function<void()> on_ready = {}) : on_ready_(std::move(on_ready)) {}
+
+  void push(StreamEvent event);
+  // Takes all queued events; empty when there are none.
+  std::deque<StreamEvent> take();
+
+ private:
+  std::function<void()> on_ready_;
+  std::mutex mutex_;
+  std::deque<StreamEvent> events_;  // guarded by mutex_
+};
+
+}  // namespace kvcrush

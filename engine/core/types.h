@@ -1,0 +1,12 @@
+// Plain identifiers shared by every module.
+#pragma once
+
+#include <cstdint>
+
+namespace kvcrush {
+
+using TokenId = std::int32_t;      // index into the vocabulary
+using BlockId = std::int32_t;      // index into the block pool
+using SequenceId = std::uint64_t;  // unique over the life of an engine
+
+}  // namespace kvcrush

@@ -1,0 +1,326 @@
+#include "engine/engine.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+#include <condition_variable>
+#include <exception>
+#include <map>
+#include <mutex>
+#include <thread>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "engine/engine_core.h"
+#include "engine/kernels/parallel.h"
+#include "engine/loader/model_file.h"
+
+namespace kvcrush {
+
+// The loop thread and the mailbox through which everybody else talks to it.
+class Engine::Impl {
+ public:
+  Impl(std::shared_ptr<const ModelFile> model, EngineConfig config, EngineLimits limits, ModelWeights weights,
+       const KvLayout& layout, at::Device device, EngineObserver& observer)
+      : model_(std::move(model)),
+        config_(std::move(config)),
+        limits_(limits),
+        core_(model_, config_, limits_, std::move(weights), layout, device, observer),
+        stats_(core_.stats()),
+        thread_([this] { loop(); }) {}
+
+  ~Impl() {
+    {
+      std::lock_guard lock(mutex_);
+      stopping_ = true;
+    }
+    wake_.notify_all();
+    thread_.join();
+  }
+
+  Status submit(EngineRequest request, std::shared_ptr<TokenStream> stream);
+  Status finish(const std::string& request_id, FinishReason reason, std::optional<int> index);
+  int max_new_tokens(int num_prompt_tokens, const std::optional<CompressionParams>& compression) const;
+  void begin_drain() {
+    std::lock_guard lock(mutex_);
+    draining_ = true;
+  }
+  bool wait_idle(std::chrono::milliseconds timeout) {
+    std::unique_lock lock(mutex_);
+    return idle_.wait_for(lock, timeout, [this] { return live_.empty(); });
+  }
+  EngineStats stats() const {
+    std::lock_guard lock(mutex_);
+    return stats_;
+  }
+  const EngineLimits& limits() const { return limits_; }
+  const ModelConfig& model_config() const { return model_->config; }
+
+ private:
+  struct Arrival {
+    EngineRequest request;
+    std::shared_ptr<TokenStream> stream;
+    Clock::time_point arrived_at;
+  };
+  struct Ending {
+    std::string request_id;
+    FinishReason reason;
+    std::optional<int> index;
+  };
+  // In the order of sending: an ending must not meet a later request that reuses the id.
+  using Mail = std::vector<std::variant<Arrival, Ending>>;
+
+  void loop();
+  void deliver(const Mail& mail);
+  void settle();
+
+  const std::shared_ptr<const ModelFile> model_;
+  const EngineConfig config_;
+  const EngineLimits limits_;
+  EngineCore core_;  // the loop thread's alone, once it runs
+
+  mutable std::mutex mutex_;
+  std::condition_variable wake_;
+  std::condition_variable idle_;
+  // Guarded by mutex_:
+  Mail inbox_;
+  std::map<std::string, int> live_;  // request id → samples that have not finished
+  int num_queued_ = 0;               // samples in the inbox or waiting: what the queue bound is about
+  bool draining_ = false;
+  bool stopping_ = false;
+  EngineStats stats_;
+  Clock::time_point stats_at_;
+
+  std::thread thread_;  // last: it uses everything above
+};
+
+Status Engine::Impl::submit(EngineRequest request, std::shared_ptr<TokenStream> stream) {
+  KVCRUSH_CHECK(!request.prompt_token_ids.empty() && request.num_samples > 0 && stream != nullptr);
+  const auto num_prompt_tokens = static_cast<int>(request.prompt_token_ids.size());
+  const int room = max_new_tokens(num_prompt_tokens, request.compression);
+  if (request.sampling.max_tokens > room) {
+    return invalid_argument("sampling.max_tokens is " + std::to_string(request.sampling.max_tokens) +
+                            " after a prompt of " + std::to_string(num_prompt_tokens) +
+                            " tokens; allowed: at most " + std::to_string(std::max(room, 0)) +
+                            ", what the context and the KV pool leave");
+  }
+  {
+    std::lock_guard lock(mutex_);
+    if (draining_ || stopping_) return {StatusCode::kUnavailable, "the server is shutting down"};
+    if (live_.contains(request.request_id)) {
+      return {StatusCode::kAlreadyExists,
+              "request_id is '" + request.request_id + "', which is running already"};
+    }
+    if (num_queued_ + request.num_samples > config_.max_waiting_sequences) {
+      return {StatusCode::kResourceExhausted,
+              "the queue holds " + std::to_string(num_queued_) + " of at most " +
+                  std::to_string(config_.max_waiting_sequences) + " waiting sequences; try again later"};
+    }
+    live_[request.request_id] = request.num_samples;
+    num_queued_ += request.num_samples;
+    inbox_.emplace_back(Arrival{std::move(request), std::move(stream), Clock::now()});
+  }
+  wake_.notify_one();
+  return {};
+}
+
+Status Engine::Impl::finish(const std::string& request_id, FinishReason reason, std::optional<int> index) {
+  {
+    std::lock_guard lock(mutex_);
+    if (!live_.contains(request_id))
+      return not_found("request_id is '" + request_id + "'; no such request is running");
+    inbox_.emplace_back(Ending{request_id, reason, index});
+  }
+  wake_.notify_one();
+  return {};
+}
+
+int Engine::Impl::max_new_tokens(int num_prompt_tokens,
+                                 const std::optional<CompressionParams>& compression) const {
+  const int by_context = limits_.max_context_tokens - num_prompt_tokens;
+  PruneSchedule schedule;
+  if (compression) schedule = PruneSchedule(*compression, num_prompt_tokens, limits_.block_size_tokens);
+  const int peak = schedule.peak_cached_tokens(limits_.max_context_tokens);
+  if (peak <= limits_.max_cached_tokens) return by_context;
+  return std::min(by_context, limits_.max_cached_tokens - num_prompt_tokens);
+}
+
+void Engine::Impl::loop() {
+  while (true) {
+    Mail mail;
+    {
+      std::unique_lock lock(mutex_);
+      if (core_.idle()) wake_.wait(lock, [this] { return stopping_ || !inbox_.empty(); });
+      if (stopping_) break;
+      mail = std::exchange(inbox_, {});
+    }
+    deliver(mail);
+    core_.step();
+    settle();
+  }
+  Mail rest;
+  {
+    std::lock_guard lock(mutex_);
+    rest = std::exchange(inbox_, {});
+  }
+  deliver(rest);
+  core_.finish_all(FinishReason::kAbort);
+  settle();
+}
+
+void Engine::Impl::deliver(const Mail& mail) {
+  for (const auto& item : mail) {
+    if (const auto* arrival = std::get_if<Arrival>(&item)) {
+      core_.add(arrival->request, arrival->stream, arrival->arrived_at);
+    } else {
+      const auto& ending = std::get<Ending>(item);
+      core_.finish(ending.request_id, ending.index, ending.reason);
+    }
+  }
+}
+
+// Publishes what the step changed to the threads outside; ends are told last, when ids and blocks are free
+// again.
+void Engine::Impl::settle() {
+  const std::vector<FinishedSequence> finished = core_.take_finished();
+  constexpr std::chrono::milliseconds kStatsInterval{50};  // a snapshot copies strings: not every step
+  const Clock::time_point now = Clock::now();
+  bool none_live = false;
+  {
+    std::lock_guard lock(mutex_);
+    for (const FinishedSequence& sequence : finished) {
+      const auto it = live_.find(sequence.request_id);
+      if (--it->second == 0) live_.erase(it);
+    }
+    num_queued_ = core_.num_waiting();
+    for (const auto& item : inbox_) {
+      if (const auto* arrival = std::get_if<Arrival>(&item)) num_queued_ += arrival->request.num_samples;
+    }
+    if (!finished.empty() || now - stats_at_ >= kStatsInterval) {
+      stats_ = core_.stats();
+      stats_at_ = now;
+    }
+    none_live = live_.empty();
+  }
+  for (const FinishedSequence& sequence : finished) sequence.stream->push(sequence.event);
+  if (none_live) idle_.notify_all();
+}
+
+namespace {
+
+Result<at::Device> parse_device(const std::string& name) {
+  if (name == "cpu") return at::Device(at::kCPU);
+  const bool names_cuda = name == "cuda" || (name.starts_with("cuda:") && name.size() > 5 &&
+                                             std::all_of(name.begin() + 5, name.end(),
+                                                         [](char c) { return c >= '0' && c <= '9'; }));
+  if (!names_cuda) return invalid_argument("device is '" + name + "'; allowed: cpu, cuda:N");
+#ifdef KVCRUSH_CUDA
+  return at::Device(name);
+#else
+  return invalid_argument("device is '" + name +
+                          "', but this build is for the CPU only (configure with -DKVCRUSH_CUDA=ON)");
+#endif
+}
+
+Status check_config(const EngineConfig& config) {
+  const auto at_least = [](const char* field, std::int64_t value, std::int64_t least) {
+    if (value >= least) return Status();
+    return invalid_argument(std::string(field) + " is " + std::to_string(value) + "; allowed: at least " +
+                            std::to_string(least));
+  };
+  KVCRUSH_RETURN_IF_ERROR(at_least("max_running_sequences", config.max_running_sequences, 1));
+  KVCRUSH_RETURN_IF_ERROR(at_least("max_waiting_sequences", config.max_waiting_sequences, 1));
+  KVCRUSH_RETURN_IF_ERROR(
+      at_least("max_batch_tokens", config.max_batch_tokens, config.max_running_sequences));
+  KVCRUSH_RETURN_IF_ERROR(at_least("max_context_tokens", config.max_context_tokens, 0));
+  return at_least("num_threads", config.num_threads, 0);
+}
+
+Result<EngineLimits> derive_limits(const ModelConfig& model, const EngineConfig& config,
+                                   const KvLayout& layout) {
+  EngineLimits limits;
+  limits.max_context_tokens =
+      config.max_context_tokens == 0 ? model.max_context_tokens : config.max_context_tokens;
+  if (limits.max_context_tokens > model.max_context_tokens) {
+    return invalid_argument("max_context_tokens is " + std::to_string(limits.max_context_tokens) +
+                            "; allowed: at most " + std::to_string(model.max_context_tokens) +
+                            ", the model's");
+  }
+  limits.block_size_tokens = cpu::kBlockTokens;
+  limits.block_bytes = layout.block_bytes();
+  limits.num_blocks = std::min<std::int64_t>(
+      static_cast<std::int64_t>(config.kv_memory_bytes) / limits.block_bytes, std::int64_t{1} << 30);
+  if (limits.num_blocks < model.num_layers) {
+    return invalid_argument("kv_memory_bytes is " + std::to_string(config.kv_memory_bytes) +
+                            "; allowed: at least " + std::to_string(limits.block_bytes * model.num_layers) +
+                            ", one block for each layer");
+  }
+  limits.max_cached_tokens = static_cast<int>(std::min<std::int64_t>(
+      limits.num_blocks / model.num_layers * limits.block_size_tokens, limits.max_context_tokens));
+  return limits;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Engine>> Engine::create(std::shared_ptr<const ModelFile> model,
+                                               const EngineConfig& config, EngineObserver& observer) {
+  KVCRUSH_CHECK(model != nullptr);
+  KVCRUSH_RETURN_IF_ERROR(check_config(config));
+  const Result<at::Device> device = parse_device(config.device);
+  if (!device.ok()) return device.status();
+  const Result<cpu::KvElement> element = parse_kv_dtype(config.kv_dtype);
+  if (!element.ok()) return element.status();
+  const KvLayout layout{
+      .num_kv_heads = model->config.num_kv_heads, .head_dim = model->config.head_dim, .element = *element};
+  const Result<EngineLimits> limits = derive_limits(model->config, config, layout);
+  if (!limits.ok()) return limits.status();
+  if (layout.head_dim % 16 != 0 || layout.head_dim > cpu::kMaxHeadDim ||
+      model->config.num_heads / layout.num_kv_heads > cpu::kMaxGroup) {
+    return invalid_argument("head_dim is " + std::to_string(layout.head_dim) + " with " +
+                            std::to_string(model->config.num_heads / layout.num_kv_heads) +
+                            " query heads per KV head; allowed: a multiple of 16 up to 256, and at most 16");
+  }
+  const unsigned cores = std::max(1U, std::thread::hardware_concurrency());
+  set_num_kernel_threads(config.num_threads == 0 ? static_cast<int>(cores) : config.num_threads);
+  at::set_num_threads(
+      1);  // ATen only moves small things here; a second pool of threads would fight with ours
+  try {
+    ModelWeights weights = load_weights(model, limits->max_context_tokens, *device);
+    return std::unique_ptr<Engine>(new Engine(std::make_unique<Impl>(
+        std::move(model), config, *limits, std::move(weights), layout, *device, observer)));
+  } catch (const std::exception& error) {
+    return Status(StatusCode::kResourceExhausted, std::string("cannot set up the engine: ") + error.what());
+  }
+}
+
+Engine::Engine(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Engine::~Engine() = default;
+
+Status Engine::submit(EngineRequest request, std::shared_ptr<TokenStream> stream) {
+  return impl_->submit(std::move(request), std::move(stream));
+}
+Status Engine::finish(const std::string& request_id, FinishReason reason, std::optional<int> index) {
+  return impl_->finish(request_id, reason, index);
+}
+int Engine::max_new_tokens(int num_prompt_tokens, const std::optional<CompressionParams>& compression) const {
+  return impl_->max_new_tokens(num_prompt_tokens, compression);
+}
+void Engine::begin_drain() {
+  impl_->begin_drain();
+}
+bool Engine::wait_idle(std::chrono::milliseconds timeout) {
+  return impl_->wait_idle(timeout);
+}
+EngineStats Engine::stats() const {
+  return impl_->stats();
+}
+const EngineLimits& Engine::limits() const {
+  return impl_->limits();
+}
+const ModelConfig& Engine::model_config() const {
+  return impl_->model_config();
+}
+
+}  // namespace kvcrush

@@ -1,0 +1,110 @@
+// The engine: one thread that owns all sequences and the KV cache, fed through a bounded queue, answering
+// through one TokenStream per request. No torch, gRPC or protobuf type appears here.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "engine/core/observer.h"
+#include "engine/core/status.h"
+#include "engine/core/token_stream.h"
+#include "engine/core/types.h"
+#include "engine/kvcrush/params.h"
+#include "engine/model/model_config.h"
+#include "engine/sampling/params.h"
+
+namespace kvcrush {
+
+struct ModelFile;
+
+struct EngineConfig {
+  std::string device = "cpu";         // "cpu" or "cuda:N"
+  std::string kv_dtype = "f32";       // "f32", "bf16" or "f16"
+  std::uint64_t kv_memory_bytes = 0;  // bytes of the KV block pool; must hold at least one block per layer
+  int max_batch_tokens = 512;         // tokens of one step, prefill and decode together
+  int max_running_sequences = 64;     // sequences that hold blocks at a time
+  int max_waiting_sequences = 256;    // queue bound; past it submit() answers RESOURCE_EXHAUSTED
+  int max_context_tokens = 0;         // 0: the model's
+  int num_threads = 0;                // CPU threads for kernels; 0: all cores
+};
+
+// A checked request: produced by the server's request mapper, or by tests.
+struct EngineRequest {
+  std::string request_id;                        // not empty, unique among live requests
+  std::vector<TokenId> prompt_token_ids;         // not empty, each in [0, vocab_size)
+  SamplingParams sampling;                       // validated
+  std::optional<CompressionParams> compression;  // validated; unset: full cache
+  int num_samples = 1;                           // sample i uses sampling.seed + i
+};
+
+struct EngineLimits {
+  int max_context_tokens = 0;
+  int block_size_tokens = 0;
+  std::int64_t block_bytes = 0;  // K and V of block_size_tokens in one layer
+  std::int64_t num_blocks = 0;
+  int max_cached_tokens = 0;  // tokens of one uncompressed sequence that fill the pool alone
+};
+
+struct SequenceStats {
+  std::string request_id;
+  int index = 0;
+  std::string_view state;  // "waiting", "prefill", "decode"
+  int prompt_tokens = 0;
+  int completion_tokens = 0;
+  std::int64_t blocks = 0;
+  double age_ms = 0;
+};
+
+struct EngineStats {
+  int num_running = 0;
+  int num_waiting = 0;
+  std::int64_t blocks_used = 0;
+  std::int64_t blocks_total = 0;
+  std::int64_t kv_bytes_used = 0;
+  std::int64_t kv_bytes_saved = 0;  // of running sequences
+  std::vector<SequenceStats> sequences;
+};
+
+class Engine {
+ public:
+  // Loads weights from `model`, allocates the pool and starts the loop thread. `observer` must outlive the
+  // engine. Errors: INVALID_ARGUMENT naming the option that is wrong, RESOURCE_EXHAUSTED when memory cannot
+  // be had.
+  static Result<std::unique_ptr<Engine>> create(std::shared_ptr<const ModelFile> model,
+                                                const EngineConfig& config, EngineObserver& observer);
+  // Stops the loop; whatever still runs finishes with kAbort.
+  ~Engine();
+  Engine(const Engine&) = delete;
+  Engine& operator=(const Engine&) = delete;
+
+  // Queues the request's samples. Events of all samples arrive on `stream`, ending with one FinishEvent per
+  // sample. Errors: INVALID_ARGUMENT (prompt and max_tokens can never fit context or pool), ALREADY_EXISTS
+  // (request_id is live), RESOURCE_EXHAUSTED (queue full), UNAVAILABLE (draining).
+  Status submit(EngineRequest request, std::shared_ptr<TokenStream> stream);
+
+  // Ends every live sample of the request with `reason`; `index` picks one sample. NOT_FOUND: no live request
+  // has this id. Thread-safe, returns at once; the FinishEvent follows and no TokenEvent comes after it.
+  Status finish(const std::string& request_id, FinishReason reason, std::optional<int> index = std::nullopt);
+
+  // Largest max_tokens this request may ask for: what context and pool leave. <= 0: the prompt itself does
+  // not fit.
+  int max_new_tokens(int num_prompt_tokens, const std::optional<CompressionParams>& compression) const;
+
+  void begin_drain();                                 // submit() answers UNAVAILABLE from now on
+  bool wait_idle(std::chrono::milliseconds timeout);  // true: nothing is running or waiting
+  EngineStats stats() const;                          // a recent snapshot; never blocks the loop for long
+  const EngineLimits& limits() const;
+  const ModelConfig& model_config() const;
+
+ private:
+  class Impl;
+  explicit Engine(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace kvcrush

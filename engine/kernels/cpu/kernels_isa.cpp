@@ -1,0 +1,27 @@
+// Compiled once per instruction set with KVCRUSH_ISA naming it; see engine/kernels/CMakeLists.txt.
+#include "engine/kernels/cpu/elementwise.inc"
+#include "engine/kernels/cpu/gemm.inc"
+#include "engine/kernels/cpu/observation.inc"
+
+#define KVCRUSH_CONCAT_(a, b) a##b
+#define KVCRUSH_CONCAT(a, b) KVCRUSH_CONCAT_(a, b)
+#define KVCRUSH_STRING_(a) #a
+#define KVCRUSH_STRING(a) KVCRUSH_STRING_(a)
+
+namespace kvcrush::cpu {
+
+extern const KernelTable KVCRUSH_CONCAT(kernel_table_, KVCRUSH_ISA);
+const KernelTable KVCRUSH_CONCAT(kernel_table_, KVCRUSH_ISA) = {
+    .isa = KVCRUSH_STRING(KVCRUSH_ISA),
+    .panel_width = kPanel,
+    .pack_panel = pack_panel,
+    .gemm_panels = gemm_panels,
+    .rms_norm_row = rms_norm_row,
+    .silu_mul_row = silu_mul_row,
+    .rope_row = rope_row,
+    .attention = attention,
+    .merge_partials = merge_partials,
+    .observation_scores = observation_scores,
+};
+
+}  // namespace kvcrush::cpu

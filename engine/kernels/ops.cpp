@@ -1,0 +1,126 @@
+#include "engine/kernels/ops.h"
+
+#include <ATen/ATen.h>
+
+#include <cmath>
+
+#include "engine/core/status.h"
+#include "engine/kernels/cpu/kv_blocks.h"
+#include "engine/kernels/parallel.h"
+
+namespace kvcrush {
+
+LinearWeight make_linear_weight(const at::Tensor& weight, at::Device device) {
+  KVCRUSH_CHECK(weight.is_cpu() && weight.is_contiguous() && weight.dim() == 2 &&
+                weight.scalar_type() == at::kFloat);
+  LinearWeight result;
+  if (device.is_cpu()) {
+    result.packed = cpu::PackedMatrix(weight.size(0), weight.size(1));
+    result.packed.pack({weight.const_data_ptr<float>(), static_cast<std::size_t>(weight.numel())});
+  } else {
+    result.dense = weight.to(device);
+  }
+  return result;
+}
+
+namespace ops {
+
+namespace {
+
+void check_rows(const at::Tensor& t) {
+  KVCRUSH_CHECK(t.dim() == 2 && t.is_contiguous() && t.scalar_type() == at::kFloat);
+}
+
+void check_same_rows(const at::Tensor& x, const at::Tensor& out) {
+  check_rows(x);
+  check_rows(out);
+  KVCRUSH_CHECK(x.size(0) == out.size(0) && x.device() == out.device());
+}
+
+}  // namespace
+
+void rms_norm(const at::Tensor& x, const at::Tensor& weight, float eps, at::Tensor& out) {
+  check_same_rows(x, out);
+  KVCRUSH_CHECK(x.size(1) == weight.numel() && x.size(1) == out.size(1));
+  if (!x.is_cpu()) return reference::rms_norm(x, weight, eps, out);
+  const auto n = static_cast<int>(x.size(1));
+  const float* source = x.const_data_ptr<float>();
+  const float* scale = weight.const_data_ptr<float>();
+  float* target = out.data_ptr<float>();
+  for (std::int64_t row = 0; row < x.size(0); ++row) {
+    cpu::cpu_kernels().rms_norm_row(source + row * n, scale, eps, n, target + row * n);
+  }
+}
+
+void linear(const at::Tensor& x, const LinearWeight& w, at::Tensor& out, bool accumulate) {
+  check_same_rows(x, out);
+  KVCRUSH_CHECK(!(accumulate && w.bias.defined()));
+  if (!x.is_cpu()) return reference::linear(x, w.dense, w.bias, out, accumulate);
+  KVCRUSH_CHECK(x.size(1) == w.packed.in_features() && out.size(1) == w.packed.out_features());
+  if (w.bias.defined()) {
+    out.copy_(w.bias.expand_as(out));
+    accumulate = true;
+  }
+  cpu::gemm(x.const_data_ptr<float>(), x.size(1), static_cast<int>(x.size(0)), w.packed,
+            out.data_ptr<float>(), out.size(1), accumulate);
+}
+
+void silu_mul(const at::Tensor& gate_up, at::Tensor& out) {
+  check_same_rows(gate_up, out);
+  KVCRUSH_CHECK(gate_up.size(1) == 2 * out.size(1));
+  if (!gate_up.is_cpu()) return reference::silu_mul(gate_up, out);
+  const auto n = static_cast<int>(out.size(1));
+  const float* source = gate_up.const_data_ptr<float>();
+  float* target = out.data_ptr<float>();
+  parallel_for(gate_up.size(0), [&](std::int64_t row, int) {
+    const float* gate = source + row * 2 * n;
+    cpu::cpu_kernels().silu_mul_row(gate, gate + n, n, target + row * n);
+  });
+}
+
+void rope(at::Tensor& qkv, const HeadLayout& heads, std::span<const std::int32_t> positions,
+          const at::Tensor& cos_sin) {
+  check_rows(qkv);
+  KVCRUSH_CHECK(qkv.size(1) == heads.qkv_width() &&
+                qkv.size(0) == static_cast<std::int64_t>(positions.size()));
+  if (!qkv.is_cpu()) return reference::rope(qkv, heads, positions, cos_sin);
+  float* rows = qkv.data_ptr<float>();
+  const float* table = cos_sin.const_data_ptr<float>();
+  for (std::size_t row = 0; row < positions.size(); ++row) {
+    const float* cosines = table + static_cast<std::int64_t>(positions[row]) * heads.head_dim;
+    cpu::cpu_kernels().rope_row(rows + row * heads.qkv_width(), heads.num_heads + heads.num_kv_heads,
+                                heads.head_dim, cosines, cosines + heads.head_dim / 2);
+  }
+}
+
+void kv_append(const at::Tensor& qkv, const HeadLayout& heads, std::span<const PagedSequence> sequences,
+               KvStorage& kv) {
+  check_rows(qkv);
+  if (!qkv.is_cpu()) return reference::kv_append(qkv, heads, sequences, kv);
+  const cpu::KvPool pool = kv.cpu_pool();
+  const float* rows = qkv.const_data_ptr<float>() + heads.num_heads * heads.head_dim;
+  for (const PagedSequence& sequence : sequences) {
+    parallel_for((sequence.num_queries + 63) / 64, [&](std::int64_t part, int) {
+      const int last = std::min<int>(sequence.num_queries, static_cast<int>(part + 1) * 64);
+      for (int i = static_cast<int>(part) * 64; i < last; ++i) {
+        const int slot = sequence.num_cached - sequence.num_queries + i;
+        const float* k = rows + static_cast<std::int64_t>(sequence.query_start + i) * heads.qkv_width();
+        cpu::write_token(pool, sequence.blocks[slot / cpu::kBlockTokens], slot % cpu::kBlockTokens, k,
+                         k + heads.num_kv_heads * heads.head_dim);
+      }
+    });
+  }
+}
+
+void paged_attention(const at::Tensor& qkv, const HeadLayout& heads, std::span<const PagedSequence> sequences,
+                     const KvStorage& kv, cpu::AttentionWorkspace& workspace, at::Tensor& out) {
+  check_same_rows(qkv, out);
+  KVCRUSH_CHECK(out.size(1) == heads.num_heads * heads.head_dim);
+  if (!qkv.is_cpu()) return reference::paged_attention(qkv, heads, sequences, kv, out);
+  cpu::paged_attention(sequences, kv.cpu_pool(), qkv.const_data_ptr<float>(), heads.qkv_width(),
+                       heads.num_heads, 1.0f / std::sqrt(static_cast<float>(heads.head_dim)), workspace,
+                       out.data_ptr<float>());
+}
+
+}  // namespace ops
+}  // namespace kvcrush

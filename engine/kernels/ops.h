@@ -1,0 +1,79 @@
+// Every operation of the model, by contract. Float tensors are float32, contiguous unless said otherwise, and
+// all on one device. On the CPU the fast kernels of cpu/ run; elsewhere the plain ATen versions of
+// reference/, which are also the tests' oracle. Shapes: T = tokens of the batch, Hq / Hkv = query / KV heads,
+// D = head_dim.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <span>
+
+#include "engine/core/types.h"
+#include "engine/kernels/cpu/batched.h"
+#include "engine/kv_cache/kv_storage.h"
+
+namespace kvcrush {
+
+// A projection, prepared for the device it runs on: packed on the CPU, a dense tensor elsewhere.
+struct LinearWeight {
+  cpu::PackedMatrix packed;
+  at::Tensor dense;  // [out_features, in_features]; undefined on the CPU
+  at::Tensor bias;   // [out_features]; undefined: none
+};
+LinearWeight make_linear_weight(const at::Tensor& weight /* CPU [out, in] */, at::Device device);
+
+// One sequence's rows of a batch in one layer: queries [query_start, + num_queries) are the last num_queries
+// of num_cached tokens.
+using PagedSequence = cpu::AttentionSequence;
+
+struct HeadLayout {
+  int num_heads = 0;  // query heads
+  int num_kv_heads = 0;
+  int head_dim = 0;
+  int qkv_width() const { return (num_heads + 2 * num_kv_heads) * head_dim; }
+};
+
+namespace ops {
+
+void rms_norm(const at::Tensor& x /* [T, n] */, const at::Tensor& weight /* [n] */, float eps,
+              at::Tensor& out);
+// out = x w^T + bias, or out += x w^T when `accumulate` (then without bias).
+void linear(const at::Tensor& x /* [T, in] */, const LinearWeight& w, at::Tensor& out /* [T, out] */,
+            bool accumulate);
+void silu_mul(const at::Tensor& gate_up /* [T, 2n] */, at::Tensor& out /* [T, n] */);
+// Rotates the query and key heads of qkv [T, (Hq + 2 Hkv) D] in place; cos_sin [max_positions, D]: cosines,
+// then sines.
+void rope(at::Tensor& qkv, const HeadLayout& heads, std::span<const std::int32_t> positions,
+          const at::Tensor& cos_sin);
+// Stores K and V of qkv in the sequences' last num_queries slots.
+void kv_append(const at::Tensor& qkv, const HeadLayout& heads, std::span<const PagedSequence> sequences,
+               KvStorage& kv);
+// out [T, Hq D]: causal softmax attention, scale 1 / sqrt(D).
+void paged_attention(const at::Tensor& qkv, const HeadLayout& heads, std::span<const PagedSequence> sequences,
+                     const KvStorage& kv, cpu::AttentionWorkspace& workspace, at::Tensor& out);
+
+}  // namespace ops
+
+// The same contracts in plain ATen, on any device.
+namespace reference {
+
+void rms_norm(const at::Tensor& x, const at::Tensor& weight, float eps, at::Tensor& out);
+void linear(const at::Tensor& x, const at::Tensor& dense, const at::Tensor& bias, at::Tensor& out,
+            bool accumulate);
+void silu_mul(const at::Tensor& gate_up, at::Tensor& out);
+void rope(at::Tensor& qkv, const HeadLayout& heads, std::span<const std::int32_t> positions,
+          const at::Tensor& cos_sin);
+void kv_append(const at::Tensor& qkv, const HeadLayout& heads, std::span<const PagedSequence> sequences,
+               KvStorage& kv);
+void paged_attention(const at::Tensor& qkv, const HeadLayout& heads, std::span<const PagedSequence> sequences,
+                     const KvStorage& kv, at::Tensor& out);
+
+// Sums over the observed queries of their causal softmax: [Hq, num_cached] on the CPU. queries [W, Hq D],
+// oldest first.
+at::Tensor observation_scores(const at::Tensor& queries, const HeadLayout& heads,
+                              std::span<const BlockId> blocks, int num_cached, const KvStorage& kv);
+// Slot i of KV head h takes what slot kept[h][i] holds; kept: [1 or Hkv, num_kept] ascending.
+void compact(std::span<const int> kept, int num_kept, std::span<const BlockId> blocks, KvStorage& kv);
+
+}  // namespace reference
+}  // namespace kvcrush

@@ -1,0 +1,295 @@
+#include "engine/loader/hf_tokenizer.h"
+
+#include <algorithm>
+#include <filesystem>
+#include <utility>
+#include <vector>
+
+#include "engine/loader/hf_pre_tokenizer.h"
+#include "engine/loader/json_fields.h"
+#include "engine/loader/mapped_file.h"
+#include "engine/loader/stop_tokens.h"
+
+namespace kvcrush {
+namespace {
+
+using nlohmann::json;
+
+// A file that may be absent: an empty object then.
+Result<json> read_optional_json(const std::filesystem::path& path) {
+  Result<json> object = read_json_file(path.string());
+  if (!object.ok() && object.status().code() == StatusCode::kNotFound) return json::object();
+  return object;
+}
+
+// Tokens are configured as strings or as objects with the string in "content".
+std::string token_text(const json* token) {
+  if (token != nullptr && token->is_object()) {
+    const auto content = token->find("content");
+    token = content == token->end() ? nullptr : &*content;
+  }
+  return token != nullptr && token->is_string() ? token->get<std::string>() : std::string();
+}
+
+Status place_token(std::int64_t id, const std::string& token, TokenKind kind, int vocab_size,
+                   const std::string& source, TokenizerSpec& spec) {
+  if (id < 0 || id >= vocab_size) {
+    return invalid_argument(source + ": token '" + token + "' has id " + std::to_string(id) +
+                            "; allowed: 0 to " + std::to_string(vocab_size - 1));
+  }
+  const auto index = static_cast<std::size_t>(id);
+  if (index >= spec.tokens.size()) {
+    spec.tokens.resize(index + 1);
+    spec.kinds.resize(index + 1, TokenKind::kUnused);
+  }
+  if (spec.kinds[index] != TokenKind::kUnused && spec.tokens[index] != token) {
+    return invalid_argument(source + ": tokens '" + spec.tokens[index] + "' and '" + token +
+                            "' both have id " + std::to_string(id));
+  }
+  spec.tokens[index] = token;
+  spec.kinds[index] = kind;
+  return {};
+}
+
+Status check_bpe(const json& model, const std::string& source) {
+  JsonFields fields(model, source + ": model");
+  const std::string type = fields.text_or("type", "BPE");
+  if (type != "BPE") fields.fail("type is '" + type + "'; supported: BPE");
+  if (fields.flag_or("byte_fallback", false)) fields.fail("field 'byte_fallback' is true; supported: false");
+  for (const char* key : {"continuing_subword_prefix", "end_of_word_suffix"}) {
+    if (!fields.text_or(key, "").empty())
+      fields.fail("field '" + std::string(key) + "' is set; it is not supported");
+  }
+  for (const char* key : {"vocab", "merges"}) {
+    if (!fields.has(key)) fields.fail("field '" + std::string(key) + "' is missing");
+  }
+  return fields.status();
+}
+
+Status read_vocab(const json& vocab, int vocab_size, const std::string& source, TokenizerSpec& spec) {
+  if (!vocab.is_object()) return invalid_argument(source + ": model: field 'vocab' is no object");
+  for (const auto& [token, id] : vocab.items()) {
+    const std::int64_t number = id.is_number_unsigned() ? id.get<std::int64_t>() : -1;
+    KVCRUSH_RETURN_IF_ERROR(place_token(number, token, TokenKind::kNormal, vocab_size, source, spec));
+  }
+  return {};
+}
+
+Status bad_merge(const std::string& source, std::size_t index, const std::string& text) {
+  return invalid_argument(source + ": model: merge " + std::to_string(index) + " is '" + text +
+                          "'; two tokens are expected");
+}
+
+// "left right" or ["left", "right"].
+Status read_merges(const json& merges, const std::string& source, TokenizerSpec& spec) {
+  if (!merges.is_array()) return invalid_argument(source + ": model: field 'merges' is no array");
+  spec.merges.reserve(merges.size());
+  for (const json& merge : merges) {
+    std::string text;
+    if (merge.is_string()) {
+      text = merge.get<std::string>();
+    } else if (merge.is_array() && merge.size() == 2 && merge[0].is_string() && merge[1].is_string()) {
+      text = merge[0].get<std::string>() + " " + merge[1].get<std::string>();
+    }
+    const std::size_t space = text.find(' ');
+    if (space == 0 || space == std::string::npos || space + 1 == text.size() ||
+        text.find(' ', space + 1) != std::string::npos) {
+      return bad_merge(source, spec.merges.size(), text);
+    }
+    spec.merges.push_back(std::move(text));
+  }
+  return {};
+}
+
+Status read_added_tokens(const json& tokenizer, int vocab_size, const std::string& source,
+                         TokenizerSpec& spec) {
+  const auto added = tokenizer.find("added_tokens");
+  if (added == tokenizer.end() || added->is_null()) return {};
+  if (!added->is_array()) return invalid_argument(source + ": field 'added_tokens' is no array");
+  for (const json& token : *added) {
+    JsonFields fields(token, source + ": added_tokens");
+    const std::int64_t id = fields.integer("id", 0, INT32_MAX);
+    const std::string content = fields.text_or("content", "");
+    const bool special = fields.flag_or("special", false);
+    if (content.empty()) fields.fail("the token with id " + std::to_string(id) + " has no 'content'");
+    if (!fields.status().ok()) return fields.status();
+    const TokenKind kind = special ? TokenKind::kControl : TokenKind::kUserDefined;
+    KVCRUSH_RETURN_IF_ERROR(place_token(id, content, kind, vocab_size, source, spec));
+  }
+  return {};
+}
+
+Status check_normalizer(const json& tokenizer, const std::string& source) {
+  const auto normalizer = tokenizer.find("normalizer");
+  if (normalizer == tokenizer.end() || normalizer->is_null()) return {};
+  JsonFields fields(*normalizer, source + ": normalizer");
+  // Text arrives composed in practice, and GGUF files of the same models drop this step too.
+  const std::string type = fields.text_or("type", "");
+  if (type != "NFC") fields.fail("type is '" + type + "'; supported: none, NFC (taken as already done)");
+  return fields.status();
+}
+
+// Whether a post-processor puts a special token before the text: a TemplateProcessing, alone or in a
+// Sequence.
+bool adds_bos(const json& processor) {
+  if (!processor.is_object()) return false;
+  const std::string type = token_text(processor.contains("type") ? &processor["type"] : nullptr);
+  if (type == "Sequence" && processor.contains("processors") && processor["processors"].is_array()) {
+    const json& steps = processor["processors"];
+    return std::any_of(steps.begin(), steps.end(), [](const json& step) {
+      return step.is_object() && step.contains("type") && step["type"] == "TemplateProcessing" &&
+             adds_bos(step);
+    });
+  }
+  if (type != "TemplateProcessing" || !processor.contains("single")) return false;
+  const json& single = processor["single"];
+  return single.is_array() && !single.empty() && single[0].is_object() && single[0].contains("SpecialToken");
+}
+
+Result<TokenId> find_token(const std::string& text, const char* field, const std::string& source,
+                           const TokenizerSpec& spec) {
+  if (text.empty()) return TokenId{-1};
+  const auto found = std::find(spec.tokens.begin(), spec.tokens.end(), text);
+  if (found == spec.tokens.end()) {
+    return invalid_argument(source + ": field '" + field + "' is '" + text +
+                            "', which the vocabulary does not have");
+  }
+  return static_cast<TokenId>(found - spec.tokens.begin());
+}
+
+// An id or a list of ids under `key`; nothing when absent.
+Result<std::vector<TokenId>> read_ids(const json& object, const char* key, const std::string& source,
+                                      const TokenizerSpec& spec) {
+  std::vector<TokenId> ids;
+  const auto value = object.find(key);
+  if (value == object.end() || value->is_null()) return ids;
+  const json list = value->is_array() ? *value : json::array({*value});
+  for (const json& id : list) {
+    if (!id.is_number_unsigned() || id.get<std::uint64_t>() >= spec.tokens.size()) {
+      return invalid_argument(source + ": field '" + key + "' must hold ids from 0 to " +
+                              std::to_string(spec.tokens.size() - 1));
+    }
+    ids.push_back(id.get<TokenId>());
+  }
+  return ids;
+}
+
+// The template is a string, or a list of named ones of which "default" counts.
+Status read_chat_template(const JsonFields& fields, const std::string& source, TokenizerSpec& spec) {
+  const json* value = fields.find("chat_template");
+  if (value == nullptr) return {};
+  if (value->is_string()) {
+    spec.chat_template = value->get<std::string>();
+    return {};
+  }
+  if (value->is_array()) {
+    for (const json& entry : *value) {
+      if (!entry.is_object() || !entry.contains("name") || entry["name"] != "default") continue;
+      spec.chat_template = token_text(entry.contains("template") ? &entry["template"] : nullptr);
+      return {};
+    }
+  }
+  return invalid_argument(source +
+                          ": field 'chat_template' must be a string or a list with a 'default' entry");
+}
+
+Status read_tokenizer_config(const json& settings, const std::string& source, TokenizerSpec& spec) {
+  JsonFields fields(settings, source);
+  const std::pair<const char*, TokenId*> named[] = {{"bos_token", &spec.bos_id},
+                                                    {"eos_token", &spec.eos_id},
+                                                    {"unk_token", &spec.unknown_id},
+                                                    {"pad_token", &spec.padding_id}};
+  for (const auto& [field, id] : named) {
+    Result<TokenId> found = find_token(token_text(fields.find(field)), field, source, spec);
+    if (!found.ok()) return found.status();
+    *id = *found;
+  }
+  spec.add_bos = fields.flag_or("add_bos_token", spec.add_bos);
+  if (!fields.status().ok()) return fields.status();
+  return read_chat_template(fields, source, spec);
+}
+
+Status read_template_file(const std::filesystem::path& path, TokenizerSpec& spec) {
+  Result<MappedFile> file = MappedFile::open(path.string());
+  if (file.ok()) {
+    spec.chat_template.assign(reinterpret_cast<const char*>(file->bytes().data()), file->bytes().size());
+    return {};
+  }
+  return file.status().code() == StatusCode::kNotFound ? Status() : file.status();
+}
+
+}  // namespace
+
+Result<TokenizerSpec> parse_tokenizer_json(const json& tokenizer, int vocab_size, const std::string& source) {
+  const auto model = tokenizer.find("model");
+  if (model == tokenizer.end()) return invalid_argument(source + ": field 'model' is missing");
+  KVCRUSH_RETURN_IF_ERROR(check_bpe(*model, source));
+  KVCRUSH_RETURN_IF_ERROR(check_normalizer(tokenizer, source));
+  const auto steps = tokenizer.find("pre_tokenizer");
+  Result<PreTokenizer> pre = recognise_pre_tokenizer(steps == tokenizer.end() ? json() : *steps, source);
+  if (!pre.ok()) return pre.status();
+  TokenizerSpec spec;
+  spec.model = "gpt2";
+  spec.pre_tokenizer = pre->name;
+  spec.add_space_prefix = pre->add_space_prefix;
+  // Llama 3's vocabulary has words that its merges cannot build, and its pre-tokenizer implies looking them
+  // up whole.
+  const auto ignore_merges = model->find("ignore_merges");
+  if (ignore_merges != model->end() && *ignore_merges == true && spec.pre_tokenizer != "llama-bpe") {
+    return invalid_argument(
+        source + ": model: field 'ignore_merges' is true; supported with llama3's pre_tokenizer only");
+  }
+  KVCRUSH_RETURN_IF_ERROR(read_vocab((*model)["vocab"], vocab_size, source, spec));
+  KVCRUSH_RETURN_IF_ERROR(read_merges((*model)["merges"], source, spec));
+  KVCRUSH_RETURN_IF_ERROR(read_added_tokens(tokenizer, vocab_size, source, spec));
+  if (spec.tokens.empty()) return invalid_argument(source + ": the vocabulary is empty");
+  for (std::size_t i = 0; i < spec.tokens.size(); ++i) {
+    if (spec.kinds[i] == TokenKind::kUnused) spec.tokens[i] = "[PAD" + std::to_string(i) + "]";
+  }
+  const auto processor = tokenizer.find("post_processor");
+  spec.add_bos = processor != tokenizer.end() && adds_bos(*processor);
+  return spec;
+}
+
+Result<TokenizerSpec> read_hf_tokenizer(const std::string& directory, const json& model_json,
+                                        const ModelConfig& config) {
+  const std::filesystem::path folder(directory);
+  const std::string tokenizer_path = (folder / "tokenizer.json").string();
+  Result<json> tokenizer = read_json_file(tokenizer_path);
+  if (!tokenizer.ok()) return invalid_argument(tokenizer.status().message());
+  Result<TokenizerSpec> parsed = parse_tokenizer_json(*tokenizer, config.vocab_size, tokenizer_path);
+  if (!parsed.ok()) return parsed.status();
+  TokenizerSpec& spec = *parsed;
+
+  const std::filesystem::path settings_path = folder / "tokenizer_config.json";
+  Result<json> settings = read_optional_json(settings_path);
+  if (!settings.ok()) return settings.status();
+  KVCRUSH_RETURN_IF_ERROR(read_tokenizer_config(*settings, settings_path.string(), spec));
+  KVCRUSH_RETURN_IF_ERROR(read_template_file(folder / "chat_template.jinja", spec));
+
+  const std::filesystem::path generation_path = folder / "generation_config.json";
+  Result<json> generation = read_optional_json(generation_path);
+  if (!generation.ok()) return generation.status();
+  std::vector<TokenId> stop_ids;
+  const std::string config_path = (folder / "config.json").string();
+  const std::pair<const json*, std::string> sources[] = {{&model_json, config_path},
+                                                         {&*generation, generation_path.string()}};
+  for (const auto& [object, source] : sources) {
+    Result<std::vector<TokenId>> ids = read_ids(*object, "eos_token_id", source, spec);
+    if (!ids.ok()) return ids.status();
+    stop_ids.insert(stop_ids.end(), ids->begin(), ids->end());
+  }
+  if (spec.eos_id < 0 && !stop_ids.empty()) spec.eos_id = stop_ids.front();
+  if (spec.bos_id < 0) {
+    Result<std::vector<TokenId>> ids = read_ids(model_json, "bos_token_id", config_path, spec);
+    if (!ids.ok()) return ids.status();
+    if (!ids->empty()) spec.bos_id = ids->front();
+  }
+  if (spec.add_bos && spec.bos_id < 0) {
+    return invalid_argument(tokenizer_path + ": a beginning-of-text token is to be added but none is named");
+  }
+  set_stop_ids(stop_ids, spec);
+  return parsed;
+}
+
+}  // namespace kvcrush

@@ -1,0 +1,55 @@
+// One loaded model directory or file: configuration, tokenizer and memory-mapped weights, free of torch.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "engine/core/status.h"
+#include "engine/model/model_config.h"
+#include "engine/tokenizer/tokenizer_spec.h"
+
+namespace kvcrush {
+
+enum class WeightDtype { kF32, kF16, kBF16, kQ8_0, kQ4_0, kQ4_1 };
+
+// A tensor inside a mapping. Shape is row-major, outermost first (GGUF's order reversed): a projection is
+// [out_features, in_features].
+struct WeightView {
+  WeightDtype dtype = WeightDtype::kF32;
+  std::vector<std::int64_t> shape;
+  std::span<const std::byte> bytes;
+  // Non-zero: rows of this [num_heads * head_dim, hidden] matrix are stored in llama.cpp's interleaved RoPE
+  // order, per head of this many rows; read_f32 returns them in the split-half order that the engine rotates.
+  std::int64_t interleaved_head_dim = 0;
+
+  std::int64_t num_elements() const;
+};
+
+// Converts to float32 in canonical order. out.size() must equal view.num_elements().
+void read_f32(const WeightView& view, std::span<float> out);
+
+struct ModelFile {
+  ModelConfig config;
+  TokenizerSpec tokenizer;
+  // Canonical names, whatever the source: "embed_tokens", "norm", "lm_head" (absent when tied), and per layer
+  // i "layers.i." +
+  // {"input_norm","q_proj","k_proj","v_proj","o_proj","post_attention_norm","gate_proj","up_proj","down_proj"},
+  // optionally "q_bias","k_bias","v_bias". Every tensor's shape has been checked against `config`.
+  std::map<std::string, WeightView> weights;
+  std::uint64_t weight_bytes = 0;  // as stored
+  std::uint64_t num_parameters = 0;
+  std::string weight_dtype;             // most bytes are of this type, e.g. "Q4_1"
+  std::shared_ptr<const void> mapping;  // keeps the bytes alive
+};
+
+// Loads a `.gguf` file or a Hugging Face directory (config.json, *.safetensors, tokenizer.json).
+// Errors: NOT_FOUND (no such path), INVALID_ARGUMENT (broken, truncated or unsupported file; the message
+// names what and where).
+Result<ModelFile> load_model_file(const std::string& path);
+
+}  // namespace kvcrush

@@ -1,0 +1,31 @@
+#include "engine/loader/stop_tokens.h"
+
+#include <algorithm>
+#include <array>
+#include <string_view>
+
+namespace kvcrush {
+namespace {
+
+constexpr std::array<std::string_view, 5> kTurnEnds = {"<|im_end|>", "<|eot_id|>", "<|eom_id|>",
+                                                       "<|endoftext|>", "<end_of_turn>"};
+
+}  // namespace
+
+void set_stop_ids(std::span<const TokenId> declared, TokenizerSpec& spec) {
+  spec.stop_ids.clear();
+  const auto add = [&](TokenId id) {
+    if (id < 0 || std::find(spec.stop_ids.begin(), spec.stop_ids.end(), id) != spec.stop_ids.end()) return;
+    spec.stop_ids.push_back(id);
+  };
+  add(spec.eos_id);
+  std::for_each(declared.begin(), declared.end(), add);
+  for (std::size_t i = 0; i < spec.tokens.size(); ++i) {
+    if (spec.kinds[i] != TokenKind::kControl) continue;
+    if (std::find(kTurnEnds.begin(), kTurnEnds.end(), spec.tokens[i]) != kTurnEnds.end()) {
+      add(static_cast<TokenId>(i));
+    }
+  }
+}
+
+}  // namespace kvcrush

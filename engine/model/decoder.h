@@ -1,0 +1,43 @@
+// The Llama-family forward pass over a ragged batch: every sequence's chunk in one go, attention straight
+// from the paged cache.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <functional>
+
+#include "engine/model/batch_builder.h"
+#include "engine/model/weights.h"
+
+namespace kvcrush {
+
+// Sees a layer's rotated queries, in the first Hq D columns of qkv [T, (Hq + 2 Hkv) D]; used to observe
+// attention.
+using QueryTap = std::function<void(int layer, const at::Tensor& qkv)>;
+
+class Decoder {
+ public:
+  // max_batch_tokens bounds T; activations are allocated once for it.
+  Decoder(const ModelConfig& config, ModelWeights weights, int max_batch_tokens, at::Device device);
+
+  const HeadLayout& heads() const { return heads_; }
+  // Writes the chunks' K and V into their slots and returns logits [batch.logit_rows.size(), vocab] on the
+  // model's device, valid until the next call; undefined when no logits are wanted.
+  at::Tensor forward(StepBatch& batch, KvStorage& kv, const QueryTap& tap);
+
+ private:
+  void attention_block(const LayerWeights& layer, int index, StepBatch& batch, KvStorage& kv,
+                       const QueryTap& tap);
+  void mlp_block(const LayerWeights& layer, std::int64_t num_tokens);
+  at::Tensor compute_logits(const StepBatch& batch);
+
+  ModelConfig config_;
+  ModelWeights weights_;
+  HeadLayout heads_;
+  cpu::AttentionWorkspace attention_workspace_;
+  // Activations, [max_batch_tokens, ...]; a step uses the first T rows.
+  at::Tensor hidden_, normed_, qkv_, attended_, gate_up_, activated_;
+  at::Tensor logits_;  // grows to the most rows seen
+};
+
+}  // namespace kvcrush

@@ -1,0 +1,102 @@
+#include "engine/model/weights.h"
+
+#include <ATen/ATen.h>
+
+#include <string>
+
+#include "engine/core/status.h"
+#include "engine/model/rope_table.h"
+
+namespace kvcrush {
+
+namespace {
+
+const WeightView& find(const ModelFile& model, const std::string& name) {
+  const auto it = model.weights.find(name);
+  KVCRUSH_CHECK(it != model.weights.end());  // the loader has checked that every tensor is there
+  return it->second;
+}
+
+// The named tensors stacked along their first dimension, float32 on the CPU.
+at::Tensor read_stacked(const ModelFile& model, const std::string& prefix,
+                        std::initializer_list<const char*> names) {
+  std::int64_t rows = 0;
+  for (const char* name : names) rows += find(model, prefix + name).shape.front();
+  std::vector<std::int64_t> shape = find(model, prefix + *names.begin()).shape;
+  shape.front() = rows;
+  at::Tensor stacked = at::empty(shape, at::kFloat);
+  float* next = stacked.data_ptr<float>();
+  for (const char* name : names) {
+    const WeightView& view = find(model, prefix + name);
+    const auto count = static_cast<std::size_t>(view.num_elements());
+    read_f32(view, {next, count});
+    next += count;
+  }
+  return stacked;
+}
+
+LinearWeight read_linear(const ModelFile& model, const std::string& prefix,
+                         std::initializer_list<const char*> names, at::Device device) {
+  return make_linear_weight(read_stacked(model, prefix, names), device);
+}
+
+LayerWeights load_layer(const ModelFile& model, int layer, at::Device device) {
+  const std::string prefix = "layers." + std::to_string(layer) + ".";
+  LayerWeights weights;
+  weights.input_norm = read_stacked(model, prefix, {"input_norm"}).to(device);
+  weights.qkv = read_linear(model, prefix, {"q_proj", "k_proj", "v_proj"}, device);
+  if (model.weights.contains(prefix + "q_bias")) {
+    weights.qkv.bias = read_stacked(model, prefix, {"q_bias", "k_bias", "v_bias"}).to(device);
+  }
+  weights.output = read_linear(model, prefix, {"o_proj"}, device);
+  weights.post_attention_norm = read_stacked(model, prefix, {"post_attention_norm"}).to(device);
+  weights.gate_up = read_linear(model, prefix, {"gate_proj", "up_proj"}, device);
+  weights.down = read_linear(model, prefix, {"down_proj"}, device);
+  return weights;
+}
+
+}  // namespace
+
+EmbeddingTable::EmbeddingTable(std::shared_ptr<const ModelFile> model, at::Device device)
+    : model_(std::move(model)), view_(&find(*model_, "embed_tokens")), device_(device) {
+  if (!device_.is_cpu()) dense_ = read_stacked(*model_, "", {"embed_tokens"}).to(device_);
+}
+
+void EmbeddingTable::lookup(std::span<const TokenId> ids, at::Tensor& rows) const {
+  if (!device_.is_cpu()) {
+    const at::Tensor index = at::tensor(at::ArrayRef<TokenId>(ids.data(), ids.size()), at::kInt).to(device_);
+    rows.copy_(dense_.index_select(0, index));
+    return;
+  }
+  const std::size_t row_bytes = view_->bytes.size() / static_cast<std::size_t>(view_->shape[0]);
+  const auto width = static_cast<std::size_t>(view_->shape[1]);
+  WeightView row = *view_;
+  row.shape = {1, view_->shape[1]};
+  float* target = rows.data_ptr<float>();
+  for (std::size_t i = 0; i < ids.size(); ++i) {
+    row.bytes = view_->bytes.subspan(static_cast<std::size_t>(ids[i]) * row_bytes, row_bytes);
+    read_f32(row, {target + i * width, width});
+  }
+}
+
+ModelWeights load_weights(const std::shared_ptr<const ModelFile>& model, int max_context_tokens,
+                          at::Device device) {
+  const ModelConfig& config = model->config;
+  ModelWeights weights{.embedding = EmbeddingTable(model, device),
+                       .layers = {},
+                       .final_norm = {},
+                       .lm_head = {},
+                       .rope_table = {}};
+  weights.layers.reserve(config.num_layers);
+  for (int layer = 0; layer < config.num_layers; ++layer)
+    weights.layers.push_back(load_layer(*model, layer, device));
+  weights.final_norm = read_stacked(*model, "", {"norm"}).to(device);
+  weights.lm_head = read_linear(*model, "", {config.tied_embeddings ? "embed_tokens" : "lm_head"}, device);
+  const std::vector<float> table = make_rope_table(config.rope, config.head_dim, max_context_tokens);
+  weights.rope_table = at::tensor(at::ArrayRef<float>(table), at::kFloat)
+                           .view({max_context_tokens, config.head_dim})
+                           .to(device);
+  return weights;
+}
+
+}  // namespace kvcrush

@@ -1,0 +1,50 @@
+// The weights of a Llama-family decoder, prepared for one device.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "engine/kernels/ops.h"
+#include "engine/loader/model_file.h"
+
+namespace kvcrush {
+
+struct LayerWeights {
+  at::Tensor input_norm;           // [hidden]
+  LinearWeight qkv;                // [(Hq + 2 Hkv) D, hidden]: q, k and v in one projection
+  LinearWeight output;             // [hidden, Hq D]
+  at::Tensor post_attention_norm;  // [hidden]
+  LinearWeight gate_up;            // [2 intermediate, hidden]
+  LinearWeight down;               // [hidden, intermediate]
+};
+
+// Rows of the embedding matrix, converted from the mapped file as they are needed: a vocabulary's worth of
+// float32 would cost more memory than the rest of a small model.
+class EmbeddingTable {
+ public:
+  EmbeddingTable(std::shared_ptr<const ModelFile> model, at::Device device);
+  // rows [ids.size(), hidden]
+  void lookup(std::span<const TokenId> ids, at::Tensor& rows) const;
+
+ private:
+  std::shared_ptr<const ModelFile> model_;  // keeps the mapping alive
+  const WeightView* view_;
+  at::Device device_;
+  at::Tensor dense_;  // [vocab, hidden] on other devices
+};
+
+struct ModelWeights {
+  EmbeddingTable embedding;
+  std::vector<LayerWeights> layers;
+  at::Tensor final_norm;  // [hidden]
+  LinearWeight lm_head;   // [vocab, hidden]
+  at::Tensor rope_table;  // [max_context, D]
+};
+
+ModelWeights load_weights(const std::shared_ptr<const ModelFile>& model, int max_context_tokens,
+                          at::Device device);
+
+}  // namespace kvcrush

@@ -1,0 +1,139 @@
+#include "server/inference_service.h"
+
+#include <utility>
+
+#include "server/logging.h"
+#include "server/once_reactor.h"
+#include "server/proto_convert.h"
+#include "server/stream_reactor.h"
+
+namespace kvcrush {
+namespace {
+
+// Ends a streaming call before it has begun.
+class RefusedStream final : public grpc::ServerWriteReactor<v1::GenerateResponse> {
+ public:
+  explicit RefusedStream(const Status& status) { Finish(to_grpc_status(status)); }
+  void OnDone() override { delete this; }
+};
+
+grpc::ServerUnaryReactor* answer(grpc::CallbackServerContext* context, const Status& status) {
+  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  reactor->Finish(to_grpc_status(status));
+  return reactor;
+}
+
+}  // namespace
+
+InferenceService::InferenceService(const ServerConfig& config, SessionHost& host, ServerMetrics& metrics)
+    : config_(config), host_(host), metrics_(metrics) {}
+
+Result<const ServingModel*> InferenceService::model() const {
+  const ServingModel* model = model_;
+  if (model != nullptr) return model;
+  return Status(StatusCode::kUnavailable, "the model is still loading");
+}
+
+void InferenceService::reject(const std::string& request_id, const Status& status) {
+  metrics_.rejected(status.code());
+  LogLine(spdlog::level::info, "rejected")
+      .with("request_id", request_id)
+      .with("code", to_string(status.code()))
+      .with("reason", status.message());
+}
+
+Result<MappedRequest> InferenceService::admit(const v1::GenerateRequest& request, const std::string& peer) {
+  const Result<const ServingModel*> serving = model();
+  Result<MappedRequest> mapped = serving.ok() ? map_generate_request(request, (*serving)->mapper)
+                                              : Result<MappedRequest>(serving.status());
+  if (!mapped.ok()) {
+    constexpr std::size_t kShownIdBytes = 128;
+    reject(request.request_id().substr(0, kShownIdBytes), mapped.status());
+    return mapped;
+  }
+  const EngineRequest& engine = mapped->engine;
+  LogLine(spdlog::level::info, "arrived")
+      .with("request_id", engine.request_id)
+      .with("peer", peer)
+      .with("prompt_tokens", engine.prompt_token_ids.size())
+      .with("max_tokens", engine.sampling.max_tokens)
+      .with("n", engine.num_samples)
+      .with("compressed", engine.compression.has_value());
+  return mapped;
+}
+
+grpc::ServerWriteReactor<v1::GenerateResponse>* InferenceService::Generate(
+    grpc::CallbackServerContext* context, const v1::GenerateRequest* request) {
+  Result<MappedRequest> mapped = admit(*request, context->peer());
+  if (!mapped.ok()) return new RefusedStream(mapped.status());
+  const auto reactor = StreamReactor::create(host_, context, mapped->engine.request_id);
+  const Status status = reactor->start(std::move(mapped).value(), model_.load()->loaded.tokenizer);
+  if (!status.ok()) {
+    reject(reactor->request_id(), status);
+    return new RefusedStream(status);
+  }
+  reactor->hold_until_done();
+  return reactor.get();
+}
+
+grpc::ServerUnaryReactor* InferenceService::GenerateOnce(grpc::CallbackServerContext* context,
+                                                         const v1::GenerateRequest* request,
+                                                         v1::GenerateOnceResponse* response) {
+  Result<MappedRequest> mapped = admit(*request, context->peer());
+  if (!mapped.ok()) return answer(context, mapped.status());
+  const auto reactor = OnceReactor::create(host_, context, mapped->engine.request_id, response);
+  const Status status = reactor->start(std::move(mapped).value(), model_.load()->loaded.tokenizer);
+  if (!status.ok()) {
+    reject(reactor->request_id(), status);
+    return answer(context, status);
+  }
+  reactor->hold_until_done();
+  return reactor.get();
+}
+
+grpc::ServerUnaryReactor* InferenceService::Tokenize(grpc::CallbackServerContext* context,
+                                                     const v1::TokenizeRequest* request,
+                                                     v1::TokenizeResponse* response) {
+  const Result<const ServingModel*> serving = model();
+  return answer(context, serving.ok() ? tokenize(*request, (*serving)->mapper, *response) : serving.status());
+}
+
+grpc::ServerUnaryReactor* InferenceService::Detokenize(grpc::CallbackServerContext* context,
+                                                       const v1::DetokenizeRequest* request,
+                                                       v1::DetokenizeResponse* response) {
+  const Result<const ServingModel*> serving = model();
+  return answer(context, serving.ok() ? detokenize(*request, *(*serving)->loaded.tokenizer, *response)
+                                      : serving.status());
+}
+
+grpc::ServerUnaryReactor* InferenceService::GetModelInfo(grpc::CallbackServerContext* context,
+                                                         const v1::GetModelInfoRequest*,
+                                                         v1::GetModelInfoResponse* response) {
+  const Result<const ServingModel*> serving = model();
+  if (serving.ok()) describe_model(**serving, config_, *response);
+  return answer(context, serving.status());
+}
+
+grpc::ServerUnaryReactor* InferenceService::GetStats(grpc::CallbackServerContext* context,
+                                                     const v1::GetStatsRequest*,
+                                                     v1::GetStatsResponse* response) {
+  const Result<const ServingModel*> serving = model();
+  if (serving.ok()) describe_stats(host_.backend->stats(), metrics_.totals(), *response);
+  const std::chrono::duration<double> uptime = std::chrono::steady_clock::now() - started_at_;
+  response->set_uptime_s(uptime.count());
+  return answer(context, serving.status());
+}
+
+grpc::ServerUnaryReactor* InferenceService::Abort(grpc::CallbackServerContext* context,
+                                                  const v1::AbortRequest* request, v1::AbortResponse*) {
+  const Result<const ServingModel*> serving = model();
+  if (!serving.ok()) return answer(context, serving.status());
+  if (request->request_id().empty()) {
+    return answer(context, invalid_argument("request_id is empty, allowed: the id of a running request"));
+  }
+  const Status status = host_.backend->finish(request->request_id(), FinishReason::kAbort, std::nullopt);
+  if (status.ok()) LogLine(spdlog::level::info, "abort_asked").with("request_id", request->request_id());
+  return answer(context, status);
+}
+
+}  // namespace kvcrush

@@ -1,0 +1,95 @@
+#include <signal.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cstdio>
+#include <cstdlib>
+#include <exception>
+#include <future>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "server/config.h"
+#include "server/logging.h"
+#include "server/model_loading.h"
+#include "server/server.h"
+
+namespace kvcrush {
+namespace {
+
+constexpr int kExitFailure = 1;
+
+// Waits for SIGTERM and SIGINT on a thread of its own. The first asks for a drain; while the model loads
+// there is nothing to drain, so it ends the process. The second ends the process in any case.
+class SignalWatch {
+ public:
+  SignalWatch() {
+    sigemptyset(&signals_);
+    sigaddset(&signals_, SIGTERM);
+    sigaddset(&signals_, SIGINT);
+    pthread_sigmask(SIG_BLOCK, &signals_, nullptr);  // before any other thread starts: all of them inherit it
+    std::thread([this] { watch(); }).detach();
+  }
+
+  void set_serving() { serving_ = true; }
+  void wait_for_stop() { stop_.get_future().wait(); }
+
+ private:
+  [[noreturn]] void watch() {
+    int signal = 0;
+    sigwait(&signals_, &signal);
+    LogLine(spdlog::level::info, "signal").with("number", signal);
+    if (!serving_) end_process(0);
+    stop_.set_value();
+    sigwait(&signals_, &signal);
+    LogLine(spdlog::level::warn, "second_signal").with("number", signal);
+    end_process(128 + signal);
+  }
+
+  [[noreturn]] static void end_process(int exit_code) {
+    shutdown_logging();
+    _exit(exit_code);
+  }
+
+  sigset_t signals_{};
+  std::atomic<bool> serving_{false};
+  std::promise<void> stop_;
+};
+
+int fail(const std::string& what) {
+  LogLine(spdlog::level::err, "failed").with("reason", what);
+  shutdown_logging();
+  return kExitFailure;
+}
+
+int run(const std::vector<std::string>& args) {
+  const ConfigOutcome outcome = parse_config(args);
+  if (!outcome.config) {
+    std::fputs(outcome.message.c_str(), outcome.exit_code == 0 ? stdout : stderr);
+    return outcome.exit_code;
+  }
+  // Never destroyed: its thread may run until the process ends.
+  auto& signals = *new SignalWatch;
+  init_logging(outcome.config->log);
+  Server server(*outcome.config);
+  if (const Status status = server.listen(); !status.ok()) return fail(status.message());
+  if (const Status status = server.load(load_model); !status.ok()) return fail(status.message());
+  signals.set_serving();
+  signals.wait_for_stop();
+  server.drain();
+  shutdown_logging();
+  return 0;
+}
+
+}  // namespace
+}  // namespace kvcrush
+
+int main(int argc, char** argv) {
+  try {
+    return kvcrush::run({argv + 1, argv + argc});
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "kvcrush-server: %s\n", error.what());
+    return 1;
+  }
+}

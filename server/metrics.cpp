@@ -1,0 +1,185 @@
+#include "server/metrics.h"
+
+#include <prometheus/text_serializer.h>
+
+#include <vector>
+
+#include "server/bytes.h"
+
+namespace kvcrush {
+namespace {
+
+using Buckets = prometheus::Histogram::BucketBoundaries;
+
+const Buckets kLatencySeconds{0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5,
+                              1,     2.5,   5,    10,    30,   60,  120,  300};
+const Buckets kInterTokenSeconds{0.001, 0.0025, 0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05,
+                                 0.075, 0.1,    0.15,  0.2,  0.3,   0.5,  1,    2.5};
+const Buckets kStepSeconds{0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10};
+const Buckets kIterationTokens{1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192};
+const Buckets kRatios{1, 1.25, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10, 16, 32};
+
+prometheus::Gauge& gauge(prometheus::Registry& registry, const char* name, const char* help) {
+  return prometheus::BuildGauge().Name(name).Help(help).Register(registry).Add({});
+}
+
+prometheus::Counter& counter(prometheus::Registry& registry, const char* name, const char* help) {
+  return prometheus::BuildCounter().Name(name).Help(help).Register(registry).Add({});
+}
+
+prometheus::Histogram& histogram(prometheus::Registry& registry, const char* name, const char* help,
+                                 const Buckets& buckets) {
+  return prometheus::BuildHistogram().Name(name).Help(help).Register(registry).Add({}, buckets);
+}
+
+std::int64_t whole(const prometheus::Counter& counter) {
+  return static_cast<std::int64_t>(counter.Value());
+}
+
+}  // namespace
+
+ServerMetrics::ServerMetrics(const std::string& server_version)
+    : running_(gauge(*registry_, "kvcrush_num_requests_running", "Sequences that hold KV blocks")),
+      waiting_(gauge(*registry_, "kvcrush_num_requests_waiting", "Sequences that are queued")),
+      cache_usage_(
+          gauge(*registry_, "kvcrush_kv_cache_usage_ratio", "Share of the KV blocks in use, 0 to 1")),
+      blocks_used_(gauge(*registry_, "kvcrush_kv_blocks_used", "KV blocks in use")),
+      blocks_total_(gauge(*registry_, "kvcrush_kv_blocks_total", "KV blocks of the pool")),
+      kv_bytes_used_(gauge(*registry_, "kvcrush_kv_bytes_used", "Bytes of the KV blocks in use")),
+      kv_bytes_saved_(gauge(*registry_, "kvcrush_kv_bytes_saved",
+                            "KV bytes that running sequences would hold without pruning")),
+      resident_bytes_(
+          gauge(*registry_, "process_resident_memory_bytes", "Resident memory of this process in bytes")),
+      prompt_tokens_(counter(*registry_, "kvcrush_prompt_tokens_total", "Prompt tokens of accepted samples")),
+      generation_tokens_(counter(*registry_, "kvcrush_generation_tokens_total", "Tokens generated")),
+      preemptions_(counter(*registry_, "kvcrush_num_preemptions_total",
+                           "Times that a sequence gave its blocks back to be recomputed")),
+      blocks_freed_(
+          counter(*registry_, "kvcrush_blocks_freed_by_pruning_total", "KV blocks that pruning freed")),
+      tokens_evicted_(counter(*registry_, "kvcrush_tokens_evicted_total",
+                              "Token slots that pruning evicted, summed over layers")),
+      first_token_seconds_(histogram(*registry_, "kvcrush_time_to_first_token_seconds",
+                                     "From a sample's arrival to its first token", kLatencySeconds)),
+      inter_token_seconds_(histogram(*registry_, "kvcrush_inter_token_latency_seconds",
+                                     "Between two tokens of a sample", kInterTokenSeconds)),
+      e2e_seconds_(histogram(*registry_, "kvcrush_e2e_request_latency_seconds",
+                             "From a sample's arrival to its end", kLatencySeconds)),
+      queue_seconds_(histogram(*registry_, "kvcrush_request_queue_time_seconds",
+                               "From a sample's arrival to when it is first scheduled", kLatencySeconds)),
+      iteration_tokens_(histogram(*registry_, "kvcrush_iteration_tokens",
+                                  "Tokens of one engine step, prefill and decode together",
+                                  kIterationTokens)),
+      compression_ratio_(histogram(
+          *registry_, "kvcrush_compression_ratio",
+          "KV bytes without pruning over KV bytes held, of each pruned sample at its end", kRatios)),
+      prune_seconds_(histogram(*registry_, "kvcrush_prune_seconds",
+                               "Time to score, select and compact one sequence", kStepSeconds)),
+      step_seconds_(histogram(*registry_, "kvcrush_step_seconds", "Time of one engine step", kStepSeconds)),
+      success_(prometheus::BuildCounter()
+                   .Name("kvcrush_request_success_total")
+                   .Help("Samples that have ended, by reason")
+                   .Register(*registry_)),
+      success_stop_(success_.Add({{"finished_reason", "stop"}})),
+      success_length_(success_.Add({{"finished_reason", "length"}})),
+      success_abort_(success_.Add({{"finished_reason", "abort"}})),
+      success_error_(success_.Add({{"finished_reason", "error"}})),
+      rejected_(prometheus::BuildCounter()
+                    .Name("kvcrush_rejected_requests_total")
+                    .Help("Generation requests that were refused, by gRPC status code")
+                    .Register(*registry_)),
+      model_info_(prometheus::BuildGauge()
+                      .Name("kvcrush_model_info")
+                      .Help("The model that is served; always 1")
+                      .Register(*registry_)) {
+  prometheus::BuildGauge()
+      .Name("kvcrush_build_info")
+      .Help("The server's version; always 1")
+      .Register(*registry_)
+      .Add({{"version", server_version}})
+      .Set(1);
+  // Codes that a healthy server gives out are there from the start, so that rate() sees the first one.
+  for (const StatusCode code : {StatusCode::kInvalidArgument, StatusCode::kAlreadyExists,
+                                StatusCode::kResourceExhausted, StatusCode::kUnavailable}) {
+    rejected_.Add({{"code", std::string(to_string(code))}});
+  }
+}
+
+void ServerMetrics::set_model(const std::string& name, const std::string& architecture,
+                              const std::string& weight_dtype) {
+  model_info_.Add({{"name", name}, {"architecture", architecture}, {"weight_dtype", weight_dtype}}).Set(1);
+}
+
+void ServerMetrics::token(bool is_first, double seconds) {
+  generation_tokens_.Increment();
+  (is_first ? first_token_seconds_ : inter_token_seconds_).Observe(seconds);
+}
+
+void ServerMetrics::pruned(const PruneReport& report) {
+  blocks_freed_.Increment(static_cast<double>(report.blocks_freed));
+  tokens_evicted_.Increment(static_cast<double>(report.tokens_evicted));
+  prune_seconds_.Observe(report.seconds);
+}
+
+void ServerMetrics::finished(const FinishEvent& event) {
+  switch (event.reason) {
+    case FinishReason::kStop:
+      success_stop_.Increment();
+      break;
+    case FinishReason::kLength:
+      success_length_.Increment();
+      break;
+    case FinishReason::kAbort:
+      success_abort_.Increment();
+      break;
+    case FinishReason::kError:
+      success_error_.Increment();
+      break;
+  }
+  e2e_seconds_.Observe(event.total_ms / 1000.0);
+  const CompressionOutcome& outcome = event.compression;
+  if (outcome.pruned && outcome.kv_bytes_after > 0) {
+    compression_ratio_.Observe(static_cast<double>(outcome.kv_bytes_before) /
+                               static_cast<double>(outcome.kv_bytes_after));
+  }
+}
+
+void ServerMetrics::step(const StepReport& report) {
+  iteration_tokens_.Observe(report.num_prefill_tokens + report.num_decode_tokens);
+  step_seconds_.Observe(report.step_seconds);
+  set_gauges(report.num_running, report.num_waiting, report.blocks_used, report.blocks_total,
+             report.kv_bytes_used, report.kv_bytes_saved);
+}
+
+void ServerMetrics::refresh(const EngineStats& stats) {
+  set_gauges(stats.num_running, stats.num_waiting, stats.blocks_used, stats.blocks_total, stats.kv_bytes_used,
+             stats.kv_bytes_saved);
+}
+
+void ServerMetrics::set_gauges(int running, int waiting, std::int64_t blocks_used, std::int64_t blocks_total,
+                               std::int64_t kv_bytes_used, std::int64_t kv_bytes_saved) {
+  running_.Set(running);
+  waiting_.Set(waiting);
+  const auto used = static_cast<double>(blocks_used);
+  const auto total = static_cast<double>(blocks_total);
+  blocks_used_.Set(used);
+  blocks_total_.Set(total);
+  cache_usage_.Set(total > 0 ? used / total : 0);
+  kv_bytes_used_.Set(static_cast<double>(kv_bytes_used));
+  kv_bytes_saved_.Set(static_cast<double>(kv_bytes_saved));
+}
+
+void ServerMetrics::rejected(StatusCode code) {
+  rejected_.Add({{"code", std::string(to_string(code))}}).Increment();
+}
+
+MetricTotals ServerMetrics::totals() const {
+  return {whole(prompt_tokens_), whole(generation_tokens_), whole(preemptions_), whole(tokens_evicted_),
+          whole(blocks_freed_)};
+}
+
+std::string ServerMetrics::render() const {
+  resident_bytes_.Set(static_cast<double>(resident_memory_bytes()));
+  return prometheus::TextSerializer().Serialize(registry_->Collect());
+}
+
+}  // namespace kvcrush

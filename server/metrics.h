@@ -1,0 +1,83 @@
+// What Prometheus scrapes. Names follow vLLM's where the meaning is the same, with our prefix.
+#pragma once
+
+#include <prometheus/counter.h>
+#include <prometheus/family.h>
+#include <prometheus/gauge.h>
+#include <prometheus/histogram.h>
+#include <prometheus/registry.h>
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "engine/core/observer.h"
+#include "engine/core/status.h"
+#include "engine/engine.h"
+
+namespace kvcrush {
+
+struct MetricTotals {  // since start
+  std::int64_t prompt_tokens = 0;
+  std::int64_t generation_tokens = 0;
+  std::int64_t preemptions = 0;
+  std::int64_t tokens_evicted = 0;
+  std::int64_t blocks_freed_by_pruning = 0;
+};
+
+// Thread-safe. The functions of the hot path touch only handles made in the constructor.
+class ServerMetrics {
+ public:
+  explicit ServerMetrics(const std::string& server_version);
+
+  void set_model(const std::string& name, const std::string& architecture, const std::string& weight_dtype);
+
+  void arrived(int num_prompt_tokens) { prompt_tokens_.Increment(num_prompt_tokens); }
+  void scheduled(double queue_seconds) { queue_seconds_.Observe(queue_seconds); }
+  void preempted() { preemptions_.Increment(); }
+  void token(bool is_first, double seconds);
+  void pruned(const PruneReport& report);
+  void finished(const FinishEvent& event);
+  void step(const StepReport& report);
+  void rejected(StatusCode code);
+  void refresh(const EngineStats& stats);  // the gauges, before a scrape: an idle engine reports no steps
+
+  MetricTotals totals() const;
+  std::string render() const;  // text exposition format 0.0.4
+
+ private:
+  void set_gauges(int running, int waiting, std::int64_t blocks_used, std::int64_t blocks_total,
+                  std::int64_t kv_bytes_used, std::int64_t kv_bytes_saved);
+
+  std::shared_ptr<prometheus::Registry> registry_ = std::make_shared<prometheus::Registry>();
+  prometheus::Gauge& running_;
+  prometheus::Gauge& waiting_;
+  prometheus::Gauge& cache_usage_;
+  prometheus::Gauge& blocks_used_;
+  prometheus::Gauge& blocks_total_;
+  prometheus::Gauge& kv_bytes_used_;
+  prometheus::Gauge& kv_bytes_saved_;
+  prometheus::Gauge& resident_bytes_;
+  prometheus::Counter& prompt_tokens_;
+  prometheus::Counter& generation_tokens_;
+  prometheus::Counter& preemptions_;
+  prometheus::Counter& blocks_freed_;
+  prometheus::Counter& tokens_evicted_;
+  prometheus::Histogram& first_token_seconds_;
+  prometheus::Histogram& inter_token_seconds_;
+  prometheus::Histogram& e2e_seconds_;
+  prometheus::Histogram& queue_seconds_;
+  prometheus::Histogram& iteration_tokens_;
+  prometheus::Histogram& compression_ratio_;
+  prometheus::Histogram& prune_seconds_;
+  prometheus::Histogram& step_seconds_;
+  prometheus::Family<prometheus::Counter>& success_;
+  prometheus::Counter& success_stop_;
+  prometheus::Counter& success_length_;
+  prometheus::Counter& success_abort_;
+  prometheus::Counter& success_error_;
+  prometheus::Family<prometheus::Counter>& rejected_;
+  prometheus::Family<prometheus::Gauge>& model_info_;
+};
+
+}  // namespace kvcrush

@@ -1,0 +1,76 @@
+#include "server/model_loading.h"
+
+#include <utility>
+
+#include "engine/loader/model_file.h"
+
+namespace kvcrush {
+namespace {
+
+class EngineBackend final : public Backend {
+ public:
+  explicit EngineBackend(std::unique_ptr<Engine> engine) : engine_(std::move(engine)) {}
+
+  Status submit(EngineRequest request, std::shared_ptr<TokenStream> stream) override {
+    return engine_->submit(std::move(request), std::move(stream));
+  }
+  Status finish(const std::string& request_id, FinishReason reason, std::optional<int> index) override {
+    return engine_->finish(request_id, reason, index);
+  }
+  int max_new_tokens(int num_prompt_tokens,
+                     const std::optional<CompressionParams>& compression) const override {
+    return engine_->max_new_tokens(num_prompt_tokens, compression);
+  }
+  void begin_drain() override { engine_->begin_drain(); }
+  bool wait_idle(std::chrono::milliseconds timeout) override { return engine_->wait_idle(timeout); }
+  EngineStats stats() const override { return engine_->stats(); }
+  EngineLimits limits() const override { return engine_->limits(); }
+
+ private:
+  std::unique_ptr<Engine> engine_;
+};
+
+void load_chat_template(const std::string& source, LoadedModel& loaded) {
+  if (source.empty()) {
+    loaded.no_chat_reason = "the model has no chat template";
+    return;
+  }
+  Result<std::shared_ptr<const ChatTemplate>> parsed = ChatTemplate::parse(source);
+  if (parsed.ok()) {
+    loaded.chat_template = std::move(parsed).value();
+  } else {
+    loaded.no_chat_reason = "the model's chat template is not understood: " + parsed.status().message();
+  }
+}
+
+}  // namespace
+
+Result<LoadedModel> load_model(const ServerConfig& config, EngineObserver& observer,
+                               const LoadProgress& progress) {
+  progress("reading model file");
+  Result<ModelFile> file = load_model_file(config.model_path);
+  KVCRUSH_RETURN_IF_ERROR(file.status());
+
+  LoadedModel loaded;
+  loaded.config = file->config;
+  loaded.name = config.model_name.empty() ? file->config.name : config.model_name;
+  loaded.num_parameters = file->num_parameters;
+  loaded.weight_bytes = file->weight_bytes;
+  loaded.weight_dtype = file->weight_dtype;
+
+  progress("building tokenizer");
+  Result<std::shared_ptr<const Tokenizer>> tokenizer = Tokenizer::create(file->tokenizer);
+  KVCRUSH_RETURN_IF_ERROR(tokenizer.status());
+  loaded.tokenizer = std::move(tokenizer).value();
+  load_chat_template(file->tokenizer.chat_template, loaded);
+
+  progress("loading weights and allocating the KV pool");
+  Result<std::unique_ptr<Engine>> engine =
+      Engine::create(std::make_shared<const ModelFile>(std::move(file).value()), config.engine, observer);
+  KVCRUSH_RETURN_IF_ERROR(engine.status());
+  loaded.config = (*engine)->model_config();
+  loaded.backend = std::make_unique<EngineBackend>(std::move(engine).value());
+  return loaded;
+}
+
+}  // namespace kvcrush

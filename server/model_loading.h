@@ -1,0 +1,13 @@
+// Opens the model that the configuration names and starts the engine on it.
+#pragma once
+
+#include "server/backend.h"
+
+namespace kvcrush {
+
+// Errors: those of load_model_file, Tokenizer::create and Engine::create. A chat template that is not
+// understood is no error: chat is then not available, and the reason kept.
+Result<LoadedModel> load_model(const ServerConfig& config, EngineObserver& observer,
+                               const LoadProgress& progress);
+
+}  // namespace kvcrush

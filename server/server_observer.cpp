@@ -1,0 +1,88 @@
+#include "server/server_observer.h"
+
+#include <string_view>
+
+#include "server/logging.h"
+
+namespace kvcrush {
+namespace {
+
+std::string_view name_of(FinishReason reason) {
+  switch (reason) {
+    case FinishReason::kStop:
+      return "stop";
+    case FinishReason::kLength:
+      return "length";
+    case FinishReason::kAbort:
+      return "abort";
+    case FinishReason::kError:
+      return "error";
+  }
+  return "unknown";
+}
+
+}  // namespace
+
+void ServerObserver::on_arrived(RequestTag tag, int num_prompt_tokens) {
+  metrics_.arrived(num_prompt_tokens);
+  LogLine(spdlog::level::debug, "queued").with("request_id", tag.request_id).with("index", tag.index);
+}
+
+void ServerObserver::on_scheduled(RequestTag tag, double queue_seconds) {
+  metrics_.scheduled(queue_seconds);
+  LogLine(spdlog::level::info, "scheduled")
+      .with("request_id", tag.request_id)
+      .with("index", tag.index)
+      .with("queue_ms", queue_seconds * 1e3);
+}
+
+void ServerObserver::on_preempted(RequestTag tag, std::int64_t blocks_returned) {
+  metrics_.preempted();
+  LogLine(spdlog::level::info, "preempted")
+      .with("request_id", tag.request_id)
+      .with("index", tag.index)
+      .with("blocks_returned", blocks_returned);
+}
+
+void ServerObserver::on_token(RequestTag tag, bool is_first, double seconds_since_previous) {
+  metrics_.token(is_first, seconds_since_previous);
+  if (!is_first) return;
+  LogLine(spdlog::level::info, "first_token")
+      .with("request_id", tag.request_id)
+      .with("index", tag.index)
+      .with("time_to_first_token_ms", seconds_since_previous * 1e3);
+}
+
+void ServerObserver::on_pruned(RequestTag tag, const PruneReport& report) {
+  metrics_.pruned(report);
+  LogLine(spdlog::level::info, "pruned")
+      .with("request_id", tag.request_id)
+      .with("index", tag.index)
+      .with("cached_tokens_before", report.cached_tokens_before)
+      .with("cached_tokens_after", report.cached_tokens_after)
+      .with("blocks_freed", report.blocks_freed)
+      .with("prune_ms", report.seconds * 1e3);
+}
+
+void ServerObserver::on_step_failed(std::string_view what) {
+  LogLine(spdlog::level::err, "step_failed").with("reason", what);
+}
+
+void ServerObserver::on_finished(RequestTag tag, const FinishEvent& event) {
+  metrics_.finished(event);
+  LogLine(spdlog::level::info, "finished")
+      .with("request_id", tag.request_id)
+      .with("index", tag.index)
+      .with("reason", name_of(event.reason))
+      .with("prompt_tokens", event.prompt_tokens)
+      .with("completion_tokens", event.completion_tokens)
+      .with("queue_ms", event.queue_ms)
+      .with("time_to_first_token_ms", event.time_to_first_token_ms)
+      .with("total_ms", event.total_ms)
+      .with("preemptions", event.preemptions)
+      .with("pruned", event.compression.pruned)
+      .with("kv_bytes_before", event.compression.kv_bytes_before)
+      .with("kv_bytes_after", event.compression.kv_bytes_after);
+}
+
+}  // namespace kvcrush

@@ -1,0 +1,28 @@
+// The engine's events as metrics and log lines.
+#pragma once
+
+#include <string_view>
+
+#include "engine/core/observer.h"
+#include "server/metrics.h"
+
+namespace kvcrush {
+
+class ServerObserver final : public EngineObserver {
+ public:
+  explicit ServerObserver(ServerMetrics& metrics) : metrics_(metrics) {}
+
+  void on_arrived(RequestTag tag, int num_prompt_tokens) override;
+  void on_scheduled(RequestTag tag, double queue_seconds) override;
+  void on_preempted(RequestTag tag, std::int64_t blocks_returned) override;
+  void on_token(RequestTag tag, bool is_first, double seconds_since_previous) override;
+  void on_pruned(RequestTag tag, const PruneReport& report) override;
+  void on_finished(RequestTag tag, const FinishEvent& event) override;
+  void on_step_failed(std::string_view what) override;
+  void on_step(const StepReport& report) override { metrics_.step(report); }
+
+ private:
+  ServerMetrics& metrics_;
+};
+
+}  // namespace kvcrush

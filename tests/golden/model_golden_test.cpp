@@ -1,0 +1,98 @@
+// The real model against Hugging Face transformers (float32, the same GGUF): greedy tokens and logits of 20
+// varied prompts.
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "engine/loader/model_file.h"
+#include "engine/model/model_runner.h"
+#include "engine/scheduler/scheduler.h"
+#include "tests/unit/engine/engine_harness.h"
+
+namespace kvcrush {
+namespace {
+
+constexpr const char* kModelPath = ".cache/models/SmolLM2-135M-Instruct.Q4_1.gguf";
+
+// Both sides compute in float32 with sums in different orders. A residual stream of 30 layers adds some 2 x
+// 30 matrix products of up to 1536 terms; with random rounding each loses about sqrt(1536) units (2^-24) of
+// its magnitude, together sqrt(60) x sqrt(1536) x 6e-8 = 1.8e-5 relative. Logits reach 25 here, so an error
+// of 5e-4 is expected at worst; twice that is allowed. The smallest gap between the best two tokens over all
+// 1280 steps is 0.003: tokens must therefore be equal.
+constexpr double kLogitTolerance = 1e-3;
+
+std::shared_ptr<const ModelFile> load_real_model() {
+  Result<ModelFile> model = load_model_file(kModelPath);
+  EXPECT_TRUE(model.ok()) << model.status().message();
+  return std::make_shared<const ModelFile>(std::move(model).value());
+}
+
+nlohmann::json load_cases() {
+  return nlohmann::json::parse(std::ifstream("tests/golden/greedy.json"))["cases"];
+}
+
+TEST(ModelGoldenTest, LogitsMatchTransformers) {
+  const std::shared_ptr<const ModelFile> model = load_real_model();
+  const ModelConfig& config = model->config;
+  const KvLayout layout{.num_kv_heads = config.num_kv_heads, .head_dim = config.head_dim};
+  BlockPool pool(4096 * config.num_layers / cpu::kBlockTokens, cpu::kBlockTokens);
+  ModelRunner runner(config, load_weights(model, 4096, at::kCPU), layout, pool.num_blocks(), 256, at::kCPU);
+  double worst = 0;
+  for (const auto& golden : load_cases()) {
+    auto owned = std::make_unique<Sequence>(SequenceCache(pool, config.num_layers));
+    Sequence& sequence = *owned;
+    sequence.token_ids = golden["prompt"].get<std::vector<TokenId>>();
+    sequence.num_prompt_tokens = sequence.num_tokens();
+    Scheduler scheduler({.max_batch_tokens = 256, .max_running_sequences = 1}, pool);
+    scheduler.add(std::move(owned));
+    const auto output = golden["output"].get<std::vector<TokenId>>();
+    for (std::size_t produced = 0; produced < output.size();) {
+      const StepPlan plan = scheduler.plan();
+      const at::Tensor logits = runner.run(plan);
+      sequence.num_computed_tokens += plan.chunks[0].num_tokens;
+      if (!plan.chunks[0].samples_token) continue;
+      for (const auto& step : golden["steps"]) {
+        if (step["step"] != produced) continue;
+        const float* row = logits.const_data_ptr<float>();
+        for (std::size_t i = 0; i < step["ids"].size(); ++i) {
+          const double error = std::abs(row[step["ids"][i].get<int>()] - step["logits"][i].get<double>());
+          worst = std::max(worst, error);
+          ASSERT_LT(error, kLogitTolerance) << "step " << produced << ", token " << step["ids"][i];
+        }
+      }
+      sequence.token_ids.push_back(
+          output[produced++]);  // teacher-forced: one early slip must not hide later ones
+    }
+    scheduler.remove(sequence.id);
+  }
+  RecordProperty("worst_logit_error", std::to_string(worst));
+  std::printf("worst logit error: %.2e (allowed %.0e)\n", worst, kLogitTolerance);
+}
+
+TEST(ModelGoldenTest, GreedyTokensEqualTransformersAloneAndBatched) {
+  EngineObserver observer;
+  EngineConfig config;
+  config.kv_memory_bytes = std::uint64_t{512} << 20;
+  Result<std::unique_ptr<Engine>> engine = Engine::create(load_real_model(), config, observer);
+  ASSERT_TRUE(engine.ok()) << engine.status().message();
+  std::vector<EngineRequest> requests;
+  std::vector<std::vector<TokenId>> expected;
+  for (const auto& golden : load_cases()) {
+    expected.push_back(golden["output"].get<std::vector<TokenId>>());
+    requests.push_back(testing::greedy_request("g" + std::to_string(requests.size()),
+                                               golden["prompt"].get<std::vector<TokenId>>(),
+                                               static_cast<int>(expected.back().size())));
+  }
+  ASSERT_EQ(requests.size(), 20U);
+  const std::vector<testing::Outcome> together = testing::run_together(**engine, requests);
+  for (std::size_t i = 0; i < requests.size(); ++i)
+    EXPECT_EQ(together[i].tokens, expected[i]) << "prompt " << i;
+  for (std::size_t i : {std::size_t{3}, std::size_t{16}, std::size_t{19}}) {
+    EXPECT_EQ(testing::run(**engine, requests[i]).tokens, expected[i]) << "prompt " << i << " alone";
+  }
+}
+
+}  // namespace
+}  // namespace kvcrush

@@ -1,0 +1,113 @@
+// GEMM and row operations against their ATen references, and the promise of batch invariance.
+#include <gtest/gtest.h>
+
+#include <cstring>
+
+#include "tests/kernels/kernel_fixture.h"
+
+namespace kvcrush {
+namespace {
+
+using testing::max_difference;
+using testing::random_tensor;
+
+constexpr double kUnit = 1.0 / (1 << 24);  // float32 unit roundoff
+
+struct GemmShape {
+  int m, n, k;
+};
+
+class LinearTest : public ::testing::TestWithParam<GemmShape> {};
+
+TEST_P(LinearTest, MatchesReference) {
+  const auto [m, n, k] = GetParam();
+  const at::Tensor x = random_tensor({m, k}, 1);
+  const at::Tensor w = random_tensor({n, k}, 2);
+  const at::Tensor before = random_tensor({m, n}, 3);
+  const LinearWeight weight = make_linear_weight(w, at::kCPU);
+  const at::Tensor exact = at::matmul(x.to(at::kDouble), w.to(at::kDouble).t());
+  // k fused multiply-adds in order lose at most k units of sum |x||w|; the addition of `before` one more.
+  const at::Tensor bound = at::matmul(x.abs().to(at::kDouble), w.abs().to(at::kDouble).t()) * (k + 2) * kUnit;
+
+  at::Tensor y = at::empty({m, n}, at::kFloat);
+  ops::linear(x, weight, y, false);
+  EXPECT_TRUE((y.to(at::kDouble) - exact).abs().le(bound + 1e-12).all().item<bool>());
+
+  at::Tensor sum = before.clone();
+  ops::linear(x, weight, sum, true);
+  const at::Tensor slack = bound + before.abs().to(at::kDouble) * kUnit + 1e-6;
+  EXPECT_TRUE((sum.to(at::kDouble) - exact - before.to(at::kDouble)).abs().le(slack).all().item<bool>());
+}
+
+TEST_P(LinearTest, RowsDoNotDependOnTheBatch) {
+  const auto [m, n, k] = GetParam();
+  const at::Tensor x = random_tensor({m, k}, 4);
+  const LinearWeight weight = make_linear_weight(random_tensor({n, k}, 5), at::kCPU);
+  at::Tensor together = at::empty({m, n}, at::kFloat);
+  ops::linear(x, weight, together, false);
+  for (int row = 0; row < m; ++row) {
+    at::Tensor alone = at::empty({1, n}, at::kFloat);
+    ops::linear(x.narrow(0, row, 1), weight, alone, false);
+    ASSERT_EQ(0, std::memcmp(alone.data_ptr(), together[row].data_ptr(), sizeof(float) * n)) << "row " << row;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Shapes, LinearTest,
+                         ::testing::Values(GemmShape{1, 1, 1}, GemmShape{1, 576, 576}, GemmShape{7, 33, 5},
+                                           GemmShape{12, 64, 64}, GemmShape{13, 31, 17},
+                                           GemmShape{25, 960, 576}, GemmShape{50, 100, 1536},
+                                           GemmShape{2, 129, 3}));
+
+TEST(LinearBiasTest, AddsBias) {
+  const at::Tensor x = random_tensor({3, 8}, 1);
+  const at::Tensor w = random_tensor({5, 8}, 2);
+  LinearWeight weight = make_linear_weight(w, at::kCPU);
+  weight.bias = random_tensor({5}, 3);
+  at::Tensor y = at::empty({3, 5}, at::kFloat);
+  at::Tensor expected = at::empty({3, 5}, at::kFloat);
+  ops::linear(x, weight, y, false);
+  reference::linear(x, w, weight.bias, expected, false);
+  EXPECT_LT(max_difference(y, expected), 1e-5);
+}
+
+class RowTest : public ::testing::TestWithParam<int> {};
+
+TEST_P(RowTest, RmsNormMatchesReference) {
+  const int n = GetParam();
+  const at::Tensor x = random_tensor({5, n}, 1) * 3;
+  const at::Tensor weight = random_tensor({n}, 2);
+  at::Tensor y = at::empty({5, n}, at::kFloat);
+  at::Tensor expected = at::empty({5, n}, at::kFloat);
+  ops::rms_norm(x, weight, 1e-5F, y);
+  reference::rms_norm(x, weight, 1e-5F, expected);
+  // Relative: the sum of squares is good to n units, its root to half of that, three more operations.
+  const at::Tensor bound = expected.abs() * ((n / 2 + 4) * kUnit) + 1e-12;
+  EXPECT_TRUE((y - expected).abs().le(bound).all().item<bool>()) << max_difference(y, expected);
+}
+
+TEST_P(RowTest, SiluMulMatchesReference) {
+  const int n = GetParam();
+  const at::Tensor gate_up = random_tensor({4, 2 * n}, 3) * 20;  // far into both tails of the sigmoid
+  at::Tensor y = at::empty({4, n}, at::kFloat);
+  at::Tensor expected = at::empty({4, n}, at::kFloat);
+  ops::silu_mul(gate_up, y);
+  reference::silu_mul(gate_up, expected);
+  EXPECT_TRUE((y - expected).abs().le(expected.abs() * 1e-6 + 1e-30).all().item<bool>())
+      << max_difference(y, expected);
+}
+
+INSTANTIATE_TEST_SUITE_P(Widths, RowTest, ::testing::Values(1, 5, 16, 31, 576, 1536));
+
+TEST(RopeTest, MatchesReference) {
+  const HeadLayout heads{.num_heads = 6, .num_kv_heads = 2, .head_dim = 32};
+  at::Tensor qkv = random_tensor({9, heads.qkv_width()}, 1);
+  at::Tensor expected = qkv.clone();
+  const at::Tensor table = random_tensor({100, 32}, 2);
+  const std::vector<std::int32_t> positions = {0, 1, 2, 50, 51, 99, 7, 7, 3};
+  ops::rope(qkv, heads, positions, table);
+  reference::rope(expected, heads, positions, table);
+  EXPECT_LT(max_difference(qkv, expected), 2e-6);
+}
+
+}  // namespace
+}  // namespace kvcrush

@@ -1,0 +1,47 @@
+"""Talks to build/*/tests/tools/tokenize_tool, the C++ tokenizer and chat templates behind JSON lines."""
+
+import json
+import os
+import pathlib
+import subprocess
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+MODEL = pathlib.Path(
+    os.environ.get("KVCRUSH_TEST_MODEL", ROOT / ".cache/models/SmolLM2-135M-Instruct.Q4_1.gguf")
+)
+TOOL = (
+    ROOT / os.environ.get("KVCRUSH_BUILD_DIR", "build/cpu-release") / "tests/tools/tokenize_tool"
+)
+
+
+class ToolError(Exception):
+    """The tool refused; its message."""
+
+
+class TokenizeTool:
+    def __init__(self, *arguments):
+        self._process = subprocess.Popen(
+            [TOOL, *map(str, arguments)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def close(self):
+        self._process.stdin.close()
+        self._process.stdout.close()
+        assert self._process.wait(timeout=60) == 0
+
+    def ask(self, op, **fields):
+        self._process.stdin.write(json.dumps({"op": op, **fields}) + "\n")
+        self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        assert line, "the tool ended: it crashed or could not load the model"
+        answer = json.loads(line)
+        if "error" in answer:
+            raise ToolError(answer["error"])
+        return answer
+
+    def encode(self, text, parse_special=True):
+        data = text if isinstance(text, bytes) else text.encode()
+        return self.ask("encode", hex=data.hex(), parse_special=parse_special)["ids"]
+
+    def decode(self, ids, skip_special=False):
+        return bytes.fromhex(self.ask("decode", ids=ids, skip_special=skip_special)["hex"])

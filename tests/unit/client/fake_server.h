@@ -1,0 +1,109 @@
+// An Inference service in this process: answers as told and remembers what it was asked.
+#pragma once
+
+#include <grpcpp/grpcpp.h>
+
+#include <atomic>
+#include <chrono>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "kvcrush/v1/inference.grpc.pb.h"
+
+namespace kvcrush::client::test {
+
+class FakeInference final : public v1::Inference::Service {
+ public:
+  std::vector<std::string> chunks = {"one ", "two ", "three"};
+  bool endless = false;  // repeats the first chunk until the call is cancelled
+  grpc::Status ending = grpc::Status::OK;
+  std::atomic<bool> saw_cancel{false};
+  std::atomic<bool> saw_deadline{false};
+  v1::GenerateRequest last_request;
+
+  grpc::Status Generate(grpc::ServerContext* context, const v1::GenerateRequest* request,
+                        grpc::ServerWriter<v1::GenerateResponse>* writer) override {
+    last_request = *request;
+    saw_deadline = context->deadline() < std::chrono::system_clock::now() + std::chrono::hours(1);
+    while (endless && !context->IsCancelled()) {
+      writer->Write(chunk_of(0));
+      std::this_thread::sleep_for(std::chrono::milliseconds(2));
+    }
+    if (endless) {
+      saw_cancel = true;
+      return {grpc::StatusCode::CANCELLED, "cancelled"};
+    }
+    for (std::size_t i = 0; i < chunks.size(); ++i) writer->Write(chunk_of(i));
+    return ending;
+  }
+
+  grpc::Status GenerateOnce(grpc::ServerContext* context, const v1::GenerateRequest* request,
+                            v1::GenerateOnceResponse* response) override {
+    last_request = *request;
+    while (endless && !context->IsCancelled()) std::this_thread::sleep_for(std::chrono::milliseconds(2));
+    saw_cancel = context->IsCancelled();
+    auto* completion = response->add_completions();
+    for (const auto& chunk : chunks) completion->mutable_text()->append(chunk);
+    return ending;
+  }
+
+  grpc::Status Tokenize(grpc::ServerContext*, const v1::TokenizeRequest* request,
+                        v1::TokenizeResponse* response) override {
+    for (const char c : request->text()) response->add_token_ids(c);
+    return ending;
+  }
+
+  grpc::Status Detokenize(grpc::ServerContext*, const v1::DetokenizeRequest* request,
+                          v1::DetokenizeResponse* response) override {
+    for (const int id : request->token_ids()) response->mutable_text()->push_back(static_cast<char>(id));
+    return ending;
+  }
+
+  grpc::Status GetModelInfo(grpc::ServerContext*, const v1::GetModelInfoRequest*,
+                            v1::GetModelInfoResponse* response) override {
+    response->set_model_name("fake");
+    return ending;
+  }
+
+  grpc::Status GetStats(grpc::ServerContext*, const v1::GetStatsRequest*,
+                        v1::GetStatsResponse* response) override {
+    response->set_blocks_total(42);
+    return ending;
+  }
+
+  grpc::Status Abort(grpc::ServerContext*, const v1::AbortRequest* request, v1::AbortResponse*) override {
+    if (request->request_id() == "known") return grpc::Status::OK;
+    return {grpc::StatusCode::NOT_FOUND, "no request named " + request->request_id()};
+  }
+
+ private:
+  v1::GenerateResponse chunk_of(std::size_t i) const {
+    v1::GenerateResponse response;
+    response.set_text(chunks[i]);
+    if (i + 1 == chunks.size()) response.mutable_finish()->set_reason(v1::FINISH_REASON_STOP);
+    return response;
+  }
+};
+
+// The service on a port of its own.
+struct FakeServer {
+  FakeServer() {
+    grpc::ServerBuilder builder;
+    builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port);
+    builder.RegisterService(&service);
+    server = builder.BuildAndStart();
+  }
+  ~FakeServer() { server->Shutdown(std::chrono::system_clock::now()); }
+  FakeServer(const FakeServer&) = delete;
+  FakeServer& operator=(const FakeServer&) = delete;
+
+  std::string target() const { return "127.0.0.1:" + std::to_string(port); }
+
+  FakeInference service;
+  int port = 0;
+  std::unique_ptr<grpc::Server> server;
+};
+
+}  // namespace kvcrush::client::test

@@ -1,0 +1,168 @@
+#include "client/cli/request_options.h"
+
+#include <gtest/gtest.h>
+
+#include <fstream>
+
+#include "client/cli/prompt_source.h"
+
+namespace kvcrush::cli {
+namespace {
+
+class RequestOptionsTest : public ::testing::Test {
+ protected:
+  RequestOptionsTest() {
+    add_prompt_options(app_, prompt_);
+    add_sampling_options(app_, request_);
+    add_compression_options(app_, request_);
+  }
+
+  void parse(std::vector<std::string> words) {
+    std::reverse(words.begin(), words.end());  // CLI11 takes the words last first
+    app_.parse(words);
+  }
+
+  CLI::App app_;
+  v1::GenerateRequest request_;
+  PromptSource prompt_;
+};
+
+TEST_F(RequestOptionsTest, SetsNothingThatWasNotGiven) {
+  parse({"hello"});
+  EXPECT_EQ(request_.sampling().SerializeAsString(), "");
+  EXPECT_FALSE(request_.has_compression());
+}
+
+TEST_F(RequestOptionsTest, FillsEverySamplingField) {
+  parse({"--temperature",
+         "0",
+         "--top-k",
+         "5",
+         "--top-p",
+         "0.5",
+         "--min-p",
+         "0.1",
+         "--repetition-penalty",
+         "1.5",
+         "--presence-penalty",
+         "-1",
+         "--frequency-penalty",
+         "2",
+         "--seed",
+         "18446744073709551615",
+         "--max-tokens",
+         "7",
+         "--min-tokens",
+         "3",
+         "--stop",
+         "a",
+         "--stop",
+         "b c",
+         "--stop-token-id",
+         "9",
+         "--ignore-eos",
+         "--logprobs",
+         "2",
+         "--n",
+         "4"});
+  const auto& s = request_.sampling();
+  EXPECT_TRUE(s.has_temperature());
+  EXPECT_EQ(s.temperature(), 0.0F);
+  EXPECT_EQ(s.top_k(), 5);
+  EXPECT_EQ(s.top_p(), 0.5F);
+  EXPECT_EQ(s.min_p(), 0.1F);
+  EXPECT_EQ(s.repetition_penalty(), 1.5F);
+  EXPECT_EQ(s.presence_penalty(), -1.0F);
+  EXPECT_EQ(s.frequency_penalty(), 2.0F);
+  EXPECT_EQ(s.seed(), 18446744073709551615U);
+  EXPECT_EQ(s.max_tokens(), 7);
+  EXPECT_EQ(s.min_tokens(), 3);
+  ASSERT_EQ(s.stop_size(), 2);
+  EXPECT_EQ(s.stop(1), "b c");
+  ASSERT_EQ(s.stop_token_ids_size(), 1);
+  EXPECT_EQ(s.stop_token_ids(0), 9);
+  EXPECT_TRUE(s.ignore_eos());
+  EXPECT_EQ(s.logprobs(), 2);
+  EXPECT_EQ(s.n(), 4);
+  // A field added to the message needs an option too.
+  EXPECT_EQ(v1::SamplingParams::descriptor()->field_count(), 15);
+}
+
+TEST_F(RequestOptionsTest, FillsEveryCompressionField) {
+  parse({"--policy",      "snapkv",       "--budget",      "0.5",    "--share",      "0.1",     "--anchor",
+         "alternating",   "--token-sets", "per-kv-head",   "--pick", "best",         "--sinks", "2",
+         "--window",      "16",           "--pool-kernel", "15",     "--prune-seed", "8",       "--when",
+         "during-prefill"});
+  const auto& c = request_.compression();
+  EXPECT_EQ(c.policy(), v1::BASE_POLICY_SNAPKV);
+  EXPECT_EQ(c.budget_fraction(), 0.5);
+  EXPECT_EQ(c.representative_share(), 0.1);
+  EXPECT_EQ(c.anchor(), v1::ANCHOR_ALTERNATING);
+  EXPECT_EQ(c.token_sets(), v1::TOKEN_SETS_PER_KV_HEAD);
+  EXPECT_EQ(c.pick(), v1::REPRESENTATIVE_PICK_BEST);
+  EXPECT_EQ(c.num_sink_tokens(), 2);
+  EXPECT_EQ(c.window_tokens(), 16);
+  EXPECT_EQ(c.pool_kernel_tokens(), 15);
+  EXPECT_EQ(c.seed(), 8U);
+  EXPECT_EQ(c.when(), v1::PRUNE_WHEN_DURING_PREFILL);
+  // All but granularity, which has one value, have an option.
+  EXPECT_EQ(v1::KvCompression::descriptor()->field_count(), 13);
+}
+
+TEST_F(RequestOptionsTest, RefusesUnknownWordsAndBudgets) {
+  EXPECT_THROW(parse({"--policy", "magic"}), CLI::ValidationError);
+  EXPECT_THROW(parse({"--anchor", "2"}), CLI::ValidationError);
+  EXPECT_THROW(parse({"--budget", "half"}), CLI::ValidationError);
+  EXPECT_THROW(parse({"--top-k", "many"}), CLI::ConversionError);
+}
+
+TEST(ParseBudget, TellsFractionsFromTokens) {
+  v1::KvCompression c;
+  ASSERT_TRUE(parse_budget("0.25", c));
+  EXPECT_EQ(c.budget_fraction(), 0.25);
+  ASSERT_TRUE(parse_budget("25%", c));
+  EXPECT_EQ(c.budget_fraction(), 0.25);
+  ASSERT_TRUE(parse_budget("1.0", c));
+  EXPECT_EQ(c.budget_fraction(), 1.0);
+  ASSERT_TRUE(parse_budget("1", c));
+  EXPECT_EQ(c.budget_tokens(), 1);
+  EXPECT_FALSE(c.has_budget_fraction());
+  ASSERT_TRUE(parse_budget("-3", c)) << "ranges are the server's to check";
+  EXPECT_EQ(c.budget_tokens(), -3);
+  for (const char* bad : {"", "%", ".", "x", "12x", "0.5x", "99999999999", "nan", " 5"})
+    EXPECT_FALSE(parse_budget(bad, c)) << bad;
+}
+
+TEST_F(RequestOptionsTest, PromptComesAsTextOrChat) {
+  parse({"hello"});
+  ASSERT_TRUE(fill_prompt(prompt_, request_).ok());
+  EXPECT_EQ(request_.text(), "hello");
+  prompt_.system = "be brief";
+  ASSERT_TRUE(fill_prompt(prompt_, request_).ok());
+  ASSERT_EQ(request_.chat().messages_size(), 2);
+  EXPECT_EQ(request_.chat().messages(0).role(), "system");
+  EXPECT_EQ(request_.chat().messages(1).role(), "user");
+  EXPECT_EQ(request_.chat().messages(1).content(), "hello");
+}
+
+TEST_F(RequestOptionsTest, PromptComesFromAFileByteForByte) {
+  const std::string path = ::testing::TempDir() + "kvcrush_prompt.txt";
+  const std::string bytes = "line\r\n\xC3\xA9 end\n";
+  std::ofstream(path, std::ios::binary) << bytes;
+  parse({"--file", path});
+  ASSERT_TRUE(fill_prompt(prompt_, request_).ok());
+  EXPECT_EQ(request_.text(), bytes);
+}
+
+TEST_F(RequestOptionsTest, SaysWhatIsWrongWithAPrompt) {
+  EXPECT_NE(fill_prompt(prompt_, request_).message.find("no prompt"), std::string::npos);
+  prompt_.file = "/nonexistent/prompt.txt";
+  EXPECT_NE(fill_prompt(prompt_, request_).message.find("/nonexistent/prompt.txt"), std::string::npos);
+  prompt_.file = ::testing::TempDir();
+  EXPECT_FALSE(fill_prompt(prompt_, request_).ok()) << "a folder is no prompt";
+  prompt_.argument = "hello";
+  EXPECT_NE(fill_prompt(prompt_, request_).message.find("not both"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace kvcrush::cli

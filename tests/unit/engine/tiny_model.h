@@ -1,0 +1,68 @@
+// A small Llama-shaped model with random weights, made in memory: engine tests run in milliseconds and need
+// no file.
+#pragma once
+
+#include <memory>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "engine/loader/model_file.h"
+
+namespace kvcrush::testing {
+
+inline constexpr int kTinyVocab = 101;
+
+inline std::shared_ptr<const ModelFile> make_tiny_model() {
+  struct Storage {
+    std::vector<std::vector<float>> tensors;
+  };
+  auto storage = std::make_shared<Storage>();
+  auto model = std::make_shared<ModelFile>();
+  ModelConfig& config = model->config;
+  config.name = "tiny";
+  config.architecture = "llama";
+  config.num_layers = 3;
+  config.hidden_size = 48;
+  config.intermediate_size = 80;
+  config.num_heads = 6;
+  config.num_kv_heads = 2;
+  config.head_dim = 16;
+  config.vocab_size = kTinyVocab;
+  config.max_context_tokens = 2048;
+  config.tied_embeddings = true;
+  model->tokenizer.stop_ids = {0};
+
+  std::mt19937_64 engine(7);
+  std::normal_distribution<float> normal;
+  const auto add = [&](const std::string& name, std::vector<std::int64_t> shape, float scale, float mean) {
+    std::int64_t count = 1;
+    for (std::int64_t extent : shape) count *= extent;
+    std::vector<float>& data = storage->tensors.emplace_back(count);
+    for (float& value : data) value = mean + scale * normal(engine);
+    WeightView view;
+    view.shape = std::move(shape);
+    view.bytes = std::as_bytes(std::span<const float>(data));
+    model->weights[name] = view;
+  };
+  const int q_width = config.num_heads * config.head_dim;
+  const int kv_width = config.num_kv_heads * config.head_dim;
+  add("embed_tokens", {kTinyVocab, config.hidden_size}, 1.0F, 0.0F);
+  add("norm", {config.hidden_size}, 0.1F, 1.0F);
+  for (int i = 0; i < config.num_layers; ++i) {
+    const std::string prefix = "layers." + std::to_string(i) + ".";
+    add(prefix + "input_norm", {config.hidden_size}, 0.1F, 1.0F);
+    add(prefix + "q_proj", {q_width, config.hidden_size}, 0.4F, 0.0F);
+    add(prefix + "k_proj", {kv_width, config.hidden_size}, 0.4F, 0.0F);
+    add(prefix + "v_proj", {kv_width, config.hidden_size}, 0.3F, 0.0F);
+    add(prefix + "o_proj", {config.hidden_size, q_width}, 0.2F, 0.0F);
+    add(prefix + "post_attention_norm", {config.hidden_size}, 0.1F, 1.0F);
+    add(prefix + "gate_proj", {config.intermediate_size, config.hidden_size}, 0.3F, 0.0F);
+    add(prefix + "up_proj", {config.intermediate_size, config.hidden_size}, 0.3F, 0.0F);
+    add(prefix + "down_proj", {config.hidden_size, config.intermediate_size}, 0.2F, 0.0F);
+  }
+  model->mapping = storage;
+  return model;
+}
+
+}  // namespace kvcrush::testing

@@ -1,0 +1,163 @@
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+
+#include "engine/loader/half.h"
+#include "engine/loader/model_file.h"
+#include "engine/loader/weight_type.h"
+#include "tests/unit/loader/builders.h"
+
+namespace kvcrush {
+namespace {
+
+using testing::append;
+using testing::Bytes;
+
+std::vector<float> read(WeightDtype dtype, std::vector<std::int64_t> shape, const Bytes& bytes,
+                        std::int64_t interleaved_head_dim = 0) {
+  const WeightView view{dtype, std::move(shape), testing::view(bytes), interleaved_head_dim};
+  std::vector<float> out(static_cast<std::size_t>(view.num_elements()));
+  read_f32(view, out);
+  return out;
+}
+
+// By the definition of binary16.
+float half_by_definition(std::uint16_t half) {
+  const int exponent = (half >> 10) & 31;
+  const int mantissa = half & 1023;
+  const float sign = (half & 0x8000) != 0 ? -1.0f : 1.0f;
+  if (exponent == 31) return sign * (mantissa == 0 ? std::numeric_limits<float>::infinity() : std::nanf(""));
+  if (exponent == 0) return sign * std::ldexp(static_cast<float>(mantissa), -24);
+  return sign * std::ldexp(static_cast<float>(mantissa + 1024), exponent - 25);
+}
+
+TEST(Half, AllValuesMatchTheDefinition) {
+  for (int i = 0; i < 65536; ++i) {
+    const auto half = static_cast<std::uint16_t>(i);
+    const float expected = half_by_definition(half);
+    const float actual = half_to_float(half);
+    if (std::isnan(expected)) {
+      ASSERT_TRUE(std::isnan(actual)) << i;
+    } else {
+      ASSERT_EQ(std::bit_cast<std::uint32_t>(actual), std::bit_cast<std::uint32_t>(expected)) << i;
+    }
+  }
+}
+
+TEST(ReadF32, Float32AtAnyAddress) {
+  Bytes bytes = {std::byte{7}};
+  append(bytes, 1.5f);
+  append(bytes, -2.25f);
+  const WeightView view{WeightDtype::kF32, {2}, testing::view(bytes).subspan(1), 0};
+  std::vector<float> out(2);
+  read_f32(view, out);
+  EXPECT_EQ(out, (std::vector<float>{1.5f, -2.25f}));
+}
+
+TEST(ReadF32, Float16) {
+  Bytes bytes;
+  for (const std::uint16_t half : {0x3c00, 0xc000, 0x0001, 0x8000, 0x7bff, 0xfc00}) append(bytes, half);
+  const std::vector<float> out = read(WeightDtype::kF16, {2, 3}, bytes);
+  EXPECT_EQ(out[0], 1.0f);
+  EXPECT_EQ(out[1], -2.0f);
+  EXPECT_EQ(out[2], std::ldexp(1.0f, -24));
+  EXPECT_TRUE(out[3] == 0.0f && std::signbit(out[3]));
+  EXPECT_EQ(out[4], 65504.0f);
+  EXPECT_EQ(out[5], -std::numeric_limits<float>::infinity());
+}
+
+TEST(ReadF32, Bfloat16) {
+  Bytes bytes;
+  for (const std::uint16_t value : {0x3f80, 0xc010, 0x7f80, 0x7fc0}) append(bytes, value);
+  const std::vector<float> out = read(WeightDtype::kBF16, {4}, bytes);
+  EXPECT_EQ(out[0], 1.0f);
+  EXPECT_EQ(out[1], -2.25f);
+  EXPECT_TRUE(std::isinf(out[2]));
+  EXPECT_TRUE(std::isnan(out[3]));
+}
+
+TEST(ReadF32, Q8_0) {
+  Bytes bytes;
+  for (const std::uint16_t scale : {0x3800, 0xc000}) {  // 0.5, -2
+    append(bytes, scale);
+    for (int i = 0; i < 32; ++i) append(bytes, static_cast<std::int8_t>(i == 31 ? -128 : i * 8 - 127));
+  }
+  const std::vector<float> out = read(WeightDtype::kQ8_0, {1, 64}, bytes);
+  for (int i = 0; i < 32; ++i) {
+    const float quant = i == 31 ? -128.0f : static_cast<float>(i * 8 - 127);
+    EXPECT_EQ(out[static_cast<std::size_t>(i)], 0.5f * quant);
+    EXPECT_EQ(out[static_cast<std::size_t>(32 + i)], -2.0f * quant);
+  }
+}
+
+// Element i of a block has the nibble i % 16, element 16 + i the nibble 15 - i.
+void append_nibbles(Bytes& bytes) {
+  for (int i = 0; i < 16; ++i) append(bytes, static_cast<std::uint8_t>(i | ((15 - i) << 4)));
+}
+
+TEST(ReadF32, Q4_0) {
+  Bytes bytes;
+  append<std::uint16_t>(bytes, 0x3400);  // 0.25
+  append_nibbles(bytes);
+  const std::vector<float> out = read(WeightDtype::kQ4_0, {32}, bytes);
+  for (int i = 0; i < 16; ++i) {
+    EXPECT_EQ(out[static_cast<std::size_t>(i)], 0.25f * static_cast<float>(i - 8));
+    EXPECT_EQ(out[static_cast<std::size_t>(16 + i)], 0.25f * static_cast<float>(7 - i));
+  }
+}
+
+TEST(ReadF32, Q4_1) {
+  Bytes bytes;
+  append<std::uint16_t>(bytes, 0x3400);  // 0.25
+  append<std::uint16_t>(bytes, 0xbc00);  // -1
+  append_nibbles(bytes);
+  const std::vector<float> out = read(WeightDtype::kQ4_1, {1, 32}, bytes);
+  for (int i = 0; i < 16; ++i) {
+    EXPECT_EQ(out[static_cast<std::size_t>(i)], 0.25f * static_cast<float>(i) - 1.0f);
+    EXPECT_EQ(out[static_cast<std::size_t>(16 + i)], 0.25f * static_cast<float>(15 - i) - 1.0f);
+  }
+}
+
+// The converter's permutation of one head of 6 rows stores model rows 0..5 as 0, 3, 1, 4, 2, 5.
+TEST(ReadF32, UndoesTheInterleavingOfEachHead) {
+  const Bytes bytes = testing::f32_bytes({0,   1,   30,  31,  10,  11,  40,  41,  20,  21,  50,  51,  //
+                                          100, 101, 130, 131, 110, 111, 140, 141, 120, 121, 150, 151});
+  const std::vector<float> out = read(WeightDtype::kF32, {12, 2}, bytes, 6);
+  const std::vector<float> expected = {0,   1,   10,  11,  20,  21,  30,  31,  40,  41,  50,  51,
+                                       100, 101, 110, 111, 120, 121, 130, 131, 140, 141, 150, 151};
+  EXPECT_EQ(out, expected);
+}
+
+TEST(ReadF32, UndoesTheInterleavingOfQuantisedRows) {
+  Bytes bytes;
+  for (int row = 0; row < 4; ++row) {
+    append<std::uint16_t>(bytes, 0x3c00);
+    for (int i = 0; i < 32; ++i) append(bytes, static_cast<std::int8_t>(row));
+  }
+  const std::vector<float> out = read(WeightDtype::kQ8_0, {4, 32}, bytes, 4);
+  EXPECT_EQ(out[0], 0.0f);
+  EXPECT_EQ(out[32], 2.0f);
+  EXPECT_EQ(out[64], 1.0f);
+  EXPECT_EQ(out[96], 3.0f);
+}
+
+TEST(ReadF32, UndoesTheInterleavingOfABias) {
+  const Bytes bytes = testing::f32_bytes({0, 2, 1, 3, 4, 6, 5, 7});
+  EXPECT_EQ(read(WeightDtype::kF32, {8}, bytes, 4), (std::vector<float>{0, 1, 2, 3, 4, 5, 6, 7}));
+}
+
+TEST(WeightType, SizesAndImpossibleShapes) {
+  using Shape = std::vector<std::int64_t>;
+  EXPECT_EQ(checked_num_bytes(WeightDtype::kQ4_1, Shape{3, 64}), 3 * 2 * 20);
+  EXPECT_EQ(checked_num_bytes(WeightDtype::kBF16, Shape{3, 5}), 30);
+  EXPECT_EQ(checked_num_bytes(WeightDtype::kQ4_1, Shape{32, 31}), std::nullopt);  // no whole blocks in a row
+  EXPECT_EQ(checked_num_bytes(WeightDtype::kF32, Shape{}), std::nullopt);
+  EXPECT_EQ(checked_num_bytes(WeightDtype::kF32, Shape{4, 0}), std::nullopt);
+  EXPECT_EQ(checked_num_bytes(WeightDtype::kF32, Shape{4, -1}), std::nullopt);
+  EXPECT_EQ(checked_num_bytes(WeightDtype::kF32, Shape{std::int64_t{1} << 40, std::int64_t{1} << 40}),
+            std::nullopt);
+}
+
+}  // namespace
+}  // namespace kvcrush

