@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "engine/engine_core.h"
+#include "engine/engine_options.h"
 #include "engine/kernels/parallel.h"
 #include "engine/loader/model_file.h"
 
@@ -28,7 +29,6 @@ class Engine::Impl {
         config_(std::move(config)),
         limits_(limits),
         core_(model_, config_, limits_, std::move(weights), layout, device, observer),
-        stats_(core_.stats()),
         thread_([this] { loop(); }) {}
 
   ~Impl() {
@@ -91,7 +91,7 @@ class Engine::Impl {
   bool draining_ = false;
   bool stopping_ = false;
   EngineStats stats_;
-  Clock::time_point stats_at_;
+  Clock::time_point described_at_;
 
   std::thread thread_;  // last: it uses everything above
 };
@@ -159,6 +159,7 @@ void Engine::Impl::loop() {
     deliver(mail);
     core_.step();
     settle();
+    core_.prune();
   }
   Mail rest;
   {
@@ -181,88 +182,34 @@ void Engine::Impl::deliver(const Mail& mail) {
   }
 }
 
-// Publishes what the step changed to the threads outside; ends are told last, when ids and blocks are free
-// again.
+// Publishes what the step changed to the threads outside; clients are told last, when ids, blocks and
+// statistics agree.
 void Engine::Impl::settle() {
-  const std::vector<FinishedSequence> finished = core_.take_finished();
-  constexpr std::chrono::milliseconds kStatsInterval{50};  // a snapshot copies strings: not every step
+  std::vector<OutgoingEvent> events = core_.take_events();
+  constexpr std::chrono::milliseconds kDescribeInterval{50};  // copies strings: not every step
   const Clock::time_point now = Clock::now();
   bool none_live = false;
   {
     std::lock_guard lock(mutex_);
-    for (const FinishedSequence& sequence : finished) {
-      const auto it = live_.find(sequence.request_id);
+    for (const OutgoingEvent& outgoing : events) {
+      if (outgoing.finished_request_id.empty()) continue;
+      const auto it = live_.find(outgoing.finished_request_id);
       if (--it->second == 0) live_.erase(it);
     }
     num_queued_ = core_.num_waiting();
     for (const auto& item : inbox_) {
       if (const auto* arrival = std::get_if<Arrival>(&item)) num_queued_ += arrival->request.num_samples;
     }
-    if (!finished.empty() || now - stats_at_ >= kStatsInterval) {
-      stats_ = core_.stats();
-      stats_at_ = now;
-    }
+    core_.update_totals(stats_);
     none_live = live_.empty();
+    if (none_live || now - described_at_ >= kDescribeInterval) {
+      stats_.sequences = core_.describe_sequences();
+      described_at_ = now;
+    }
   }
-  for (const FinishedSequence& sequence : finished) sequence.stream->push(sequence.event);
+  for (OutgoingEvent& outgoing : events) outgoing.stream->push(std::move(outgoing.event));
   if (none_live) idle_.notify_all();
 }
-
-namespace {
-
-Result<at::Device> parse_device(const std::string& name) {
-  if (name == "cpu") return at::Device(at::kCPU);
-  const bool names_cuda = name == "cuda" || (name.starts_with("cuda:") && name.size() > 5 &&
-                                             std::all_of(name.begin() + 5, name.end(),
-                                                         [](char c) { return c >= '0' && c <= '9'; }));
-  if (!names_cuda) return invalid_argument("device is '" + name + "'; allowed: cpu, cuda:N");
-#ifdef KVCRUSH_CUDA
-  return at::Device(name);
-#else
-  return invalid_argument("device is '" + name +
-                          "', but this build is for the CPU only (configure with -DKVCRUSH_CUDA=ON)");
-#endif
-}
-
-Status check_config(const EngineConfig& config) {
-  const auto at_least = [](const char* field, std::int64_t value, std::int64_t least) {
-    if (value >= least) return Status();
-    return invalid_argument(std::string(field) + " is " + std::to_string(value) + "; allowed: at least " +
-                            std::to_string(least));
-  };
-  KVCRUSH_RETURN_IF_ERROR(at_least("max_running_sequences", config.max_running_sequences, 1));
-  KVCRUSH_RETURN_IF_ERROR(at_least("max_waiting_sequences", config.max_waiting_sequences, 1));
-  KVCRUSH_RETURN_IF_ERROR(
-      at_least("max_batch_tokens", config.max_batch_tokens, config.max_running_sequences));
-  KVCRUSH_RETURN_IF_ERROR(at_least("max_context_tokens", config.max_context_tokens, 0));
-  return at_least("num_threads", config.num_threads, 0);
-}
-
-Result<EngineLimits> derive_limits(const ModelConfig& model, const EngineConfig& config,
-                                   const KvLayout& layout) {
-  EngineLimits limits;
-  limits.max_context_tokens =
-      config.max_context_tokens == 0 ? model.max_context_tokens : config.max_context_tokens;
-  if (limits.max_context_tokens > model.max_context_tokens) {
-    return invalid_argument("max_context_tokens is " + std::to_string(limits.max_context_tokens) +
-                            "; allowed: at most " + std::to_string(model.max_context_tokens) +
-                            ", the model's");
-  }
-  limits.block_size_tokens = cpu::kBlockTokens;
-  limits.block_bytes = layout.block_bytes();
-  limits.num_blocks = std::min<std::int64_t>(
-      static_cast<std::int64_t>(config.kv_memory_bytes) / limits.block_bytes, std::int64_t{1} << 30);
-  if (limits.num_blocks < model.num_layers) {
-    return invalid_argument("kv_memory_bytes is " + std::to_string(config.kv_memory_bytes) +
-                            "; allowed: at least " + std::to_string(limits.block_bytes * model.num_layers) +
-                            ", one block for each layer");
-  }
-  limits.max_cached_tokens = static_cast<int>(std::min<std::int64_t>(
-      limits.num_blocks / model.num_layers * limits.block_size_tokens, limits.max_context_tokens));
-  return limits;
-}
-
-}  // namespace
 
 Result<std::unique_ptr<Engine>> Engine::create(std::shared_ptr<const ModelFile> model,
                                                const EngineConfig& config, EngineObserver& observer) {
@@ -276,12 +223,7 @@ Result<std::unique_ptr<Engine>> Engine::create(std::shared_ptr<const ModelFile> 
       .num_kv_heads = model->config.num_kv_heads, .head_dim = model->config.head_dim, .element = *element};
   const Result<EngineLimits> limits = derive_limits(model->config, config, layout);
   if (!limits.ok()) return limits.status();
-  if (layout.head_dim % 16 != 0 || layout.head_dim > cpu::kMaxHeadDim ||
-      model->config.num_heads / layout.num_kv_heads > cpu::kMaxGroup) {
-    return invalid_argument("head_dim is " + std::to_string(layout.head_dim) + " with " +
-                            std::to_string(model->config.num_heads / layout.num_kv_heads) +
-                            " query heads per KV head; allowed: a multiple of 16 up to 256, and at most 16");
-  }
+  KVCRUSH_RETURN_IF_ERROR(check_heads(model->config));
   const unsigned cores = std::max(1U, std::thread::hardware_concurrency());
   set_num_kernel_threads(config.num_threads == 0 ? static_cast<int>(cores) : config.num_threads);
   at::set_num_threads(

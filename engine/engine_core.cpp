@@ -78,22 +78,39 @@ void EngineCore::step() {
   const Clock::time_point started_at = Clock::now();
   const StepPlan plan = scheduler_.plan();
   note_preemptions(plan);
-  if (plan.chunks.empty())
-    return report_step(plan, started_at);  // gauges still change when sequences were cancelled
-  try {
-    note_scheduled(plan);
-    at::Tensor logits = runner_.run(plan);
-    advance(plan);
-    prune(plan);
-    sample_and_publish(plan, std::move(logits));
-    report_step(plan, started_at);
-  } catch (const std::exception& error) {
-    // Nothing is known of the state of these sequences; the others and the pool are untouched.
-    observer_.on_step_failed(error.what());
-    std::vector<SequenceId> ids;
-    for (const auto& sequence : scheduler_.running()) ids.push_back(sequence->id);
-    for (SequenceId id : ids) finish_sequence(id, FinishReason::kError);
+  if (!plan.chunks.empty()) {
+    try {
+      note_scheduled(plan);
+      at::Tensor logits = runner_.run(plan);
+      advance(plan);
+      sample(plan, std::move(logits));
+    } catch (const std::exception& error) {
+      fail_running(error.what());
+    }
   }
+  report_step(plan, started_at);  // gauges change even where nothing ran: sequences may have been cancelled
+}
+
+void EngineCore::prune() {
+  for (SequenceId id : std::exchange(to_prune_, {})) {
+    Sequence* sequence = scheduler_.find_running(id);
+    if (sequence == nullptr) continue;  // it ended with its last token
+    try {
+      const PruneReport report = runner_.prune(*sequence);
+      sequence->compression_outcome.kv_bytes_after = sequence->cache.num_blocks() * limits_.block_bytes;
+      observer_.on_pruned(tag_of(*sequence), report);
+    } catch (const std::exception& error) {
+      fail_running(error.what());
+    }
+  }
+}
+
+// After an exception nothing is known of the sequences in the step; those that wait, and the pool, are
+// untouched.
+void EngineCore::fail_running(const char* what) {
+  observer_.on_step_failed(what);
+  while (!scheduler_.running().empty())
+    finish_sequence(scheduler_.running().back()->id, FinishReason::kError);
 }
 
 void EngineCore::note_preemptions(const StepPlan& plan) {
@@ -114,20 +131,13 @@ void EngineCore::note_scheduled(const StepPlan& plan) {
 }
 
 void EngineCore::advance(const StepPlan& plan) {
-  for (const ScheduledChunk& chunk : plan.chunks) chunk.sequence->num_computed_tokens += chunk.num_tokens;
-}
-
-void EngineCore::prune(const StepPlan& plan) {
   for (const ScheduledChunk& chunk : plan.chunks) {
-    if (!chunk.prunes_after) continue;
-    Sequence& sequence = *chunk.sequence;
-    const PruneReport report = runner_.prune(sequence);
-    sequence.compression_outcome.kv_bytes_after = sequence.cache.num_blocks() * limits_.block_bytes;
-    observer_.on_pruned(tag_of(sequence), report);
+    chunk.sequence->num_computed_tokens += chunk.num_tokens;
+    if (chunk.prunes_after) to_prune_.push_back(chunk.sequence->id);
   }
 }
 
-void EngineCore::sample_and_publish(const StepPlan& plan, at::Tensor logits) {
+void EngineCore::sample(const StepPlan& plan, at::Tensor logits) {
   std::vector<Sequence*> sampling;
   for (const ScheduledChunk& chunk : plan.chunks) {
     if (chunk.samples_token) sampling.push_back(chunk.sequence);
@@ -144,10 +154,10 @@ void EngineCore::sample_and_publish(const StepPlan& plan, at::Tensor logits) {
     sampled[i] = samplers_.at(sequence.id)
                      .sample({rows + i * vocab_size, static_cast<std::size_t>(vocab_size)}, step, banned);
   });
-  for (std::size_t i = 0; i < sampling.size(); ++i) publish(*sampling[i], std::move(sampled[i]));
+  for (std::size_t i = 0; i < sampling.size(); ++i) apply(*sampling[i], std::move(sampled[i]));
 }
 
-void EngineCore::publish(Sequence& sequence, SampleResult sampled) {
+void EngineCore::apply(Sequence& sequence, SampleResult sampled) {
   const Clock::time_point now = Clock::now();
   const bool is_first = !sequence.first_token_at.has_value();
   observer_.on_token(tag_of(sequence), is_first,
@@ -158,11 +168,13 @@ void EngineCore::publish(Sequence& sequence, SampleResult sampled) {
   sequence.token_ids.push_back(sampled.token);
   samplers_.at(sequence.id).observe_output(sampled.token);
   const bool is_end = contains(sequence.end_token_ids, sampled.token);
-  sequence.stream->push(TokenEvent{.index = sequence.index,
-                                   .token = sampled.token,
-                                   .is_end_token = is_end,
-                                   .logprob = sampled.logprob,
-                                   .top_logprobs = std::move(sampled.top_logprobs)});
+  events_.push_back({.stream = sequence.stream,
+                     .event = TokenEvent{.index = sequence.index,
+                                         .token = sampled.token,
+                                         .is_end_token = is_end,
+                                         .logprob = sampled.logprob,
+                                         .top_logprobs = std::move(sampled.top_logprobs)},
+                     .finished_request_id = {}});
   if (is_end) {
     finish_sequence(sequence.id, FinishReason::kStop);
   } else if (sequence.num_output_tokens() >= sequence.sampling.max_tokens) {
@@ -194,7 +206,7 @@ void EngineCore::finish_sequence(SequenceId id, FinishReason reason) {
     event.compression.tokens_kept = {cached, static_cast<double>(cached), cached};
   }
   observer_.on_finished(tag_of(*sequence), event);
-  finished_.push_back({sequence->request_id, sequence->stream, std::move(event)});
+  events_.push_back({sequence->stream, std::move(event), sequence->request_id});
 }
 
 void EngineCore::finish(const std::string& request_id, std::optional<int> index, FinishReason reason) {
@@ -240,28 +252,31 @@ void EngineCore::report_step(const StepPlan& plan, Clock::time_point started_at)
                      .step_seconds = seconds_between(started_at, Clock::now())});
 }
 
-EngineStats EngineCore::stats() const {
-  EngineStats stats{.num_running = static_cast<int>(scheduler_.running().size()),
-                    .num_waiting = static_cast<int>(scheduler_.waiting().size()),
-                    .blocks_used = pool_.num_used(),
-                    .blocks_total = pool_.num_blocks(),
-                    .kv_bytes_used = pool_.num_used() * limits_.block_bytes,
-                    .kv_bytes_saved = kv_bytes_saved(),
-                    .sequences = {}};
+void EngineCore::update_totals(EngineStats& stats) const {
+  stats.num_running = static_cast<int>(scheduler_.running().size());
+  stats.num_waiting = static_cast<int>(scheduler_.waiting().size());
+  stats.blocks_used = pool_.num_used();
+  stats.blocks_total = pool_.num_blocks();
+  stats.kv_bytes_used = pool_.num_used() * limits_.block_bytes;
+  stats.kv_bytes_saved = kv_bytes_saved();
+}
+
+std::vector<SequenceStats> EngineCore::describe_sequences() const {
+  std::vector<SequenceStats> all;
   const Clock::time_point now = Clock::now();
   const auto describe = [&](const Sequence& sequence, std::string_view state) {
-    stats.sequences.push_back({.request_id = sequence.request_id,
-                               .index = sequence.index,
-                               .state = state,
-                               .prompt_tokens = sequence.num_prompt_tokens,
-                               .completion_tokens = sequence.num_output_tokens(),
-                               .blocks = sequence.cache.num_blocks(),
-                               .age_ms = seconds_between(sequence.arrived_at, now) * 1e3});
+    all.push_back({.request_id = sequence.request_id,
+                   .index = sequence.index,
+                   .state = state,
+                   .prompt_tokens = sequence.num_prompt_tokens,
+                   .completion_tokens = sequence.num_output_tokens(),
+                   .blocks = sequence.cache.num_blocks(),
+                   .age_ms = seconds_between(sequence.arrived_at, now) * 1e3});
   };
   for (const auto& sequence : scheduler_.running())
     describe(*sequence, sequence->is_decoding() ? "decode" : "prefill");
   for (const auto& sequence : scheduler_.waiting()) describe(*sequence, "waiting");
-  return stats;
+  return all;
 }
 
 }  // namespace kvcrush

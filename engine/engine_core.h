@@ -16,12 +16,12 @@
 
 namespace kvcrush {
 
-// A sequence that has ended but whose client does not know yet: first its id and its blocks must be free
-// again, or a client that hears of the end could find them still taken.
-struct FinishedSequence {
-  std::string request_id;
+// What a step has for the clients. Held back until ids, blocks and statistics tell the same story: a client
+// that hears of an end must not find the request's id or blocks still taken.
+struct OutgoingEvent {
   std::shared_ptr<TokenStream> stream;
-  FinishEvent event;
+  StreamEvent event;
+  std::string finished_request_id;  // of a FinishEvent; else empty
 };
 
 class EngineCore {
@@ -35,22 +35,26 @@ class EngineCore {
   // Finishes matching sequences; none may be left. `index` unset: all samples.
   void finish(const std::string& request_id, std::optional<int> index, FinishReason reason);
   void finish_all(FinishReason reason);
-  // Plan, run, prune, sample, apply, publish. Nothing happens when idle.
+  // Plan, run, sample, apply. Call take_events() next, then prune().
   void step();
+  // Prunes the sequences of the last step that are over budget. Comes after publishing: the next token of a
+  // sequence does not depend on it, only the one after.
+  void prune();
 
   bool idle() const { return scheduler_.idle(); }
   int num_waiting() const { return static_cast<int>(scheduler_.waiting().size()); }
-  // Sequences that ended since the last call. The caller pushes their events.
-  std::vector<FinishedSequence> take_finished() { return std::exchange(finished_, {}); }
-  EngineStats stats() const;
+  // Events since the last call, in order; the caller pushes them.
+  std::vector<OutgoingEvent> take_events() { return std::exchange(events_, {}); }
+  void update_totals(EngineStats& stats) const;  // everything but `sequences`
+  std::vector<SequenceStats> describe_sequences() const;
 
  private:
   void note_preemptions(const StepPlan& plan);
   void note_scheduled(const StepPlan& plan);
   void advance(const StepPlan& plan);
-  void prune(const StepPlan& plan);
-  void sample_and_publish(const StepPlan& plan, at::Tensor logits);
-  void publish(Sequence& sequence, SampleResult sampled);
+  void sample(const StepPlan& plan, at::Tensor logits);
+  void apply(Sequence& sequence, SampleResult sampled);
+  void fail_running(const char* what);
   void finish_sequence(SequenceId id, FinishReason reason);
   void report_step(const StepPlan& plan, Clock::time_point started_at) const;
   std::int64_t blocks_without_pruning(const Sequence& sequence) const;
@@ -64,7 +68,8 @@ class EngineCore {
   ModelRunner runner_;
   std::unordered_map<SequenceId, Sampler> samplers_;
   SequenceId next_id_ = 1;
-  std::vector<FinishedSequence> finished_;
+  std::vector<OutgoingEvent> events_;
+  std::vector<SequenceId> to_prune_;  // of the last step
 };
 
 }  // namespace kvcrush

@@ -3,6 +3,8 @@
 #include <ATen/ATen.h>
 
 #include <cmath>
+#include <cstdlib>
+#include <string_view>
 
 #include "engine/core/status.h"
 #include "engine/kernels/cpu/kv_blocks.h"
@@ -10,11 +12,19 @@
 
 namespace kvcrush {
 
+bool use_cpu_kernels(const at::Device& device) {
+  static const bool reference_only = [] {
+    const char* wanted = std::getenv("KVCRUSH_REFERENCE_OPS");
+    return wanted != nullptr && std::string_view(wanted) == "1";
+  }();
+  return device.is_cpu() && !reference_only;
+}
+
 LinearWeight make_linear_weight(const at::Tensor& weight, at::Device device) {
   KVCRUSH_CHECK(weight.is_cpu() && weight.is_contiguous() && weight.dim() == 2 &&
                 weight.scalar_type() == at::kFloat);
   LinearWeight result;
-  if (device.is_cpu()) {
+  if (use_cpu_kernels(device)) {
     result.packed = cpu::PackedMatrix(weight.size(0), weight.size(1));
     result.packed.pack({weight.const_data_ptr<float>(), static_cast<std::size_t>(weight.numel())});
   } else {
@@ -42,7 +52,7 @@ void check_same_rows(const at::Tensor& x, const at::Tensor& out) {
 void rms_norm(const at::Tensor& x, const at::Tensor& weight, float eps, at::Tensor& out) {
   check_same_rows(x, out);
   KVCRUSH_CHECK(x.size(1) == weight.numel() && x.size(1) == out.size(1));
-  if (!x.is_cpu()) return reference::rms_norm(x, weight, eps, out);
+  if (!use_cpu_kernels(x.device())) return reference::rms_norm(x, weight, eps, out);
   const auto n = static_cast<int>(x.size(1));
   const float* source = x.const_data_ptr<float>();
   const float* scale = weight.const_data_ptr<float>();
@@ -55,7 +65,7 @@ void rms_norm(const at::Tensor& x, const at::Tensor& weight, float eps, at::Tens
 void linear(const at::Tensor& x, const LinearWeight& w, at::Tensor& out, bool accumulate) {
   check_same_rows(x, out);
   KVCRUSH_CHECK(!(accumulate && w.bias.defined()));
-  if (!x.is_cpu()) return reference::linear(x, w.dense, w.bias, out, accumulate);
+  if (!use_cpu_kernels(x.device())) return reference::linear(x, w.dense, w.bias, out, accumulate);
   KVCRUSH_CHECK(x.size(1) == w.packed.in_features() && out.size(1) == w.packed.out_features());
   if (w.bias.defined()) {
     out.copy_(w.bias.expand_as(out));
@@ -68,7 +78,7 @@ void linear(const at::Tensor& x, const LinearWeight& w, at::Tensor& out, bool ac
 void silu_mul(const at::Tensor& gate_up, at::Tensor& out) {
   check_same_rows(gate_up, out);
   KVCRUSH_CHECK(gate_up.size(1) == 2 * out.size(1));
-  if (!gate_up.is_cpu()) return reference::silu_mul(gate_up, out);
+  if (!use_cpu_kernels(gate_up.device())) return reference::silu_mul(gate_up, out);
   const auto n = static_cast<int>(out.size(1));
   const float* source = gate_up.const_data_ptr<float>();
   float* target = out.data_ptr<float>();
@@ -83,7 +93,7 @@ void rope(at::Tensor& qkv, const HeadLayout& heads, std::span<const std::int32_t
   check_rows(qkv);
   KVCRUSH_CHECK(qkv.size(1) == heads.qkv_width() &&
                 qkv.size(0) == static_cast<std::int64_t>(positions.size()));
-  if (!qkv.is_cpu()) return reference::rope(qkv, heads, positions, cos_sin);
+  if (!use_cpu_kernels(qkv.device())) return reference::rope(qkv, heads, positions, cos_sin);
   float* rows = qkv.data_ptr<float>();
   const float* table = cos_sin.const_data_ptr<float>();
   for (std::size_t row = 0; row < positions.size(); ++row) {
@@ -96,7 +106,7 @@ void rope(at::Tensor& qkv, const HeadLayout& heads, std::span<const std::int32_t
 void kv_append(const at::Tensor& qkv, const HeadLayout& heads, std::span<const PagedSequence> sequences,
                KvStorage& kv) {
   check_rows(qkv);
-  if (!qkv.is_cpu()) return reference::kv_append(qkv, heads, sequences, kv);
+  if (!use_cpu_kernels(qkv.device())) return reference::kv_append(qkv, heads, sequences, kv);
   const cpu::KvPool pool = kv.cpu_pool();
   const float* rows = qkv.const_data_ptr<float>() + heads.num_heads * heads.head_dim;
   for (const PagedSequence& sequence : sequences) {
@@ -116,7 +126,7 @@ void paged_attention(const at::Tensor& qkv, const HeadLayout& heads, std::span<c
                      const KvStorage& kv, cpu::AttentionWorkspace& workspace, at::Tensor& out) {
   check_same_rows(qkv, out);
   KVCRUSH_CHECK(out.size(1) == heads.num_heads * heads.head_dim);
-  if (!qkv.is_cpu()) return reference::paged_attention(qkv, heads, sequences, kv, out);
+  if (!use_cpu_kernels(qkv.device())) return reference::paged_attention(qkv, heads, sequences, kv, out);
   cpu::paged_attention(sequences, kv.cpu_pool(), qkv.const_data_ptr<float>(), heads.qkv_width(),
                        heads.num_heads, 1.0f / std::sqrt(static_cast<float>(heads.head_dim)), workspace,
                        out.data_ptr<float>());

@@ -14,6 +14,11 @@
 
 namespace kvcrush {
 
+// Whether the fast CPU kernels serve this device. KVCRUSH_REFERENCE_OPS=1 in the environment sends the CPU
+// through the reference operations as well: everything a GPU without its own kernels runs, testable without a
+// GPU.
+bool use_cpu_kernels(const at::Device& device);
+
 // A projection, prepared for the device it runs on: packed on the CPU, a dense tensor elsewhere.
 struct LinearWeight {
   cpu::PackedMatrix packed;

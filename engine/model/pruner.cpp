@@ -23,8 +23,9 @@ LayerSpread spread_over_layers(int num_layers, const Count& count) {
   for (int layer = 0; layer < num_layers; ++layer) {
     spread.min = std::min(spread.min, count(layer));
     spread.max = std::max(spread.max, count(layer));
-    spread.mean += static_cast<double>(count(layer)) / num_layers;
+    spread.mean += count(layer);
   }
+  spread.mean /= num_layers;
   return spread;
 }
 
@@ -57,7 +58,7 @@ PruneReport Pruner::prune(Sequence& sequence, const QueryRing& queries, KvStorag
 void Pruner::score(const Sequence& sequence, const QueryRing& queries, const KvStorage& kv) {
   const auto num_layers = static_cast<std::int64_t>(plans_.size());
   const int end_position = sequence.num_computed_tokens;
-  if (!kv.device().is_cpu()) {
+  if (!use_cpu_kernels(kv.device())) {
     for (std::int64_t layer = 0; layer < num_layers; ++layer) {
       const BlockTable& table = sequence.cache.layer(static_cast<int>(layer));
       const at::Tensor sums =
@@ -97,7 +98,7 @@ void Pruner::select(const Sequence& sequence, int num_queries) {
 }
 
 void Pruner::compact(const Sequence& sequence, KvStorage& kv) {
-  if (!kv.device().is_cpu()) {
+  if (!use_cpu_kernels(kv.device())) {
     for (std::size_t layer = 0; layer < plans_.size(); ++layer) {
       reference::compact(plans_[layer].kept_slots, plans_[layer].num_tokens_after,
                          sequence.cache.layer(static_cast<int>(layer)).blocks(), kv);

@@ -59,11 +59,11 @@ LayerWeights load_layer(const ModelFile& model, int layer, at::Device device) {
 
 EmbeddingTable::EmbeddingTable(std::shared_ptr<const ModelFile> model, at::Device device)
     : model_(std::move(model)), view_(&find(*model_, "embed_tokens")), device_(device) {
-  if (!device_.is_cpu()) dense_ = read_stacked(*model_, "", {"embed_tokens"}).to(device_);
+  if (!use_cpu_kernels(device_)) dense_ = read_stacked(*model_, "", {"embed_tokens"}).to(device_);
 }
 
 void EmbeddingTable::lookup(std::span<const TokenId> ids, at::Tensor& rows) const {
-  if (!device_.is_cpu()) {
+  if (!use_cpu_kernels(device_)) {
     const at::Tensor index = at::tensor(at::ArrayRef<TokenId>(ids.data(), ids.size()), at::kInt).to(device_);
     rows.copy_(dense_.index_select(0, index));
     return;

@@ -112,6 +112,12 @@ void Scheduler::schedule_chunk(Sequence& sequence, int num_tokens, StepPlan& pla
        .prunes_after = sequence.prune_schedule.must_prune(end, sequence.cache.max_cached_tokens())});
 }
 
+Sequence* Scheduler::find_running(SequenceId id) const {
+  const auto it = std::find_if(running_.begin(), running_.end(),
+                               [id](const auto& sequence) { return sequence->id == id; });
+  return it == running_.end() ? nullptr : it->get();
+}
+
 std::unique_ptr<Sequence> Scheduler::remove(SequenceId id) {
   const auto has_id = [id](const std::unique_ptr<Sequence>& sequence) { return sequence->id == id; };
   std::unique_ptr<Sequence> removed;

@@ -47,6 +47,7 @@ class Scheduler {
   StepPlan plan();
   // Takes a sequence out, wherever it is; its blocks are free once the caller drops it. Null: not here.
   std::unique_ptr<Sequence> remove(SequenceId id);
+  Sequence* find_running(SequenceId id) const;  // null: not running
 
   const std::vector<std::unique_ptr<Sequence>>& running() const { return running_; }
   const std::deque<std::unique_ptr<Sequence>>& waiting() const { return waiting_; }
