@@ -160,6 +160,7 @@ void Engine::Impl::loop() {
     core_.step();
     settle();
     core_.prune();
+    settle();
   }
   Mail rest;
   {

@@ -92,6 +92,8 @@ void EngineCore::step() {
 }
 
 void EngineCore::prune() {
+  if (to_prune_.empty()) return;
+  const Clock::time_point started_at = Clock::now();
   for (SequenceId id : std::exchange(to_prune_, {})) {
     Sequence* sequence = scheduler_.find_running(id);
     if (sequence == nullptr) continue;  // it ended with its last token
@@ -103,6 +105,7 @@ void EngineCore::prune() {
       fail_running(error.what());
     }
   }
+  report_step({}, started_at);  // the blocks are free now, not a step later
 }
 
 // After an exception nothing is known of the sequences in the step; those that wait, and the pool, are

@@ -144,10 +144,12 @@ void ServerMetrics::finished(const FinishEvent& event) {
 }
 
 void ServerMetrics::step(const StepReport& report) {
-  iteration_tokens_.Observe(report.num_prefill_tokens + report.num_decode_tokens);
-  step_seconds_.Observe(report.step_seconds);
   set_gauges(report.num_running, report.num_waiting, report.blocks_used, report.blocks_total,
              report.kv_bytes_used, report.kv_bytes_saved);
+  const int num_tokens = report.num_prefill_tokens + report.num_decode_tokens;
+  if (num_tokens == 0) return;  // only the gauges had news
+  iteration_tokens_.Observe(num_tokens);
+  step_seconds_.Observe(report.step_seconds);
 }
 
 void ServerMetrics::refresh(const EngineStats& stats) {

@@ -13,4 +13,4 @@ export TSAN_OPTIONS="suppressions=$suppressions/tsan.supp:halt_on_error=1:second
 # The golden tests run 2,500 decode steps of the real model: without its optimiser that is an hour, and shows nothing that the
 # other tests of the same code do not.
 ctest --test-dir "build/$preset" --output-on-failure -LE model
-KVCRUSH_BUILD_DIR="build/$preset" KVCRUSH_SLOW_BUILD=1 .cache/venv/bin/python -m pytest -q tests/integration
+KVCRUSH_BUILD_DIR="build/$preset" KVCRUSH_TEST_SLOWNESS=8 .cache/venv/bin/python -m pytest -q tests/integration

@@ -29,7 +29,8 @@ from kvcrush.v1 import inference_pb2 as pb  # noqa: E402
 from kvcrush.v1 import inference_pb2_grpc as pb_grpc  # noqa: E402
 from kvcrush_client import Client, build_request  # noqa: E402,F401
 
-READY_TIMEOUT_S = 120
+SLOWNESS = float(os.environ.get("KVCRUSH_TEST_SLOWNESS", "1"))  # stretches waits, for sanitizer builds
+READY_TIMEOUT_S = 120 * SLOWNESS
 live_servers: list[Server] = []
 
 
@@ -153,6 +154,7 @@ def generate(server: Server, prompt, **options) -> Sample:
 
 
 def eventually(condition, what: str, timeout_s: float = 20) -> None:
+    timeout_s *= SLOWNESS
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, f"not within {timeout_s} s: {what}"
