@@ -1,0 +1,81 @@
+// Engines over the tiny model, with pools of any size.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "engine/engine.h"
+#include "tests/unit/engine/engine_harness.h"
+#include "tests/unit/engine/tiny_model.h"
+
+namespace kvcrush::testing {
+
+inline constexpr std::uint64_t kBlockBytes =
+    2 * 2 * 16 * 16 * 4;  // K and V, 2 KV heads, head_dim 16, 16 tokens, float32
+inline constexpr int kLayers = 3;
+
+class RecordingObserver : public EngineObserver {
+ public:
+  void on_preempted(RequestTag, std::int64_t) override { ++num_preemptions; }
+  void on_step_failed(std::string_view what) override { ADD_FAILURE() << what; }
+  std::atomic<int> num_preemptions = 0;
+};
+
+class EngineTest : public ::testing::Test {
+ protected:
+  // Pool for `pool_tokens` tokens of one uncompressed sequence.
+  std::unique_ptr<Engine> make_engine(int pool_tokens, int max_batch_tokens = 64, int max_running = 16,
+                                      int max_waiting = 256) {
+    EngineConfig config;
+    config.kv_memory_bytes = kBlockBytes * kLayers * ((pool_tokens + 15) / 16);
+    config.max_batch_tokens = max_batch_tokens;
+    config.max_running_sequences = max_running;
+    config.max_waiting_sequences = max_waiting;
+    config.num_threads = 2;
+    Result<std::unique_ptr<Engine>> engine = Engine::create(model_, config, observer_);
+    EXPECT_TRUE(engine.ok()) << engine.status().message();
+    return std::move(engine).value();
+  }
+
+  static CompressionParams quarter() {
+    CompressionParams params;
+    params.budget_fraction = 0.25;
+    params.window_tokens = 8;
+    return params;
+  }
+
+  static void expect_no_blocks_used(Engine& engine) {
+    ASSERT_TRUE(engine.wait_idle(std::chrono::seconds(30)));
+    EXPECT_EQ(engine.stats().blocks_used, 0);
+    EXPECT_EQ(engine.stats().num_running, 0);
+  }
+
+  // Prompts of many lengths, half of them compressed, some during prefill.
+  static std::vector<EngineRequest> mixed_requests(int count, int max_tokens = 24) {
+    std::vector<EngineRequest> requests;
+    for (int i = 0; i < count; ++i) {
+      EngineRequest request = greedy_request(
+          "r" + std::to_string(i), random_prompt(20 + i * 37 % 300, kTinyVocab, i), max_tokens + i % 9);
+      if (i % 2 == 1) {
+        request.compression = quarter();
+        if (i % 4 == 1) request.compression->token_sets = TokenSets::kPerKvHead;
+        if (i % 3 == 1) request.compression->when = PruneWhen::kDuringPrefill;
+      }
+      if (i % 5 == 2) {
+        request.sampling.temperature = 0.9F;
+        request.sampling.seed = i;
+      }
+      requests.push_back(std::move(request));
+    }
+    return requests;
+  }
+
+  RecordingObserver observer_;  // outlives the engines of a test
+  std::shared_ptr<const ModelFile> model_ = make_tiny_model();
+};
+
+}  // namespace kvcrush::testing
