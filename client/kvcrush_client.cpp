@@ -74,7 +74,7 @@ Client::Client(Client&&) noexcept = default;
 Client& Client::operator=(Client&&) noexcept = default;
 Client::~Client() = default;
 
-Result<Client> Client::connect(const std::string& target, ClientOptions options,
+Result<Client> Client::connect(const std::string& target, const ClientOptions& options,
                                const std::stop_token& stop) {
   grpc::ChannelArguments arguments;
   // GenerateOnce with logprobs, or a chat of a whole context, can pass gRPC's default of 4 MiB.
@@ -102,7 +102,7 @@ Status Client::generate(const v1::GenerateRequest& request, const OnChunk& on_ch
     refused = true;
     context.TryCancel();
   }
-  const auto status = from_grpc(reader->Finish());
+  auto status = from_grpc(reader->Finish());
   // The cancel may lose the race against the server's last message; the caller's wish decides what is
   // reported.
   if (refused) return {Code::kCancelled, "cancelled by the chunk callback"};

@@ -97,7 +97,7 @@ class Client {
  public:
   // target: "HOST:PORT" or any gRPC name. UNAVAILABLE when nobody answers within connect_timeout, CANCELLED
   // when `stop` was requested first.
-  static Result<Client> connect(const std::string& target, ClientOptions options = {},
+  static Result<Client> connect(const std::string& target, const ClientOptions& options = {},
                                 const std::stop_token& stop = {});
 
   Client(Client&&) noexcept;

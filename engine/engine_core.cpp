@@ -81,9 +81,9 @@ void EngineCore::step() {
   if (!plan.chunks.empty()) {
     try {
       note_scheduled(plan);
-      at::Tensor logits = runner_.run(plan);
+      const at::Tensor logits = runner_.run(plan);
       advance(plan);
-      sample(plan, std::move(logits));
+      sample(plan, logits);
     } catch (const std::exception& error) {
       fail_running(error.what());
     }
@@ -140,7 +140,7 @@ void EngineCore::advance(const StepPlan& plan) {
   }
 }
 
-void EngineCore::sample(const StepPlan& plan, at::Tensor logits) {
+void EngineCore::sample(const StepPlan& plan, const at::Tensor& logits) {
   std::vector<Sequence*> sampling;
   for (const ScheduledChunk& chunk : plan.chunks) {
     if (chunk.samples_token) sampling.push_back(chunk.sequence);
@@ -209,7 +209,7 @@ void EngineCore::finish_sequence(SequenceId id, FinishReason reason) {
     event.compression.tokens_kept = {cached, static_cast<double>(cached), cached};
   }
   observer_.on_finished(tag_of(*sequence), event);
-  events_.push_back({sequence->stream, std::move(event), sequence->request_id});
+  events_.push_back({sequence->stream, event, sequence->request_id});
 }
 
 void EngineCore::finish(const std::string& request_id, std::optional<int> index, FinishReason reason) {

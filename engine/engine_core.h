@@ -52,7 +52,7 @@ class EngineCore {
   void note_preemptions(const StepPlan& plan);
   void note_scheduled(const StepPlan& plan);
   void advance(const StepPlan& plan);
-  void sample(const StepPlan& plan, at::Tensor logits);
+  void sample(const StepPlan& plan, const at::Tensor& logits);
   void apply(Sequence& sequence, SampleResult sampled);
   void fail_running(const char* what);
   void finish_sequence(SequenceId id, FinishReason reason);

@@ -7,7 +7,7 @@ build=$1
 shift
 if [[ $# -gt 0 ]]; then files=("$@"); else mapfile -t files < <(git ls-files 'engine/*.cpp' 'server/*.cpp' 'client/*.cpp'); fi
 # The compile database is GCC's: clang does not know all of its warnings.
-printf '%s\0' "${files[@]}" | xargs -0 -n 1 -P "$(nproc)" sh -c '
+printf '%s\0' "${files[@]}" | xargs -0 -n 1 -P "${JOBS:-$(nproc)}" sh -c '
   clang-tidy --quiet -p "$0" --extra-arg=-Wno-unknown-warning-option "$1" 2>/dev/null >"$0/tidy-$(echo "$1" | tr / _).log" ||
     { cat "$0/tidy-$(echo "$1" | tr / _).log"; exit 1; }
   echo "tidy: $1"' "$build"

@@ -58,13 +58,12 @@ void Interrupt::wait_for_signals() {
 }
 
 void Interrupt::on_interrupt() {
-  std::stop_source source;
-  {
+  std::stop_source source = [this] {
     const std::lock_guard lock(mutex_);
     // No destructors: they would wait for a call that hangs. The closed connection tells the server.
     if (!armed_ || source_.stop_requested()) _exit(kExitInterrupted);
-    source = source_;
-  }
+    return source_;
+  }();
   source.request_stop();  // runs the cancel callbacks, so outside the lock
 }
 

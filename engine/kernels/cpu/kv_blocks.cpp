@@ -21,7 +21,21 @@ struct AsBF16 {
 };
 struct AsF16 {
   using Stored = std::uint16_t;
-  static std::uint16_t convert(float x) { return std::bit_cast<std::uint16_t>(static_cast<_Float16>(x)); }
+  // To nearest, ties to even, by integer arithmetic on the bits: not every compiler has a half type for every
+  // machine.
+  static std::uint16_t convert(float x) {
+    const auto bits = std::bit_cast<std::uint32_t>(x);
+    const std::uint32_t sign = (bits >> 16) & 0x8000;
+    std::uint32_t magnitude = bits & 0x7fffffff;
+    if (magnitude >= 0x47800000)
+      return static_cast<std::uint16_t>(sign | (magnitude > 0x7f800000 ? 0x7e00 : 0x7c00));
+    if (magnitude < 0x38800000) {  // subnormal: adding 0.5 aligns the mantissa, and rounds
+      magnitude = std::bit_cast<std::uint32_t>(std::bit_cast<float>(magnitude) + 0.5F) - 0x3f000000;
+    } else {
+      magnitude = (magnitude - (112U << 23) + 0xfff + ((magnitude >> 13) & 1)) >> 13;
+    }
+    return static_cast<std::uint16_t>(sign | magnitude);
+  }
 };
 
 template <typename Format>

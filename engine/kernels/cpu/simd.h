@@ -37,9 +37,18 @@ KVCRUSH_INLINE Vec vmax(Vec a, Vec b) {
 // register.
 template <int kBy>
 KVCRUSH_INLINE Vec rotate(Vec v) {
-  IntVec index;
-  for (int i = 0; i < kLanes; ++i) index[i] = (i + kBy) % kLanes;
-  return __builtin_shuffle(v, index);
+#define KVCRUSH_LANE(i) ((i) + kBy) % kLanes
+#define KVCRUSH_LANES_4(i) KVCRUSH_LANE(i), KVCRUSH_LANE(i + 1), KVCRUSH_LANE(i + 2), KVCRUSH_LANE(i + 3)
+#if defined(__AVX512F__)
+  return __builtin_shufflevector(v, v, KVCRUSH_LANES_4(0), KVCRUSH_LANES_4(4), KVCRUSH_LANES_4(8),
+                                 KVCRUSH_LANES_4(12));
+#elif defined(__AVX2__)
+  return __builtin_shufflevector(v, v, KVCRUSH_LANES_4(0), KVCRUSH_LANES_4(4));
+#else
+  return __builtin_shufflevector(v, v, KVCRUSH_LANES_4(0));
+#endif
+#undef KVCRUSH_LANES_4
+#undef KVCRUSH_LANE
 }
 template <int kBy = kLanes / 2>
 KVCRUSH_INLINE float reduce_add(Vec v) {
