@@ -43,7 +43,7 @@ bool is_device(std::string_view device) {
 Status parse_budget(const std::string& text, CompressionParams& params) {
   params.budget_tokens.reset();
   params.budget_fraction.reset();
-  const Status refused = invalid_argument(fmt::format(
+  Status refused = invalid_argument(fmt::format(
       "--default-budget is \"{}\", allowed: a share with a decimal point in (0, 1], or whole tokens >= 1",
       text));
   if (text.find('.') == std::string::npos) {

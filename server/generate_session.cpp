@@ -31,7 +31,7 @@ Status GenerateSession::start(MappedRequest request, const std::shared_ptr<const
     return {StatusCode::kAlreadyExists,
             fmt::format("request_id is \"{}\", allowed: an id that no running request has", request_id_)};
   }
-  const Status status = host_.backend->submit(std::move(request.engine), stream_);
+  Status status = host_.backend->submit(std::move(request.engine), stream_);
   if (!status.ok()) host_.live->remove(request_id_);
   return status;
 }

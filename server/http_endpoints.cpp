@@ -96,7 +96,8 @@ struct HttpEndpoints::Impl {
   CivetServer server;  // last: stops before the handlers go
 };
 
-Result<std::unique_ptr<HttpEndpoints>> HttpEndpoints::listen(const std::string& address, Sources sources) {
+Result<std::unique_ptr<HttpEndpoints>> HttpEndpoints::listen(const std::string& address,
+                                                             const Sources& sources) {
   const std::vector<std::string> options{"listening_ports",    address, "num_threads",       "4",
                                          "request_timeout_ms", "5000",  "enable_keep_alive", "no"};
   try {

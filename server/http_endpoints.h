@@ -18,7 +18,7 @@ class HttpEndpoints {
   };
 
   // UNAVAILABLE when `address` (host:port, port 0: any free one) cannot be listened on.
-  static Result<std::unique_ptr<HttpEndpoints>> listen(const std::string& address, Sources sources);
+  static Result<std::unique_ptr<HttpEndpoints>> listen(const std::string& address, const Sources& sources);
   ~HttpEndpoints();
   HttpEndpoints(const HttpEndpoints&) = delete;
   HttpEndpoints& operator=(const HttpEndpoints&) = delete;

@@ -6,9 +6,9 @@
 
 namespace kvcrush {
 
-bool LiveRequests::try_add(const std::string& request_id, std::weak_ptr<GenerateSession> session) {
+bool LiveRequests::try_add(const std::string& request_id, const std::weak_ptr<GenerateSession>& session) {
   std::lock_guard lock(mutex_);
-  return sessions_.try_emplace(request_id, std::move(session)).second;
+  return sessions_.try_emplace(request_id, session).second;
 }
 
 void LiveRequests::remove(const std::string& request_id) {
@@ -20,7 +20,7 @@ std::vector<std::shared_ptr<GenerateSession>> LiveRequests::snapshot() const {
   std::vector<std::shared_ptr<GenerateSession>> sessions;
   std::lock_guard lock(mutex_);
   for (const auto& [id, weak] : sessions_) {
-    if (std::shared_ptr<GenerateSession> session = weak.lock()) sessions.push_back(std::move(session));
+    if (std::shared_ptr<GenerateSession> session = weak.lock()) sessions.push_back(session);
   }
   return sessions;
 }

@@ -15,7 +15,7 @@ class GenerateSession;
 class LiveRequests {
  public:
   bool try_add(const std::string& request_id,
-               std::weak_ptr<GenerateSession> session);  // false: the id is taken
+               const std::weak_ptr<GenerateSession>& session);  // false: the id is taken
   void remove(const std::string& request_id);
   std::vector<std::shared_ptr<GenerateSession>> snapshot() const;
 

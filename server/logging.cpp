@@ -63,10 +63,10 @@ LogLine::~LogLine() {
   if (enabled_) spdlog::log(level_, "{}", line_);
 }
 
-void LogLine::add(std::string_view key, std::string text_value, std::string json_value) {
+void LogLine::add(std::string_view key, std::string_view text_value, std::string_view json_value) {
   if (!line_.empty()) line_ += g_format == LogFormat::kJson ? ',' : ' ';
   if (g_format == LogFormat::kJson) {
-    line_ += json_string(key) + ':' + json_value;
+    line_.append(json_string(key)).append(":").append(json_value);
   } else {
     line_.append(key).append("=").append(text_value);
   }

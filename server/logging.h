@@ -44,7 +44,7 @@ class LogLine {
   }
 
  private:
-  void add(std::string_view key, std::string text_value, std::string json_value);
+  void add(std::string_view key, std::string_view text_value, std::string_view json_value);
 
   spdlog::level::level_enum level_;
   bool enabled_;
