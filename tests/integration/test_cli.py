@@ -90,6 +90,7 @@ def test_chat_remembers(cli):
 
 
 def test_info_stats_tokenize(cli, server):
+    wait_idle(server)  # what the tests before this one left may still be ending
     assert "30" in checked(cli("info"))
     assert json.loads(checked(cli("info", "--json")))["num_layers"] == 30
     assert "KV blocks" in checked(cli("stats"))

@@ -6,7 +6,7 @@ import time
 
 import grpc
 
-from harness import build_request, collect, eventually, generate, pb, rpc_fails, running_request, running_server, wait_idle
+from harness import SLOWNESS, build_request, collect, eventually, generate, pb, rpc_fails, running_request, running_server, wait_idle
 
 NOT_SERVING, SERVING = b"\x08\x02", b"\x08\x01"  # HealthCheckResponse.status
 
@@ -158,7 +158,7 @@ def test_waiting_request_can_be_aborted():
 
 def test_drain_finishes_what_runs():
     with running_server("--kv-memory", "128MiB") as server:
-        max_tokens = 200
+        max_tokens = int(200 / SLOWNESS)
         background = Background(started(server, endless("last", max_tokens)))
         server.terminate()
         eventually(lambda: server.get("/readyz")[0] == 503, "drain to start")
