@@ -37,8 +37,9 @@ KVCRUSH_INLINE Vec vmax(Vec a, Vec b) {
 // register.
 template <int kBy>
 KVCRUSH_INLINE Vec rotate(Vec v) {
-#define KVCRUSH_LANE(i) ((i) + kBy) % kLanes
-#define KVCRUSH_LANES_4(i) KVCRUSH_LANE(i), KVCRUSH_LANE(i + 1), KVCRUSH_LANE(i + 2), KVCRUSH_LANE(i + 3)
+#define KVCRUSH_LANE(i) (((i) + kBy) % kLanes)
+#define KVCRUSH_LANES_4(i) \
+  KVCRUSH_LANE(i), KVCRUSH_LANE((i) + 1), KVCRUSH_LANE((i) + 2), KVCRUSH_LANE((i) + 3)
 #if defined(__AVX512F__)
   return __builtin_shufflevector(v, v, KVCRUSH_LANES_4(0), KVCRUSH_LANES_4(4), KVCRUSH_LANES_4(8),
                                  KVCRUSH_LANES_4(12));
