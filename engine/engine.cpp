@@ -29,6 +29,7 @@ class Engine::Impl {
         config_(std::move(config)),
         limits_(limits),
         core_(model_, config_, limits_, std::move(weights), layout, device, observer),
+        stats_(initial_stats(core_)),
         thread_([this] { loop(); }) {}
 
   ~Impl() {
@@ -72,6 +73,11 @@ class Engine::Impl {
   // In the order of sending: an ending must not meet a later request that reuses the id.
   using Mail = std::vector<std::variant<Arrival, Ending>>;
 
+  static EngineStats initial_stats(const EngineCore& core) {
+    EngineStats stats;
+    core.update_totals(stats);
+    return stats;
+  }
   void loop();
   void deliver(const Mail& mail);
   void settle();

@@ -71,6 +71,12 @@ TEST_F(EngineTest, CancelsAtRandomMomentsLeakNothing) {
   }
 }
 
+TEST_F(EngineTest, StatisticsAreThereBeforeTheFirstRequest) {
+  auto engine = make_engine(256);
+  EXPECT_EQ(engine->stats().blocks_total, 16 * kLayers);
+  EXPECT_EQ(engine->stats().blocks_used, 0);
+}
+
 TEST_F(EngineTest, FinishOfUnknownRequestIsNotFound) {
   auto engine = make_engine(256);
   EXPECT_EQ(engine->finish("nobody", FinishReason::kAbort).code(), StatusCode::kNotFound);
