@@ -3,7 +3,7 @@ PRESET ?= cpu-release
 BUILD := build/$(PRESET)
 JOBS ?= $(shell nproc)
 
-.PHONY: help setup build demo test unit-test oracle-test integration-test lint tidy format sanitize bench clean
+.PHONY: help setup build demo test unit-test oracle-test integration-test lint tidy format sanitize bench eval clean
 .DEFAULT_GOAL := help
 
 help: ## This list
@@ -27,7 +27,7 @@ unit-test: ## C++ tests (CTest + GoogleTest)
 	@ctest --test-dir $(BUILD) --output-on-failure --no-tests=error --timeout 900
 
 oracle-test: ## Tokenizer, loader, chat templates and KVCrush against independent Python
-	@KVCRUSH_BUILD_DIR=$(BUILD) .cache/venv/bin/python -m pytest -q tests/oracle
+	@KVCRUSH_BUILD_DIR=$(BUILD) .cache/venv/bin/python -m pytest -q tests/oracle tests/eval
 
 integration-test: ## The real server with the real model over real gRPC
 	@KVCRUSH_BUILD_DIR=$(BUILD) .cache/venv/bin/python -m pytest -q tests/integration
@@ -47,6 +47,11 @@ sanitize: ## Unit and integration tests under ASan+UBSan, then TSan
 
 bench: build ## Micro-benchmarks
 	@for program in $(BUILD)/tests/bench/*_bench; do echo "== $$program"; "$$program"; done
+
+eval: ## Accuracy on a running server: make eval DATA=DIR [SERVER=host:port] [EVAL="--tasks ... --variants ..."]
+	@tools/setup.sh --with-tests
+	@[ -n "$(DATA)" ] || { echo "usage: make eval DATA=DIR   (what DIR holds: tests/eval/README.md)" >&2; exit 2; }
+	@.cache/venv/bin/python tests/eval/run.py all --data "$(DATA)" --server "$(or $(SERVER),127.0.0.1:50051)" $(EVAL)
 
 clean: ## Remove build folders (the cache of downloads stays)
 	rm -rf build

@@ -114,6 +114,10 @@ Result<v1::GenerateOnceResponse> Client::generate_once(const v1::GenerateRequest
   return impl_->unary(&v1::Inference::Stub::GenerateOnce, request, stop);
 }
 
+Result<v1::ScoreResponse> Client::score(const v1::ScoreRequest& request, const std::stop_token& stop) {
+  return impl_->unary(&v1::Inference::Stub::Score, request, stop);
+}
+
 Result<v1::TokenizeResponse> Client::tokenize(const v1::TokenizeRequest& request) {
   return impl_->unary(&v1::Inference::Stub::Tokenize, request);
 }

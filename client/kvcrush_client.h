@@ -110,6 +110,9 @@ class Client {
                   const std::stop_token& stop = {});
   Result<v1::GenerateOnceResponse> generate_once(const v1::GenerateRequest& request,
                                                  const std::stop_token& stop = {});
+  // What compressions of a prompt's KV cache cost on a known continuation: one result per variant. `stop` as
+  // above.
+  Result<v1::ScoreResponse> score(const v1::ScoreRequest& request, const std::stop_token& stop = {});
   Result<v1::TokenizeResponse> tokenize(const v1::TokenizeRequest& request);
   Result<v1::DetokenizeResponse> detokenize(const v1::DetokenizeRequest& request);
   Result<v1::GetModelInfoResponse> model_info();

@@ -17,6 +17,7 @@
 #include "engine/engine_options.h"
 #include "engine/kernels/parallel.h"
 #include "engine/loader/model_file.h"
+#include "engine/request_sequences.h"
 
 namespace kvcrush {
 
@@ -24,11 +25,12 @@ namespace kvcrush {
 class Engine::Impl {
  public:
   Impl(std::shared_ptr<const ModelFile> model, EngineConfig config, EngineLimits limits, ModelWeights weights,
-       const KvLayout& layout, at::Device device, EngineObserver& observer)
+       const KvLayout& layout, KvDtype dtype, at::Device device, EngineObserver& observer)
       : model_(std::move(model)),
         config_(std::move(config)),
         limits_(limits),
-        core_(model_, config_, limits_, std::move(weights), layout, device, observer),
+        dtype_(dtype),
+        core_(model_, config_, limits_, std::move(weights), layout, dtype, device, observer),
         stats_(initial_stats(core_)),
         thread_([this] { loop(); }) {}
 
@@ -43,7 +45,7 @@ class Engine::Impl {
 
   Status submit(EngineRequest request, std::shared_ptr<TokenStream> stream);
   Status finish(const std::string& request_id, FinishReason reason, std::optional<int> index);
-  int max_new_tokens(int num_prompt_tokens, const std::optional<CompressionParams>& compression) const;
+  int max_new_tokens(int num_prompt_tokens, const CachePolicy& policy) const;
   void begin_drain() {
     std::lock_guard lock(mutex_);
     draining_ = true;
@@ -78,6 +80,7 @@ class Engine::Impl {
     core.update_totals(stats);
     return stats;
   }
+  Status check_room(const EngineRequest& request) const;
   void loop();
   void deliver(const Mail& mail);
   void settle();
@@ -85,6 +88,7 @@ class Engine::Impl {
   const std::shared_ptr<const ModelFile> model_;
   const EngineConfig config_;
   const EngineLimits limits_;
+  const KvDtype dtype_;
   EngineCore core_;  // the loop thread's alone, once it runs
 
   mutable std::mutex mutex_;
@@ -102,16 +106,32 @@ class Engine::Impl {
   std::thread thread_;  // last: it uses everything above
 };
 
+// Whether every sample can run to its end.
+Status Engine::Impl::check_room(const EngineRequest& request) const {
+  const auto num_prompt_tokens = static_cast<int>(request.prompt_token_ids.size());
+  const bool scores = !request.continuation_token_ids.empty();
+  const int wanted =
+      scores ? static_cast<int>(request.continuation_token_ids.size()) : request.sampling.max_tokens;
+  for (const CachePolicy& policy : request.cache_policies) {
+    const int room = max_new_tokens(num_prompt_tokens, policy);
+    if (wanted <= room) continue;
+    return invalid_argument((scores ? "continuation is " : "sampling.max_tokens is ") +
+                            std::to_string(wanted) + (scores ? " tokens long" : "") + " after a prompt of " +
+                            std::to_string(num_prompt_tokens) + " tokens; allowed: at most " +
+                            std::to_string(std::max(room, 0)) + ", what the context and the KV pool leave");
+  }
+  if (!request.compare_to_full) return {};
+  KVCRUSH_CHECK(scores && wanted <= kMaxComparedTokens);
+  if (fits_beside_trunk(request, model_->config, dtype_, static_cast<int>(limits_.num_blocks))) return {};
+  return invalid_argument("compare_to_full is true; allowed: only where the KV pool holds the prompt of " +
+                          std::to_string(num_prompt_tokens) + " tokens twice, in full and compressed");
+}
+
 Status Engine::Impl::submit(EngineRequest request, std::shared_ptr<TokenStream> stream) {
   KVCRUSH_CHECK(!request.prompt_token_ids.empty() && request.num_samples > 0 && stream != nullptr);
-  const auto num_prompt_tokens = static_cast<int>(request.prompt_token_ids.size());
-  const int room = max_new_tokens(num_prompt_tokens, request.compression);
-  if (request.sampling.max_tokens > room) {
-    return invalid_argument("sampling.max_tokens is " + std::to_string(request.sampling.max_tokens) +
-                            " after a prompt of " + std::to_string(num_prompt_tokens) +
-                            " tokens; allowed: at most " + std::to_string(std::max(room, 0)) +
-                            ", what the context and the KV pool leave");
-  }
+  KVCRUSH_CHECK(request.cache_policies.size() == 1 ||
+                request.cache_policies.size() == static_cast<std::size_t>(request.num_samples));
+  KVCRUSH_RETURN_IF_ERROR(check_room(request));
   {
     std::lock_guard lock(mutex_);
     if (draining_ || stopping_) return {StatusCode::kUnavailable, "the server is shutting down"};
@@ -143,14 +163,9 @@ Status Engine::Impl::finish(const std::string& request_id, FinishReason reason, 
   return {};
 }
 
-int Engine::Impl::max_new_tokens(int num_prompt_tokens,
-                                 const std::optional<CompressionParams>& compression) const {
-  const int by_context = limits_.max_context_tokens - num_prompt_tokens;
-  PruneSchedule schedule;
-  if (compression) schedule = PruneSchedule(*compression, num_prompt_tokens, limits_.block_size_tokens);
-  const int peak = schedule.peak_cached_tokens(limits_.max_context_tokens);
-  if (peak <= limits_.max_cached_tokens) return by_context;
-  return std::min(by_context, limits_.max_cached_tokens - num_prompt_tokens);
+int Engine::Impl::max_new_tokens(int num_prompt_tokens, const CachePolicy& policy) const {
+  return kvcrush::max_new_tokens(policy, model_->config, dtype_, limits_.max_context_tokens,
+                                 static_cast<int>(limits_.num_blocks), num_prompt_tokens);
 }
 
 void Engine::Impl::loop() {
@@ -224,13 +239,12 @@ Result<std::unique_ptr<Engine>> Engine::create(std::shared_ptr<const ModelFile> 
   KVCRUSH_RETURN_IF_ERROR(check_config(config));
   const Result<at::Device> device = parse_device(config.device);
   if (!device.ok()) return device.status();
-  const Result<cpu::KvElement> element = parse_kv_dtype(config.kv_dtype);
-  if (!element.ok()) return element.status();
-  const KvLayout layout{
-      .num_kv_heads = model->config.num_kv_heads, .head_dim = model->config.head_dim, .element = *element};
-  const Result<EngineLimits> limits = derive_limits(model->config, config, layout);
-  if (!limits.ok()) return limits.status();
+  const Result<KvDtype> dtype = parse_kv_dtype(config.kv_dtype);
+  if (!dtype.ok()) return dtype.status();
   KVCRUSH_RETURN_IF_ERROR(check_heads(model->config));
+  const KvLayout layout{.num_kv_heads = model->config.num_kv_heads, .head_dim = model->config.head_dim};
+  const Result<EngineLimits> limits = derive_limits(model->config, config, layout, *dtype);
+  if (!limits.ok()) return limits.status();
   const unsigned cores = std::max(1U, std::thread::hardware_concurrency());
   set_num_kernel_threads(config.num_threads == 0 ? static_cast<int>(cores) : config.num_threads);
   at::set_num_threads(
@@ -238,7 +252,7 @@ Result<std::unique_ptr<Engine>> Engine::create(std::shared_ptr<const ModelFile> 
   try {
     ModelWeights weights = load_weights(model, limits->max_context_tokens, *device);
     return std::unique_ptr<Engine>(new Engine(std::make_unique<Impl>(
-        std::move(model), config, *limits, std::move(weights), layout, *device, observer)));
+        std::move(model), config, *limits, std::move(weights), layout, *dtype, *device, observer)));
   } catch (const std::exception& error) {
     return Status(StatusCode::kResourceExhausted, std::string("cannot set up the engine: ") + error.what());
   }
@@ -253,8 +267,8 @@ Status Engine::submit(EngineRequest request, std::shared_ptr<TokenStream> stream
 Status Engine::finish(const std::string& request_id, FinishReason reason, std::optional<int> index) {
   return impl_->finish(request_id, reason, index);
 }
-int Engine::max_new_tokens(int num_prompt_tokens, const std::optional<CompressionParams>& compression) const {
-  return impl_->max_new_tokens(num_prompt_tokens, compression);
+int Engine::max_new_tokens(int num_prompt_tokens, const CachePolicy& policy) const {
+  return impl_->max_new_tokens(num_prompt_tokens, policy);
 }
 void Engine::begin_drain() {
   impl_->begin_drain();

@@ -24,7 +24,7 @@ struct ModelFile;
 
 struct EngineConfig {
   std::string device = "cpu";         // "cpu" or "cuda:N"
-  std::string kv_dtype = "f32";       // "f32", "bf16" or "f16"
+  std::string kv_dtype = "f32";       // "f32", "bf16", "f16", "int8" or "int4", where a request names none
   std::uint64_t kv_memory_bytes = 0;  // bytes of the KV block pool; must hold at least one block per layer
   int max_batch_tokens = 512;         // tokens of one step, prefill and decode together
   int max_running_sequences = 64;     // sequences that hold blocks at a time
@@ -35,16 +35,24 @@ struct EngineConfig {
 
 // A checked request: produced by the server's request mapper, or by tests.
 struct EngineRequest {
-  std::string request_id;                        // not empty, unique among live requests
-  std::vector<TokenId> prompt_token_ids;         // not empty, each in [0, vocab_size)
-  SamplingParams sampling;                       // validated
-  std::optional<CompressionParams> compression;  // validated; unset: full cache
-  int num_samples = 1;                           // sample i uses sampling.seed + i
+  std::string request_id;                 // not empty, unique among live requests
+  std::vector<TokenId> prompt_token_ids;  // not empty, each in [0, vocab_size)
+  SamplingParams sampling;                // validated
+  // How the samples' caches are kept, validated: one entry for all of them, or one for each. Samples share
+  // one prefill where the pool has room for it.
+  std::vector<CachePolicy> cache_policies = {CachePolicy{}};
+  int num_samples = 1;  // sample i uses sampling.seed + i; with a policy for each, all use sampling.seed
+  // Not empty (then >= 2 tokens): nothing is sampled; each sample scores these tokens after the prompt and
+  // yields one ScoreEvent. sampling.max_tokens is ignored.
+  std::vector<TokenId> continuation_token_ids;
+  // Scores come with a comparison to the full cache in the engine's dtype; at most kMaxComparedTokens.
+  bool compare_to_full = false;
 };
+inline constexpr int kMaxComparedTokens = 512;
 
 struct EngineLimits {
   int max_context_tokens = 0;
-  int block_size_tokens = 0;
+  int block_size_tokens = 0;     // tokens of a block in the engine's kv_dtype
   std::int64_t block_bytes = 0;  // K and V of block_size_tokens in one layer
   std::int64_t num_blocks = 0;
   int max_cached_tokens = 0;  // tokens of one uncompressed sequence that fill the pool alone
@@ -93,7 +101,7 @@ class Engine {
 
   // Largest max_tokens this request may ask for: what context and pool leave. <= 0: the prompt itself does
   // not fit.
-  int max_new_tokens(int num_prompt_tokens, const std::optional<CompressionParams>& compression) const;
+  int max_new_tokens(int num_prompt_tokens, const CachePolicy& policy) const;
 
   void begin_drain();                                 // submit() answers UNAVAILABLE from now on
   bool wait_idle(std::chrono::milliseconds timeout);  // true: nothing is running or waiting

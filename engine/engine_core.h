@@ -27,9 +27,10 @@ struct OutgoingEvent {
 class EngineCore {
  public:
   EngineCore(std::shared_ptr<const ModelFile> model, const EngineConfig& config, const EngineLimits& limits,
-             ModelWeights weights, const KvLayout& layout, at::Device device, EngineObserver& observer);
+             ModelWeights weights, const KvLayout& layout, KvDtype default_dtype, at::Device device,
+             EngineObserver& observer);
 
-  // One Sequence per sample.
+  // One Sequence per sample, and a trunk where they share a prefill.
   void add(const EngineRequest& request, const std::shared_ptr<TokenStream>& stream,
            Clock::time_point arrived_at);
   // Finishes matching sequences; none may be left. `index` unset: all samples.
@@ -37,12 +38,12 @@ class EngineCore {
   void finish_all(FinishReason reason);
   // Plan, run, sample, apply. Call take_events() next, then prune().
   void step();
-  // Prunes the sequences of the last step that are over budget. Comes after publishing: the next token of a
+  // Prunes and packs the sequences of the last step that are due. Comes after publishing: the next token of a
   // sequence does not depend on it, only the one after.
   void prune();
 
   bool idle() const { return scheduler_.idle(); }
-  int num_waiting() const { return static_cast<int>(scheduler_.waiting().size()); }
+  int num_waiting() const;  // samples
   // Events since the last call, in order; the caller pushes them.
   std::vector<OutgoingEvent> take_events() { return std::exchange(events_, {}); }
   void update_totals(EngineStats& stats) const;  // everything but `sequences`
@@ -52,16 +53,22 @@ class EngineCore {
   void note_preemptions(const StepPlan& plan);
   void note_scheduled(const StepPlan& plan);
   void advance(const StepPlan& plan);
-  void sample(const StepPlan& plan, const at::Tensor& logits);
+  // Gives the rows of logits to those who wanted them: samplers, scores, trunks.
+  void use_logits(const StepPlan& plan, const at::Tensor& logits);
+  void start_forks(const StepPlan& plan);
+  void finish_scores(const StepPlan& plan);
+  void ready_trunk(Sequence& trunk);
+  void drop_trunk_if_done(ForkGroup& group);
+  SampleResult sample(const Sequence& sequence, std::span<float> logits);
   void apply(Sequence& sequence, SampleResult sampled);
   void fail_running(const char* what);
   void finish_sequence(SequenceId id, FinishReason reason);
   void report_step(const StepPlan& plan, Clock::time_point started_at) const;
-  std::int64_t blocks_without_pruning(const Sequence& sequence) const;
   std::int64_t kv_bytes_saved() const;
 
   std::shared_ptr<const ModelFile> model_;
   EngineLimits limits_;
+  KvDtype default_dtype_;
   EngineObserver& observer_;
   BlockPool pool_;  // outlives the sequences in scheduler_
   Scheduler scheduler_;
@@ -69,7 +76,7 @@ class EngineCore {
   std::unordered_map<SequenceId, Sampler> samplers_;
   SequenceId next_id_ = 1;
   std::vector<OutgoingEvent> events_;
-  std::vector<SequenceId> to_prune_;  // of the last step
+  std::vector<std::pair<SequenceId, Settling>> to_settle_;  // of the last step
 };
 
 }  // namespace kvcrush

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "engine/kernels/cpu/cpu_kernels.h"
+
 namespace kvcrush {
 
 Result<at::Device> parse_device(const std::string& name) {
@@ -33,7 +35,7 @@ Status check_config(const EngineConfig& config) {
 }
 
 Result<EngineLimits> derive_limits(const ModelConfig& model, const EngineConfig& config,
-                                   const KvLayout& layout) {
+                                   const KvLayout& layout, KvDtype dtype) {
   EngineLimits limits;
   limits.max_context_tokens =
       config.max_context_tokens == 0 ? model.max_context_tokens : config.max_context_tokens;
@@ -42,7 +44,7 @@ Result<EngineLimits> derive_limits(const ModelConfig& model, const EngineConfig&
                             "; allowed: at most " + std::to_string(model.max_context_tokens) +
                             ", the model's");
   }
-  limits.block_size_tokens = cpu::kBlockTokens;
+  limits.block_size_tokens = cpu::tokens_per_block(dtype, model.head_dim);
   limits.block_bytes = layout.block_bytes();
   limits.num_blocks = std::min<std::int64_t>(
       static_cast<std::int64_t>(config.kv_memory_bytes) / limits.block_bytes, std::int64_t{1} << 30);

@@ -18,6 +18,6 @@ Result<at::Device> parse_device(const std::string& name);
 Status check_config(const EngineConfig& config);
 Status check_heads(const ModelConfig& model);
 Result<EngineLimits> derive_limits(const ModelConfig& model, const EngineConfig& config,
-                                   const KvLayout& layout);
+                                   const KvLayout& layout, KvDtype dtype);
 
 }  // namespace kvcrush

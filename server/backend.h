@@ -22,8 +22,7 @@ class Backend {
   virtual ~Backend() = default;
   virtual Status submit(EngineRequest request, std::shared_ptr<TokenStream> stream) = 0;
   virtual Status finish(const std::string& request_id, FinishReason reason, std::optional<int> index) = 0;
-  virtual int max_new_tokens(int num_prompt_tokens,
-                             const std::optional<CompressionParams>& compression) const = 0;
+  virtual int max_new_tokens(int num_prompt_tokens, const CachePolicy& policy) const = 0;
   virtual void begin_drain() = 0;
   virtual bool wait_idle(std::chrono::milliseconds timeout) = 0;
   virtual EngineStats stats() const = 0;

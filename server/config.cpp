@@ -9,6 +9,7 @@
 #include <memory>
 
 #include "server/bytes.h"
+#include "server/config_options.h"
 
 namespace kvcrush {
 namespace {
@@ -20,20 +21,12 @@ constexpr double kMaxSeconds = 86400;
 struct RawOptions {
   std::string kv_memory = "auto";
   std::string http_listen = "127.0.0.1:9090";
-  std::string default_policy = "off";
-  std::string default_budget = "0.25";
-  std::string default_prune_when = "after-prompt";
+  v1::KvCompression compression;
   double drain_timeout_s = 30;
   double stalled_client_timeout_s = 60;
   std::string log_format = "text";
   std::string max_message_bytes = "16MiB";
 };
-
-std::string environment_name(std::string name) {
-  std::transform(name.begin(), name.end(), name.begin(),
-                 [](unsigned char c) { return c == '-' ? '_' : static_cast<char>(std::toupper(c)); });
-  return "KVCRUSH_" + name;
-}
 
 // CLI11 lets a file win over the environment; leaving out the file's value where a variable is set turns that
 // round.
@@ -58,29 +51,6 @@ class FileBelowEnvironment : public CLI::ConfigTOML {
  private:
   const CLI::App& app_;
 };
-
-template <typename T>
-CLI::Option* add(CLI::App& app, const char* group, const std::string& name, T& value,
-                 const std::string& help) {
-  return app.add_option("--" + name, value, help)
-      ->group(group)
-      ->envname(environment_name(name))
-      ->capture_default_str();
-}
-
-template <typename E>
-void add_choice(CLI::App& app, const char* group, const std::string& name, E& value,
-                const std::map<std::string, E>& names, const std::string& help) {
-  std::string shown;
-  for (const auto& [spelling, choice] : names) {
-    if (choice == value) shown = spelling;
-  }
-  app.add_option("--" + name, value, help)
-      ->group(group)
-      ->envname(environment_name(name))
-      ->transform(CLI::CheckedTransformer(names).description(""))
-      ->default_str(shown);
-}
 
 void add_server_options(CLI::App& app, ServerConfig& config, RawOptions& raw) {
   constexpr const char* kGroup = "Server";
@@ -116,8 +86,9 @@ void add_engine_options(CLI::App& app, ServerConfig& config, RawOptions& raw) {
       "Bytes of the KV cache's block pool, with suffix KiB, MiB, GiB (1024) or KB, MB, GB (1000); auto: a "
       "quarter of "
       "the available memory, at most 4 GiB");
-  add(app, kGroup, "kv-dtype", engine.kv_dtype, "How keys and values are stored: f32, bf16 or f16")
-      ->check(CLI::IsMember({"f32", "bf16", "f16"}).description(""));
+  add(app, kGroup, "kv-dtype", engine.kv_dtype,
+      "How keys and values are stored where a request does not say: f32, bf16, f16, int8 or int4")
+      ->check(CLI::IsMember({"f32", "bf16", "f16", "int8", "int4"}).description(""));
   add(app, kGroup, "max-batch-tokens", engine.max_batch_tokens,
       "Tokens of one engine step, prefill and decode together")
       ->check(CLI::Range(1, 1 << 20));
@@ -133,42 +104,10 @@ void add_engine_options(CLI::App& app, ServerConfig& config, RawOptions& raw) {
 
 void add_request_defaults(CLI::App& app, ServerConfig& config, RawOptions& raw) {
   constexpr const char* kGroup = "Defaults of requests";
-  CompressionParams& compression = config.compression_defaults;
   add(app, kGroup, "default-max-tokens", config.default_max_tokens,
       "Output tokens of a request that names no max_tokens, cut to what fits")
       ->check(CLI::Range(1, 1 << 24));
-  add(app, kGroup, "default-policy", raw.default_policy,
-      "KV compression of a request that names no policy: off or snapkv")
-      ->check(CLI::IsMember({"off", "snapkv"}).description(""));
-  add(app, kGroup, "default-budget", raw.default_budget,
-      "What each layer keeps: a number with a decimal point is a share of the prompt's tokens, (0, 1]; a "
-      "whole number "
-      "is tokens");
-  add(app, kGroup, "default-representative-share", compression.representative_share,
-      "Share of the free budget for KVCrush representatives, [0, 1]; 0: the base policy alone");
-  add_choice<AnchorKind>(app, kGroup, "default-anchor", compression.anchor,
-                         {{"random", AnchorKind::kRandom},
-                          {"zeros", AnchorKind::kZeros},
-                          {"ones", AnchorKind::kOnes},
-                          {"mean", AnchorKind::kMean},
-                          {"alternating", AnchorKind::kAlternating}},
-                         "KVCrush's anchor: random, zeros, ones, mean or alternating");
-  add_choice<TokenSets>(app, kGroup, "default-token-sets", compression.token_sets,
-                        {{"per-layer", TokenSets::kPerLayer}, {"per-kv-head", TokenSets::kPerKvHead}},
-                        "Whose tokens are chosen together: per-layer or per-kv-head");
-  add_choice<RepresentativePick>(app, kGroup, "default-pick", compression.pick,
-                                 {{"first", RepresentativePick::kFirst}, {"best", RepresentativePick::kBest}},
-                                 "Which token stands for its group: first or best");
-  add(app, kGroup, "default-sink-tokens", compression.num_sink_tokens,
-      "First tokens that always stay, [0, 1024]");
-  add(app, kGroup, "default-window-tokens", compression.window_tokens,
-      "Last tokens that always stay and are observed, [1, 256]");
-  add(app, kGroup, "default-pool-kernel-tokens", compression.pool_kernel_tokens,
-      "Width of SnapKV's max pool in tokens, odd, [1, 63]");
-  add_choice<PruneWhen>(
-      app, kGroup, "default-prune-when", compression.when,
-      {{"after-prompt", PruneWhen::kAfterPrompt}, {"during-prefill", PruneWhen::kDuringPrefill}},
-      "after-prompt, or during-prefill so that a prompt longer than the pool can be served");
+  add_compression_defaults(app, kGroup, raw.compression);
 }
 
 std::chrono::milliseconds to_milliseconds(double seconds) {
@@ -177,11 +116,12 @@ std::chrono::milliseconds to_milliseconds(double seconds) {
 
 Status apply_raw(const RawOptions& raw, ServerConfig& config) {
   config.http_listen = raw.http_listen == "off" ? "" : raw.http_listen;
-  config.compress_by_default = raw.default_policy == "snapkv";
   config.drain_timeout = to_milliseconds(raw.drain_timeout_s);
   config.stalled_client_timeout = to_milliseconds(raw.stalled_client_timeout_s);
   config.log.format = raw.log_format == "json" ? LogFormat::kJson : LogFormat::kText;
-  KVCRUSH_RETURN_IF_ERROR(parse_budget(raw.default_budget, config.compression_defaults));
+  Result<CompressionDefaults> compression = resolve_compression(raw.compression, config.engine.kv_dtype);
+  KVCRUSH_RETURN_IF_ERROR(compression.status());
+  config.compression = std::move(compression).value();
   if (raw.kv_memory == "auto") {
     config.engine.kv_memory_bytes = automatic_kv_memory_bytes(available_memory_bytes());
   } else {

@@ -9,7 +9,7 @@
 
 #include "engine/core/status.h"
 #include "engine/engine.h"
-#include "engine/kvcrush/params.h"
+#include "server/compression_mapper.h"
 #include "server/logging.h"
 
 namespace kvcrush {
@@ -22,8 +22,7 @@ struct ServerConfig {
   std::string port_file;                       // where the ports are written as JSON; empty: nowhere
   EngineConfig engine;
   int default_max_tokens = 256;
-  bool compress_by_default = false;        // requests without a policy: full cache or `compression_defaults`
-  CompressionParams compression_defaults;  // for every compression field that a request leaves out
+  CompressionDefaults compression;  // what requests leave out
   std::chrono::milliseconds drain_timeout{30'000};
   std::chrono::milliseconds stalled_client_timeout{60'000};  // 0: never
   LogOptions log;
@@ -43,7 +42,10 @@ ConfigOutcome parse_config(const std::vector<std::string>& args);
 Status check_config(const ServerConfig& config);
 
 // "0.25" is a share of the prompt's tokens, "1024" a number of tokens per layer.
-Status parse_budget(const std::string& text, CompressionParams& params);
+Status parse_budget(const std::string& text, v1::KvCompression& compression);
+
+// The default compression as the options spelled it: field names of the wire in messages become options.
+Result<CompressionDefaults> resolve_compression(const v1::KvCompression& given, const std::string& kv_dtype);
 
 // "127.0.0.1:50051", "[::1]:0", "localhost:9090". INVALID_ARGUMENT naming `option`.
 Status check_address(const std::string& option, const std::string& address);

@@ -15,22 +15,6 @@ bool parse_whole(std::string_view text, T& value) {
   return error == std::errc() && end == text.data() + text.size();
 }
 
-// The request's field names mean nothing to who starts the server.
-std::string as_options(std::string message) {
-  constexpr std::pair<std::string_view, std::string_view> kNames[] = {
-      {"compression.num_sink_tokens", "--default-sink-tokens"},
-      {"compression.window_tokens", "--default-window-tokens"},
-      {"compression.pool_kernel_tokens", "--default-pool-kernel-tokens"},
-      {"compression.representative_share", "--default-representative-share"},
-      {"compression.budget_tokens", "--default-budget"},
-      {"compression.budget_fraction", "--default-budget"},
-  };
-  for (const auto& [field, option] : kNames) {
-    if (message.starts_with(field)) return std::string(option) + message.substr(field.size());
-  }
-  return message;
-}
-
 bool is_device(std::string_view device) {
   if (device == "cpu") return true;
   constexpr std::string_view kCuda = "cuda:";
@@ -39,24 +23,6 @@ bool is_device(std::string_view device) {
 }
 
 }  // namespace
-
-Status parse_budget(const std::string& text, CompressionParams& params) {
-  params.budget_tokens.reset();
-  params.budget_fraction.reset();
-  Status refused = invalid_argument(fmt::format(
-      "--default-budget is \"{}\", allowed: a share with a decimal point in (0, 1], or whole tokens >= 1",
-      text));
-  if (text.find('.') == std::string::npos) {
-    int tokens = 0;
-    if (!parse_whole(text, tokens) || tokens < 1) return refused;
-    params.budget_tokens = tokens;
-    return {};
-  }
-  double fraction = 0;
-  if (!parse_whole(text, fraction) || !(fraction > 0.0 && fraction <= 1.0)) return refused;
-  params.budget_fraction = fraction;
-  return {};
-}
 
 Status check_address(const std::string& option, const std::string& address) {
   const std::size_t colon = address.rfind(':');
@@ -95,9 +61,6 @@ Status check_config(const ServerConfig& config) {
   if (engine.max_context_tokens == 1) {
     return invalid_argument(
         "--max-context is 1, allowed: 0 (the model's) or >= 2 (a prompt and an output token)");
-  }
-  if (const Status status = validate(config.compression_defaults); !status.ok()) {
-    return invalid_argument(as_options(status.message()));
   }
   return {};
 }

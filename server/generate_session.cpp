@@ -22,7 +22,9 @@ GenerateSession::GenerateSession(SessionHost& host, grpc::CallbackServerContext*
     : host_(host), request_id_(std::move(request_id)), context_(context) {}
 
 Status GenerateSession::start(MappedRequest request, const std::shared_ptr<const Tokenizer>& tokenizer) {
-  for (int i = 0; i < request.engine.num_samples; ++i) samples_.emplace_back(tokenizer, request.text, i);
+  for (std::size_t i = 0; i < request.applied.size(); ++i) {
+    samples_.emplace_back(tokenizer, request.text, static_cast<int>(i), std::move(request.applied[i]));
+  }
   stream_ = std::make_shared<TokenStream>([weak = weak_from_this()] {
     const std::shared_ptr<GenerateSession> session = weak.lock();
     if (session && !session->queued_.exchange(true)) session->host_.pump->enqueue(session);
@@ -47,9 +49,14 @@ void GenerateSession::pump() {
 
 void GenerateSession::absorb_events() {
   if (closed_) return;
-  for (const StreamEvent& event : stream_->take()) {
+  for (StreamEvent& event : stream_->take()) {
     if (const auto* finish = std::get_if<FinishEvent>(&event)) {
       samples_.at(static_cast<std::size_t>(finish->index)).absorb(*finish);
+      continue;
+    }
+    if (auto* score = std::get_if<ScoreEvent>(&event)) {
+      SampleStream& sample = samples_.at(static_cast<std::size_t>(score->index));
+      sample.absorb(std::move(*score));
       continue;
     }
     const auto& token = std::get<TokenEvent>(event);

@@ -2,9 +2,11 @@
 
 #include <utility>
 
+#include "server/compression_fields.h"
 #include "server/logging.h"
 #include "server/once_reactor.h"
 #include "server/proto_convert.h"
+#include "server/score_reactor.h"
 #include "server/stream_reactor.h"
 
 namespace kvcrush {
@@ -16,6 +18,13 @@ class RefusedStream final : public grpc::ServerWriteReactor<v1::GenerateResponse
   explicit RefusedStream(const Status& status) { Finish(to_grpc_status(status)); }
   void OnDone() override { delete this; }
 };
+
+Result<MappedRequest> map(const v1::GenerateRequest& request, const MapperContext& context) {
+  return map_generate_request(request, context);
+}
+Result<MappedRequest> map(const v1::ScoreRequest& request, const MapperContext& context) {
+  return map_score_request(request, context);
+}
 
 grpc::ServerUnaryReactor* answer(grpc::CallbackServerContext* context, const Status& status) {
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
@@ -42,24 +51,41 @@ void InferenceService::reject(const std::string& request_id, const Status& statu
       .with("reason", status.message());
 }
 
-Result<MappedRequest> InferenceService::admit(const v1::GenerateRequest& request, const std::string& peer) {
+template <typename Request>
+Result<MappedRequest> InferenceService::admit(const Request& request, const std::string& peer) {
   const Result<const ServingModel*> serving = model();
-  Result<MappedRequest> mapped = serving.ok() ? map_generate_request(request, (*serving)->mapper)
-                                              : Result<MappedRequest>(serving.status());
+  Result<MappedRequest> mapped =
+      serving.ok() ? map(request, (*serving)->mapper) : Result<MappedRequest>(serving.status());
   if (!mapped.ok()) {
     constexpr std::size_t kShownIdBytes = 128;
     reject(request.request_id().substr(0, kShownIdBytes), mapped.status());
     return mapped;
   }
   const EngineRequest& engine = mapped->engine;
+  const v1::KvCompression& first = mapped->applied.front();
   LogLine(spdlog::level::info, "arrived")
       .with("request_id", engine.request_id)
       .with("peer", peer)
       .with("prompt_tokens", engine.prompt_token_ids.size())
       .with("max_tokens", engine.sampling.max_tokens)
+      .with("scored_tokens", engine.continuation_token_ids.size())
       .with("n", engine.num_samples)
-      .with("compressed", engine.compression.has_value());
+      .with("policy", short_name(first.policy()))
+      .with("kv_dtype", short_name(first.kv_dtype()));
   return mapped;
+}
+
+Status InferenceService::start(GenerateSession& session, MappedRequest mapped) {
+  const std::vector<v1::KvCompression> applied = mapped.applied;
+  Status status = session.start(std::move(mapped), model_.load()->loaded.tokenizer);
+  if (!status.ok()) {
+    reject(session.request_id(), status);
+    return status;
+  }
+  for (const v1::KvCompression& sample : applied) {
+    metrics_.accepted(short_name(sample.policy()), short_name(sample.kv_dtype()));
+  }
+  return {};
 }
 
 grpc::ServerWriteReactor<v1::GenerateResponse>* InferenceService::Generate(
@@ -67,11 +93,20 @@ grpc::ServerWriteReactor<v1::GenerateResponse>* InferenceService::Generate(
   Result<MappedRequest> mapped = admit(*request, context->peer());
   if (!mapped.ok()) return new RefusedStream(mapped.status());
   const auto reactor = StreamReactor::create(host_, context, mapped->engine.request_id);
-  const Status status = reactor->start(std::move(mapped).value(), model_.load()->loaded.tokenizer);
-  if (!status.ok()) {
-    reject(reactor->request_id(), status);
-    return new RefusedStream(status);
-  }
+  const Status status = start(*reactor, std::move(mapped).value());
+  if (!status.ok()) return new RefusedStream(status);
+  reactor->hold_until_done();
+  return reactor.get();
+}
+
+template <typename Request, typename Create>
+grpc::ServerUnaryReactor* InferenceService::answer_once(grpc::CallbackServerContext* context,
+                                                        const Request& request, Create create) {
+  Result<MappedRequest> mapped = admit(request, context->peer());
+  if (!mapped.ok()) return answer(context, mapped.status());
+  const std::shared_ptr<UnaryReactor> reactor = create(mapped->engine);
+  const Status status = start(*reactor, std::move(mapped).value());
+  if (!status.ok()) return answer(context, status);
   reactor->hold_until_done();
   return reactor.get();
 }
@@ -79,16 +114,17 @@ grpc::ServerWriteReactor<v1::GenerateResponse>* InferenceService::Generate(
 grpc::ServerUnaryReactor* InferenceService::GenerateOnce(grpc::CallbackServerContext* context,
                                                          const v1::GenerateRequest* request,
                                                          v1::GenerateOnceResponse* response) {
-  Result<MappedRequest> mapped = admit(*request, context->peer());
-  if (!mapped.ok()) return answer(context, mapped.status());
-  const auto reactor = OnceReactor::create(host_, context, mapped->engine.request_id, response);
-  const Status status = reactor->start(std::move(mapped).value(), model_.load()->loaded.tokenizer);
-  if (!status.ok()) {
-    reject(reactor->request_id(), status);
-    return answer(context, status);
-  }
-  reactor->hold_until_done();
-  return reactor.get();
+  return answer_once(context, *request, [&](const EngineRequest& engine) {
+    return OnceReactor::create(host_, context, engine.request_id, response);
+  });
+}
+
+grpc::ServerUnaryReactor* InferenceService::Score(grpc::CallbackServerContext* context,
+                                                  const v1::ScoreRequest* request,
+                                                  v1::ScoreResponse* response) {
+  return answer_once(context, *request, [&](const EngineRequest& engine) {
+    return ScoreReactor::create(host_, context, engine, response);
+  });
 }
 
 grpc::ServerUnaryReactor* InferenceService::Tokenize(grpc::CallbackServerContext* context,

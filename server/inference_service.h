@@ -32,6 +32,8 @@ class InferenceService final : public v1::Inference::CallbackService {
   grpc::ServerUnaryReactor* GenerateOnce(grpc::CallbackServerContext* context,
                                          const v1::GenerateRequest* request,
                                          v1::GenerateOnceResponse* response) override;
+  grpc::ServerUnaryReactor* Score(grpc::CallbackServerContext* context, const v1::ScoreRequest* request,
+                                  v1::ScoreResponse* response) override;
   grpc::ServerUnaryReactor* Tokenize(grpc::CallbackServerContext* context, const v1::TokenizeRequest* request,
                                      v1::TokenizeResponse* response) override;
   grpc::ServerUnaryReactor* Detokenize(grpc::CallbackServerContext* context,
@@ -47,8 +49,15 @@ class InferenceService final : public v1::Inference::CallbackService {
 
  private:
   Result<const ServingModel*> model() const;
-  // Maps and logs an arriving request; counts and logs a refused one.
-  Result<MappedRequest> admit(const v1::GenerateRequest& request, const std::string& peer);
+  // Maps and logs an arriving GenerateRequest or ScoreRequest; counts and logs a refused one.
+  template <typename Request>
+  Result<MappedRequest> admit(const Request& request, const std::string& peer);
+  // Starts a session and counts its samples; counts and logs a refused one.
+  Status start(GenerateSession& session, MappedRequest mapped);
+  // The whole of a call that is answered once; `create` makes its reactor.
+  template <typename Request, typename Create>
+  grpc::ServerUnaryReactor* answer_once(grpc::CallbackServerContext* context, const Request& request,
+                                        Create create);
   void reject(const std::string& request_id, const Status& status);
 
   const ServerConfig& config_;

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "server/bytes.h"
+#include "server/proto_convert.h"
 
 namespace kvcrush {
 namespace {
@@ -72,6 +73,10 @@ ServerMetrics::ServerMetrics(const std::string& server_version)
       compression_ratio_(histogram(
           *registry_, "kvcrush_compression_ratio",
           "KV bytes without pruning over KV bytes held, of each pruned sample at its end", kRatios)),
+      full_16bit_ratio_(histogram(*registry_, "kvcrush_kv_full_16bit_ratio",
+                                  "KV bytes of a full 16-bit cache over the pool bytes held, of each sample "
+                                  "at its end: pruning and kv_dtype together",
+                                  kRatios)),
       prune_seconds_(histogram(*registry_, "kvcrush_prune_seconds",
                                "Time to score, select and compact one sequence", kStepSeconds)),
       step_seconds_(histogram(*registry_, "kvcrush_step_seconds", "Time of one engine step", kStepSeconds)),
@@ -86,6 +91,10 @@ ServerMetrics::ServerMetrics(const std::string& server_version)
       rejected_(prometheus::BuildCounter()
                     .Name("kvcrush_rejected_requests_total")
                     .Help("Generation requests that were refused, by gRPC status code")
+                    .Register(*registry_)),
+      accepted_(prometheus::BuildCounter()
+                    .Name("kvcrush_accepted_samples_total")
+                    .Help("Samples that were taken on, by how their KV cache is kept")
                     .Register(*registry_)),
       model_info_(prometheus::BuildGauge()
                       .Name("kvcrush_model_info")
@@ -141,6 +150,7 @@ void ServerMetrics::finished(const FinishEvent& event) {
     compression_ratio_.Observe(static_cast<double>(outcome.kv_bytes_before) /
                                static_cast<double>(outcome.kv_bytes_after));
   }
+  if (const double ratio = compression_ratio(outcome); ratio > 0) full_16bit_ratio_.Observe(ratio);
 }
 
 void ServerMetrics::step(const StepReport& report) {
@@ -172,6 +182,10 @@ void ServerMetrics::set_gauges(int running, int waiting, std::int64_t blocks_use
 
 void ServerMetrics::rejected(StatusCode code) {
   rejected_.Add({{"code", std::string(to_string(code))}}).Increment();
+}
+
+void ServerMetrics::accepted(const std::string& policy, const std::string& kv_dtype) {
+  accepted_.Add({{"policy", policy}, {"kv_dtype", kv_dtype}}).Increment();
 }
 
 MetricTotals ServerMetrics::totals() const {

@@ -40,6 +40,8 @@ class ServerMetrics {
   void finished(const FinishEvent& event);
   void step(const StepReport& report);
   void rejected(StatusCode code);
+  // A sample; both are names of enumerators, so that the number of series is bounded.
+  void accepted(const std::string& policy, const std::string& kv_dtype);
   void refresh(const EngineStats& stats);  // the gauges, before a scrape: an idle engine reports no steps
 
   MetricTotals totals() const;
@@ -69,6 +71,7 @@ class ServerMetrics {
   prometheus::Histogram& queue_seconds_;
   prometheus::Histogram& iteration_tokens_;
   prometheus::Histogram& compression_ratio_;
+  prometheus::Histogram& full_16bit_ratio_;
   prometheus::Histogram& prune_seconds_;
   prometheus::Histogram& step_seconds_;
   prometheus::Family<prometheus::Counter>& success_;
@@ -77,6 +80,7 @@ class ServerMetrics {
   prometheus::Counter& success_abort_;
   prometheus::Counter& success_error_;
   prometheus::Family<prometheus::Counter>& rejected_;
+  prometheus::Family<prometheus::Counter>& accepted_;
   prometheus::Family<prometheus::Gauge>& model_info_;
 };
 

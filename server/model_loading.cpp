@@ -17,9 +17,8 @@ class EngineBackend final : public Backend {
   Status finish(const std::string& request_id, FinishReason reason, std::optional<int> index) override {
     return engine_->finish(request_id, reason, index);
   }
-  int max_new_tokens(int num_prompt_tokens,
-                     const std::optional<CompressionParams>& compression) const override {
-    return engine_->max_new_tokens(num_prompt_tokens, compression);
+  int max_new_tokens(int num_prompt_tokens, const CachePolicy& policy) const override {
+    return engine_->max_new_tokens(num_prompt_tokens, policy);
   }
   void begin_drain() override { engine_->begin_drain(); }
   bool wait_idle(std::chrono::milliseconds timeout) override { return engine_->wait_idle(timeout); }

@@ -6,26 +6,14 @@ namespace kvcrush {
 
 OnceReactor::OnceReactor(SessionHost& host, grpc::CallbackServerContext* context, std::string request_id,
                          v1::GenerateOnceResponse* response)
-    : GenerateSession(host, context, std::move(request_id)), response_(response) {}
+    : UnaryReactor(host, context, std::move(request_id)), response_(response) {}
 
 std::shared_ptr<OnceReactor> OnceReactor::create(SessionHost& host, grpc::CallbackServerContext* context,
                                                  std::string request_id, v1::GenerateOnceResponse* response) {
   return std::shared_ptr<OnceReactor>(new OnceReactor(host, context, std::move(request_id), response));
 }
 
-void OnceReactor::deliver() {
-  grpc::Status status;
-  {
-    std::lock_guard lock(mutex_);
-    if (closed_ || !(client_gone_ || all_finished())) return;
-    if (!client_gone_) fill_response();
-    status = final_status();
-    close();
-  }
-  Finish(status);
-}
-
-void OnceReactor::fill_response() {
+grpc::Status OnceReactor::answer() {
   response_->set_request_id(request_id());
   for (SampleStream& sample : samples_) {
     v1::Completion& completion = *response_->add_completions();
@@ -38,11 +26,7 @@ void OnceReactor::fill_response() {
       if (chunk.has_finish()) completion.mutable_finish()->Swap(chunk.mutable_finish());
     }
   }
-}
-
-void OnceReactor::OnDone() {
-  forget_context();
-  const std::shared_ptr<OnceReactor> last = std::move(self_);
+  return grpc::Status::OK;
 }
 
 }  // namespace kvcrush

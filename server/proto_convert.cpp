@@ -1,89 +1,12 @@
 #include "server/proto_convert.h"
 
-#include <spdlog/fmt/fmt.h>
-
-#include <array>
-#include <string_view>
-#include <utility>
+#include <cstddef>
+#include <string>
 
 namespace kvcrush {
 namespace {
 
 constexpr std::size_t kMaxStatusBytes = 2048;
-
-constexpr std::array<std::pair<v1::Anchor, AnchorKind>, 5> kAnchors{{
-    {v1::ANCHOR_RANDOM, AnchorKind::kRandom},
-    {v1::ANCHOR_ZEROS, AnchorKind::kZeros},
-    {v1::ANCHOR_ONES, AnchorKind::kOnes},
-    {v1::ANCHOR_MEAN, AnchorKind::kMean},
-    {v1::ANCHOR_ALTERNATING, AnchorKind::kAlternating},
-}};
-constexpr std::array<std::pair<v1::Granularity, Granularity>, 1> kGranularities{{
-    {v1::GRANULARITY_TOKEN, Granularity::kToken},
-}};
-constexpr std::array<std::pair<v1::TokenSets, TokenSets>, 2> kTokenSets{{
-    {v1::TOKEN_SETS_PER_LAYER, TokenSets::kPerLayer},
-    {v1::TOKEN_SETS_PER_KV_HEAD, TokenSets::kPerKvHead},
-}};
-constexpr std::array<std::pair<v1::RepresentativePick, RepresentativePick>, 2> kPicks{{
-    {v1::REPRESENTATIVE_PICK_FIRST, RepresentativePick::kFirst},
-    {v1::REPRESENTATIVE_PICK_BEST, RepresentativePick::kBest},
-}};
-constexpr std::array<std::pair<v1::PruneWhen, PruneWhen>, 2> kPruneWhens{{
-    {v1::PRUNE_WHEN_AFTER_PROMPT, PruneWhen::kAfterPrompt},
-    {v1::PRUNE_WHEN_DURING_PREFILL, PruneWhen::kDuringPrefill},
-}};
-
-// Number 0, UNSPECIFIED, leaves `ours` as it is.
-template <typename Wire, typename Ours, std::size_t N>
-Status map_enum(std::string_view field, Wire wire, const std::array<std::pair<Wire, Ours>, N>& table,
-                Ours& ours) {
-  if (static_cast<int>(wire) == 0) return {};
-  for (const auto& [theirs, mine] : table) {
-    if (theirs == wire) {
-      ours = mine;
-      return {};
-    }
-  }
-  return invalid_argument(fmt::format("compression.{} is {}, allowed: [0, {}]", field, static_cast<int>(wire),
-                                      static_cast<int>(N)));
-}
-
-template <typename Wire, typename Ours, std::size_t N>
-Wire wire_enum(Ours ours, const std::array<std::pair<Wire, Ours>, N>& table) {
-  for (const auto& [theirs, mine] : table) {
-    if (mine == ours) return theirs;
-  }
-  return static_cast<Wire>(0);
-}
-
-bool has_fields_beside_policy(const v1::KvCompression& wire) {
-  v1::KvCompression without = wire;
-  without.clear_policy();
-  return without.ByteSizeLong() > 0;
-}
-
-Result<CompressionParams> overlay(const v1::KvCompression& wire, CompressionParams params) {
-  if (wire.budget_case() == v1::KvCompression::kBudgetTokens) {
-    params.budget_tokens = wire.budget_tokens();
-    params.budget_fraction.reset();
-  } else if (wire.budget_case() == v1::KvCompression::kBudgetFraction) {
-    params.budget_fraction = wire.budget_fraction();
-    params.budget_tokens.reset();
-  }
-  if (wire.has_representative_share()) params.representative_share = wire.representative_share();
-  if (wire.has_num_sink_tokens()) params.num_sink_tokens = wire.num_sink_tokens();
-  if (wire.has_window_tokens()) params.window_tokens = wire.window_tokens();
-  if (wire.has_pool_kernel_tokens()) params.pool_kernel_tokens = wire.pool_kernel_tokens();
-  if (wire.has_seed()) params.seed = wire.seed();
-  KVCRUSH_RETURN_IF_ERROR(map_enum("anchor", wire.anchor(), kAnchors, params.anchor));
-  KVCRUSH_RETURN_IF_ERROR(map_enum("granularity", wire.granularity(), kGranularities, params.granularity));
-  KVCRUSH_RETURN_IF_ERROR(map_enum("token_sets", wire.token_sets(), kTokenSets, params.token_sets));
-  KVCRUSH_RETURN_IF_ERROR(map_enum("pick", wire.pick(), kPicks, params.pick));
-  KVCRUSH_RETURN_IF_ERROR(map_enum("when", wire.when(), kPruneWhens, params.when));
-  KVCRUSH_RETURN_IF_ERROR(validate(params));
-  return params;
-}
 
 grpc::StatusCode to_grpc_code(StatusCode code) {
   switch (code) {
@@ -133,6 +56,9 @@ void fill_report(const CompressionOutcome& outcome, v1::CompressionReport& repor
   report.set_score_ms(outcome.score_ms);
   report.set_select_ms(outcome.select_ms);
   report.set_compact_ms(outcome.compact_ms);
+  report.set_kv_bytes_full_16bit(outcome.kv_bytes_full_16bit);
+  report.set_compression_ratio(compression_ratio(outcome));
+  report.set_note(outcome.note);
 }
 
 }  // namespace
@@ -148,6 +74,11 @@ grpc::Status to_grpc_status(const Status& status) {
   return {to_grpc_code(status.code()), message};
 }
 
+double compression_ratio(const CompressionOutcome& outcome) {
+  if (outcome.kv_bytes_held <= 0) return 0;
+  return static_cast<double>(outcome.kv_bytes_full_16bit) / static_cast<double>(outcome.kv_bytes_held);
+}
+
 v1::FinishReason to_proto(FinishReason reason) {
   switch (reason) {
     case FinishReason::kStop:
@@ -161,25 +92,7 @@ v1::FinishReason to_proto(FinishReason reason) {
   return v1::FINISH_REASON_UNSPECIFIED;
 }
 
-v1::KvCompression to_proto(const CompressionParams& params) {
-  v1::KvCompression wire;
-  wire.set_policy(v1::BASE_POLICY_SNAPKV);
-  if (params.budget_tokens) wire.set_budget_tokens(*params.budget_tokens);
-  if (params.budget_fraction) wire.set_budget_fraction(*params.budget_fraction);
-  wire.set_representative_share(params.representative_share);
-  wire.set_anchor(wire_enum(params.anchor, kAnchors));
-  wire.set_granularity(wire_enum(params.granularity, kGranularities));
-  wire.set_token_sets(wire_enum(params.token_sets, kTokenSets));
-  wire.set_pick(wire_enum(params.pick, kPicks));
-  wire.set_num_sink_tokens(params.num_sink_tokens);
-  wire.set_window_tokens(params.window_tokens);
-  wire.set_pool_kernel_tokens(params.pool_kernel_tokens);
-  wire.set_seed(params.seed);
-  wire.set_when(wire_enum(params.when, kPruneWhens));
-  return wire;
-}
-
-void fill_finish_info(const FinishEvent& event, v1::FinishInfo& info) {
+void fill_finish_info(const FinishEvent& event, const v1::KvCompression& applied, v1::FinishInfo& info) {
   info.set_reason(to_proto(event.reason));
   v1::Usage& usage = *info.mutable_usage();
   usage.set_prompt_tokens(event.prompt_tokens);
@@ -189,32 +102,7 @@ void fill_finish_info(const FinishEvent& event, v1::FinishInfo& info) {
   usage.set_total_ms(event.total_ms);
   usage.set_preemptions(event.preemptions);
   fill_report(event.compression, *info.mutable_compression());
-}
-
-Result<std::optional<CompressionParams>> map_compression(const v1::KvCompression* wire,
-                                                         bool compress_by_default,
-                                                         const CompressionParams& defaults) {
-  using Mapped = std::optional<CompressionParams>;
-  if (wire == nullptr) return compress_by_default ? Mapped(defaults) : Mapped();
-  switch (wire->policy()) {
-    case v1::BASE_POLICY_OFF:
-      return Mapped();
-    case v1::BASE_POLICY_SNAPKV:
-      break;
-    case v1::BASE_POLICY_UNSPECIFIED:
-      if (compress_by_default) break;
-      if (!has_fields_beside_policy(*wire)) return Mapped();
-      return invalid_argument(
-          "compression.policy is BASE_POLICY_UNSPECIFIED and this server's default is off, allowed beside "
-          "other "
-          "compression fields: BASE_POLICY_SNAPKV, BASE_POLICY_OFF");
-    default:
-      return invalid_argument(
-          fmt::format("compression.policy is {}, allowed: [0, 2]", static_cast<int>(wire->policy())));
-  }
-  Result<CompressionParams> params = overlay(*wire, defaults);
-  KVCRUSH_RETURN_IF_ERROR(params.status());
-  return Mapped(std::move(params).value());
+  *info.mutable_compression()->mutable_applied() = applied;
 }
 
 }  // namespace kvcrush

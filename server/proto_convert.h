@@ -3,11 +3,8 @@
 
 #include <grpcpp/support/status.h>
 
-#include <optional>
-
 #include "engine/core/status.h"
 #include "engine/core/token_stream.h"
-#include "engine/kvcrush/params.h"
 #include "kvcrush/v1/inference.pb.h"
 
 namespace kvcrush {
@@ -16,13 +13,9 @@ namespace kvcrush {
 grpc::Status to_grpc_status(const Status& status);
 
 v1::FinishReason to_proto(FinishReason reason);
-v1::KvCompression to_proto(const CompressionParams& params);
-void fill_finish_info(const FinishEvent& event, v1::FinishInfo& info);
-
-// A request's compression over the server's defaults, checked; unset: full cache.
-// INVALID_ARGUMENT naming field, value and what is allowed.
-Result<std::optional<CompressionParams>> map_compression(const v1::KvCompression* wire,
-                                                         bool compress_by_default,
-                                                         const CompressionParams& defaults);
+// `applied`: how the sample's cache was kept, every field.
+void fill_finish_info(const FinishEvent& event, const v1::KvCompression& applied, v1::FinishInfo& info);
+// Bytes of a full 16-bit cache over the pool bytes held at the end; 0 when nothing was held.
+double compression_ratio(const CompressionOutcome& outcome);
 
 }  // namespace kvcrush

@@ -3,7 +3,6 @@
 
 #include <functional>
 #include <memory>
-#include <optional>
 #include <string>
 #include <vector>
 
@@ -12,13 +11,13 @@
 #include "engine/tokenizer/chat_template.h"
 #include "engine/tokenizer/tokenizer.h"
 #include "kvcrush/v1/inference.pb.h"
+#include "server/compression_mapper.h"
 
 namespace kvcrush {
 
 struct RequestDefaults {
   int max_tokens = 256;
-  bool compress = false;          // for requests that name no policy
-  CompressionParams compression;  // for every field that a request leaves out
+  CompressionDefaults compression;
 };
 
 struct MapperContext {
@@ -26,7 +25,7 @@ struct MapperContext {
   std::shared_ptr<const ChatTemplate> chat_template;  // null: chat is answered with FAILED_PRECONDITION
   std::string no_chat_reason;
   EngineLimits limits;
-  std::function<int(int num_prompt_tokens, const std::optional<CompressionParams>&)> max_new_tokens;
+  std::function<int(int num_prompt_tokens, const CachePolicy&)> max_new_tokens;
   RequestDefaults defaults;
 };
 
@@ -39,6 +38,7 @@ struct TextRules {
 struct MappedRequest {
   EngineRequest engine;
   TextRules text;
+  std::vector<v1::KvCompression> applied;  // one per sample: how its cache is kept, every field
 };
 
 struct TokenizedPrompt {
@@ -48,6 +48,8 @@ struct TokenizedPrompt {
 
 // INVALID_ARGUMENT names field, value and allowed range; FAILED_PRECONDITION: chat without a template.
 Result<MappedRequest> map_generate_request(const v1::GenerateRequest& request, const MapperContext& context);
+// The same for Score: one sample per variant, nothing is sampled.
+Result<MappedRequest> map_score_request(const v1::ScoreRequest& request, const MapperContext& context);
 
 Result<TokenizedPrompt> tokenize_chat(const v1::ChatMessages& chat, const MapperContext& context);
 

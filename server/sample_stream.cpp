@@ -13,11 +13,13 @@ constexpr int kFullChunkTokens = 1024;
 
 }  // namespace
 
-SampleStream::SampleStream(std::shared_ptr<const Tokenizer> tokenizer, const TextRules& rules, int index)
+SampleStream::SampleStream(std::shared_ptr<const Tokenizer> tokenizer, const TextRules& rules, int index,
+                           v1::KvCompression applied)
     : tokenizer_(std::move(tokenizer)),
       rules_(rules),
       decoder_(tokenizer_, rules.stop, /*skip_special_tokens=*/true),
-      index_(index) {}
+      index_(index),
+      applied_(std::move(applied)) {}
 
 bool SampleStream::absorb(const TokenEvent& event) {
   if (stopped_ || finished()) return false;
@@ -36,13 +38,13 @@ void SampleStream::absorb(const FinishEvent& event) {
   v1::GenerateResponse& chunk = open_chunk();
   chunk.mutable_text()->append(decoder_.flush());
   FinishEvent seen = event;
-  seen.completion_tokens = num_tokens_;
+  if (!score_) seen.completion_tokens = num_tokens_;
   v1::FinishInfo& info = *chunk.mutable_finish();
   if (decoder_.stop_match()) {
     seen.reason = FinishReason::kStop;
     info.set_stop_match(*decoder_.stop_match());
   }
-  fill_finish_info(seen, info);
+  fill_finish_info(seen, applied_, info);
   finish_reason_ = seen.reason;
 }
 

@@ -111,10 +111,10 @@ void Server::start_serving(LoadedModel loaded) {
   mapper.chat_template = kept.chat_template;
   mapper.no_chat_reason = kept.no_chat_reason;
   mapper.limits = kept.backend->limits();
-  mapper.max_new_tokens = [this](int num_prompt_tokens, const std::optional<CompressionParams>& compression) {
-    return host_.backend->max_new_tokens(num_prompt_tokens, compression);
+  mapper.max_new_tokens = [this](int num_prompt_tokens, const CachePolicy& policy) {
+    return host_.backend->max_new_tokens(num_prompt_tokens, policy);
   };
-  mapper.defaults = {config_.default_max_tokens, config_.compress_by_default, config_.compression_defaults};
+  mapper.defaults = {config_.default_max_tokens, config_.compression};
   metrics_.set_model(kept.name, kept.config.architecture, kept.weight_dtype);
   published_model_ = model_.get();
   service_.set_model(model_.get());

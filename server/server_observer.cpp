@@ -3,6 +3,7 @@
 #include <string_view>
 
 #include "server/logging.h"
+#include "server/proto_convert.h"
 
 namespace kvcrush {
 namespace {
@@ -82,7 +83,8 @@ void ServerObserver::on_finished(RequestTag tag, const FinishEvent& event) {
       .with("preemptions", event.preemptions)
       .with("pruned", event.compression.pruned)
       .with("kv_bytes_before", event.compression.kv_bytes_before)
-      .with("kv_bytes_after", event.compression.kv_bytes_after);
+      .with("kv_bytes_after", event.compression.kv_bytes_after)
+      .with("compression_ratio", compression_ratio(event.compression));
 }
 
 }  // namespace kvcrush

@@ -2,8 +2,8 @@
 
 #include <vector>
 
+#include "server/compression_fields.h"
 #include "server/inference_service.h"
-#include "server/proto_convert.h"
 
 namespace kvcrush {
 namespace {
@@ -84,9 +84,8 @@ void describe_model(const ServingModel& model, const ServerConfig& config,
   response.set_bos_token_id(spec.bos_id);
   response.mutable_stop_token_ids()->Assign(spec.stop_ids.begin(), spec.stop_ids.end());
   if (loaded.chat_template != nullptr) response.set_chat_template(spec.chat_template);
-  *response.mutable_default_compression() = to_proto(model.mapper.defaults.compression);
-  if (!model.mapper.defaults.compress)
-    response.mutable_default_compression()->set_policy(v1::BASE_POLICY_OFF);
+  const CompressionDefaults& compression = model.mapper.defaults.compression;
+  *response.mutable_default_compression() = to_proto(compression.policy, compression.engine_dtype);
   response.set_default_max_tokens(config.default_max_tokens);
   response.set_device(config.engine.device);
 }

@@ -3,6 +3,7 @@
 #include <iostream>
 
 #include "client/cli/commands.h"
+#include "client/cli/compression_options.h"
 #include "client/cli/request_options.h"
 #include "client/cli/run_report.h"
 

@@ -1,9 +1,12 @@
 #include <unistd.h>
 
 #include <iostream>
+#include <utility>
+#include <vector>
 
 #include "client/cli/commands.h"
 #include "client/cli/comparison.h"
+#include "client/cli/compression_options.h"
 #include "client/cli/progress.h"
 #include "client/cli/prompt_source.h"
 #include "client/cli/request_options.h"
@@ -15,6 +18,13 @@ namespace {
 struct CompareOptions {
   v1::GenerateRequest request;
   PromptSource prompt;
+  bool separate = false;
+};
+
+// A run by its heading and how its cache is kept.
+struct Side {
+  std::string heading;
+  v1::KvCompression compression;
 };
 
 // Both runs must differ in nothing but the cache: greedy unless sampling was asked for, and then with one
@@ -25,14 +35,20 @@ void settle_defaults(v1::GenerateRequest& request) {
   if (!sampling.has_seed()) sampling.set_seed(0);
   if (!sampling.has_max_tokens()) sampling.set_max_tokens(96);
   auto& compression = *request.mutable_compression();
+  if (compression.has_target_compression() || compression.policy() == v1::BASE_POLICY_OFF) return;
   if (compression.policy() == v1::BASE_POLICY_UNSPECIFIED) compression.set_policy(v1::BASE_POLICY_SNAPKV);
   if (compression.budget_case() == v1::KvCompression::BUDGET_NOT_SET) compression.set_budget_fraction(0.25);
 }
 
-std::string budget_in_words(const v1::KvCompression& compression) {
+std::string heading_of(const v1::KvCompression& compression) {
+  if (compression.has_target_compression())
+    return "KVCrush, target " + std::to_string(compression.target_compression()) + "x";
+  const std::string dtype =
+      compression.kv_dtype() == v1::KV_DTYPE_UNSPECIFIED ? "" : ", " + describe(compression.kv_dtype());
+  if (compression.policy() == v1::BASE_POLICY_OFF) return "all tokens" + dtype;
   if (compression.budget_case() == v1::KvCompression::kBudgetTokens)
-    return with_thousands(compression.budget_tokens()) + " tokens a layer";
-  return fixed(compression.budget_fraction() * 100, 1) + " % of the prompt";
+    return "KVCrush, budget " + with_thousands(compression.budget_tokens()) + " tokens a layer" + dtype;
+  return "KVCrush, budget " + fixed(compression.budget_fraction() * 100, 1) + " % of the prompt" + dtype;
 }
 
 // What the server says about a request that has not answered yet.
@@ -46,16 +62,29 @@ std::string waiting_words(client::Client& client, const std::string& request_id)
   return "sending the prompt";
 }
 
-client::Result<RunRecord> run_once(client::Client& client, client::Client& observer,
-                                   const v1::GenerateRequest& request, const std::stop_token& stop) {
-  RunRecord record;
+void print_heading(const std::string& words) {
+  const bool colour = isatty(STDOUT_FILENO) != 0;
+  std::cout << (colour ? "\033[1m" : "") << "== " << words << " ==" << (colour ? "\033[0m" : "") << std::endl;
+}
+
+// All sides in one request, from one prefill. The first is shown as it comes, the others whole after it.
+client::Result<std::vector<RunRecord>> run_together(client::Client& client, client::Client& observer,
+                                                    const v1::GenerateRequest& base,
+                                                    const std::vector<Side>& sides,
+                                                    const std::stop_token& stop) {
+  v1::GenerateRequest request = base;
+  request.clear_compression();
+  for (const Side& side : sides) *request.add_variants() = side.compression;
+  std::vector<RunRecord> records(sides.size());
+  print_heading(sides.front().heading);
   Progress progress([&] { return waiting_words(observer, request.request_id()); });
   const auto status = client.generate(
       request,
       [&](const v1::GenerateResponse& chunk) {
         progress.stop();
+        RunRecord& record = records.at(static_cast<std::size_t>(chunk.index()));
         record.text += chunk.text();
-        std::cout << chunk.text() << std::flush;
+        if (chunk.index() == 0) std::cout << chunk.text() << std::flush;
         if (chunk.has_finish()) record.finish = chunk.finish();
         return true;
       },
@@ -63,12 +92,25 @@ client::Result<RunRecord> run_once(client::Client& client, client::Client& obser
   progress.stop();
   std::cout << "\n" << std::endl;
   if (!status.ok()) return status;
-  return record;
+  for (std::size_t i = 1; i < sides.size(); ++i) {
+    print_heading(sides[i].heading);
+    std::cout << records[i].text << "\n" << std::endl;
+  }
+  return records;
 }
 
-void print_heading(const std::string& words) {
-  const bool colour = isatty(STDOUT_FILENO) != 0;
-  std::cout << (colour ? "\033[1m" : "") << "== " << words << " ==" << (colour ? "\033[0m" : "") << std::endl;
+// One request after the other.
+client::Result<std::vector<RunRecord>> run_separately(client::Client& client, client::Client& observer,
+                                                      const v1::GenerateRequest& request,
+                                                      const std::vector<Side>& sides,
+                                                      const std::stop_token& stop) {
+  std::vector<RunRecord> records;
+  for (const Side& side : sides) {
+    auto record = run_together(client, observer, request, {side}, stop);
+    if (!record.ok()) return record.status();
+    records.push_back(std::move(record->front()));
+  }
+  return records;
 }
 
 int run_compare(CompareOptions& options, const ServerOptions& server, Interrupt& interrupt) {
@@ -86,22 +128,21 @@ int run_compare(CompareOptions& options, const ServerOptions& server, Interrupt&
   const auto model = client->model_info();
   if (!model.ok()) return fail(model.status(), stop);
 
-  const std::string id = "compare-" + std::to_string(getpid());
-  v1::GenerateRequest full_request = options.request;
-  full_request.set_request_id(id + "-full");
-  full_request.mutable_compression()->Clear();
-  full_request.mutable_compression()->set_policy(v1::BASE_POLICY_OFF);
-  print_heading("full cache");
-  const auto full = run_once(*client, *observer, full_request, stop);
-  if (!full.ok()) return fail(full.status(), stop);
-
-  options.request.set_request_id(id + "-kvcrush");
-  print_heading("KVCrush, budget " + budget_in_words(options.request.compression()));
-  const auto pruned = run_once(*client, *observer, options.request, stop);
-  if (!pruned.ok()) return fail(pruned.status(), stop);
-
-  comparison_table(*model, *full, *pruned).print(std::cout);
-  std::cout << "\ntexts: " << describe(first_difference(full->text, pruned->text)) << '\n';
+  Side full{"full cache", {}};
+  full.compression.set_policy(v1::BASE_POLICY_OFF);
+  const std::vector<Side> sides = {
+      full, {heading_of(options.request.compression()), options.request.compression()}};
+  options.request.set_request_id("compare-" + std::to_string(getpid()));
+  // Samples of one request have seeds of their own.
+  const bool separate = options.separate || options.request.sampling().temperature() > 0;
+  const auto run = separate ? run_separately : run_together;
+  const auto records = run(*client, *observer, options.request, sides, stop);
+  if (!records.ok()) return fail(records.status(), stop);
+  const RunRecord& first = records->at(0);
+  const RunRecord& second = records->at(1);
+  comparison_table(*model, first, second).print(std::cout);
+  if (!separate) std::cout << "(times of one shared batch; --separate runs one after the other)\n";
+  std::cout << "\ntexts: " << describe(first_difference(first.text, second.text)) << '\n';
   return kExitOk;
 }
 
@@ -115,6 +156,10 @@ void add_compare_command(CLI::App& app, const ServerOptions& server, Interrupt& 
   add_prompt_options(*command, options->prompt);
   add_sampling_options(*command, options->request);
   for (const char* name : {"--n", "--logprobs"}) command->remove_option(command->get_option(name));
+  command->add_flag(
+      "--separate", options->separate,
+      "Run one after the other instead of both from one prefill, so that times are each one's own; "
+      "so it is whenever the temperature is not 0");
   add_compression_options(*command, options->request);
   command->callback([=, &server, &interrupt, &chosen] {
     chosen = [=, &server, &interrupt] { return run_compare(*options, server, interrupt); };

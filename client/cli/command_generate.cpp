@@ -2,6 +2,7 @@
 #include <map>
 
 #include "client/cli/commands.h"
+#include "client/cli/compression_options.h"
 #include "client/cli/prompt_source.h"
 #include "client/cli/request_options.h"
 #include "client/cli/run_report.h"
@@ -12,6 +13,7 @@ namespace {
 struct GenerateOptions {
   v1::GenerateRequest request;
   PromptSource prompt;
+  Variants variants;
   bool json = false;
   bool stats = false;
 };
@@ -21,7 +23,9 @@ struct GenerateOptions {
 class ChunkPrinter {
  public:
   explicit ChunkPrinter(const GenerateOptions& options)
-      : json_(options.json), stats_(options.stats), several_(options.request.sampling().n() > 1) {}
+      : json_(options.json),
+        stats_(options.stats),
+        several_(options.request.sampling().n() > 1 || options.request.variants_size() > 1) {}
 
   void print(const v1::GenerateResponse& chunk) {
     if (json_) {
@@ -60,6 +64,7 @@ class ChunkPrinter {
 int run_generate(GenerateOptions& options, const ServerOptions& server, Interrupt& interrupt) {
   const auto filled = fill_prompt(options.prompt, options.request);
   if (!filled.ok()) return fail_usage(filled.message);
+  for (const auto& variant : options.variants.parsed) *options.request.add_variants() = variant;
   const auto stop = interrupt.arm();
   auto client = connect(server, stop);
   if (!client.ok()) return fail(client.status(), stop);
@@ -88,6 +93,9 @@ void add_generate_command(CLI::App& app, const ServerOptions& server, Interrupt&
   command->add_flag("--stats", options->stats, "Print usage and compression to stderr at the end");
   add_sampling_options(*command, options->request);
   add_compression_options(*command, options->request);
+  add_variant_option(*command, options->variants,
+                     "A sample with a compression of its own, all from one prefill, e.g. "
+                     "policy=snapkv,budget=0.25,kv_dtype=int4 (the options above by name); may be repeated");
   command->callback([=, &server, &interrupt, &chosen] {
     chosen = [=, &server, &interrupt] { return run_generate(*options, server, interrupt); };
   });

@@ -1,6 +1,7 @@
 #include "client/cli/comparison.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "client/cli/run_report.h"
 
@@ -42,6 +43,24 @@ long long cached_tokens(const v1::Usage& usage) {
   return usage.prompt_tokens() + std::max(usage.completion_tokens() - 1, 0);
 }
 
+// Pool bytes at the end; a server that tells no ratio stores all in the pool's own dtype.
+long long held_bytes(const v1::GetModelInfoResponse& model, const RunRecord& run) {
+  const auto& report = run.finish.compression();
+  if (report.pruned()) return report.kv_bytes_after();
+  if (report.compression_ratio() > 0)
+    return std::llround(static_cast<double>(report.kv_bytes_full_16bit()) / report.compression_ratio());
+  return full_kv_bytes(model, cached_tokens(run.finish.usage()));
+}
+
+std::string dtype_in_words(const v1::GetModelInfoResponse& model, const RunRecord& run) {
+  const auto dtype = run.finish.compression().applied().kv_dtype();
+  return dtype == v1::KV_DTYPE_UNSPECIFIED ? model.kv_dtype() : describe(dtype);
+}
+
+std::string ratio_in_words(const v1::CompressionReport& report) {
+  return report.compression_ratio() > 0 ? fixed(report.compression_ratio(), 2) + "x" : "-";
+}
+
 std::string ratio(double value, double base) {
   return base > 0 ? fixed(value / base, 2) + "x" : "-";
 }
@@ -77,10 +96,9 @@ Table comparison_table(const v1::GetModelInfoResponse& model, const RunRecord& f
   const auto& a = full.finish.usage();
   const auto& b = pruned.finish.usage();
   const auto& report = pruned.finish.compression();
-  const long long full_bytes = full_kv_bytes(model, cached_tokens(a));
-  const long long before =
-      report.pruned() ? report.kv_bytes_before() : full_kv_bytes(model, cached_tokens(b));
-  const long long after = report.pruned() ? report.kv_bytes_after() : before;
+  const long long full_bytes = held_bytes(model, full);
+  const long long after = held_bytes(model, pruned);
+  const long long before = report.pruned() ? report.kv_bytes_before() : after;
   const auto row = [](double x, double y, int decimals) {
     return std::vector<std::string>{fixed(x, decimals), fixed(y, decimals), ratio(y, x)};
   };
@@ -91,9 +109,12 @@ Table comparison_table(const v1::GetModelInfoResponse& model, const RunRecord& f
   };
   add("prompt tokens", {with_thousands(a.prompt_tokens()), with_thousands(b.prompt_tokens()), ""});
   add("generated tokens", {with_thousands(a.completion_tokens()), with_thousands(b.completion_tokens()), ""});
+  add("KV dtype", {dtype_in_words(model, full), dtype_in_words(model, pruned), ""});
   add("KV cache before pruning, MiB", {mib(full_bytes), mib(before), ""});
   add("KV cache after pruning, MiB",
       {mib(full_bytes), mib(after), ratio(static_cast<double>(after), static_cast<double>(full_bytes))});
+  add("full 16-bit cache over bytes at the end",
+      {ratio_in_words(full.finish.compression()), ratio_in_words(report), ""});
   add("tokens kept in a layer", {"all", kept_in_words(pruned), ""});
   add("KV blocks freed", {"0", with_thousands(report.blocks_freed()), ""});
   add("time to first token, ms", row(a.time_to_first_token_ms(), b.time_to_first_token_ms(), 0));

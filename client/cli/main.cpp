@@ -19,6 +19,7 @@ int main(int argc, char** argv) {
   add_generate_command(app, server, interrupt, chosen);
   add_chat_command(app, server, interrupt, chosen);
   add_compare_command(app, server, interrupt, chosen);
+  add_score_command(app, server, interrupt, chosen);
   add_info_commands(app, server, interrupt, chosen);
   try {
     app.parse(argc, argv);

@@ -57,14 +57,4 @@ v1::ChatMessages as_chat(const PromptSource& source, const std::string& prompt) 
   return chat;
 }
 
-client::Status fill_prompt(const PromptSource& source, v1::GenerateRequest& request) {
-  const auto prompt = read_prompt(source);
-  if (!prompt.ok()) return prompt.status();
-  if (source.chat || source.system)
-    *request.mutable_chat() = as_chat(source, *prompt);
-  else
-    request.set_text(*prompt);
-  return {};
-}
-
 }  // namespace kvcrush::cli

@@ -23,7 +23,16 @@ client::Result<std::string> read_prompt(const PromptSource& source);
 // The whole file; "-" reads standard input.
 client::Result<std::string> read_file(const std::string& path);
 v1::ChatMessages as_chat(const PromptSource& source, const std::string& prompt);
-// Reads the prompt and puts it into the request.
-client::Status fill_prompt(const PromptSource& source, v1::GenerateRequest& request);
+// Reads the prompt and puts it into the request, whichever kind it is.
+template <typename Request>
+client::Status fill_prompt(const PromptSource& source, Request& request) {
+  const auto prompt = read_prompt(source);
+  if (!prompt.ok()) return prompt.status();
+  if (source.chat || source.system)
+    *request.mutable_chat() = as_chat(source, *prompt);
+  else
+    request.set_text(*prompt);
+  return {};
+}
 
 }  // namespace kvcrush::cli

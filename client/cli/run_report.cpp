@@ -2,31 +2,60 @@
 
 #include <google/protobuf/util/json_util.h>
 
+#include <algorithm>
+#include <cctype>
 #include <iomanip>
 #include <ostream>
+#include <string_view>
 
 #include "client/cli/table.h"
 
 namespace kvcrush::cli {
 namespace {
 
-void print_compression(std::ostream& out, const v1::CompressionReport& report) {
+// "snapkv, int4" of what was applied, whatever of it the server told.
+std::string applied_in_words(const v1::KvCompression& applied) {
+  std::string words = describe(applied.policy());
+  if (applied.kv_dtype() != v1::KV_DTYPE_UNSPECIFIED) words += ", " + describe(applied.kv_dtype());
+  return words;
+}
+
+void print_pruning(std::ostream& out, const v1::CompressionReport& report) {
   if (!report.enabled()) {
-    out << "compression: off\n";
+    out << "compression: off";
+    if (report.applied().kv_dtype() != v1::KV_DTYPE_UNSPECIFIED)
+      out << ", " << describe(report.applied().kv_dtype());
+    out << '\n';
     return;
   }
+  out << "compression: ";
+  if (report.has_applied()) out << applied_in_words(report.applied()) << "; ";
   if (!report.pruned()) {
-    out << "compression: nothing pruned, the sequence stayed within " << report.budget_tokens()
-        << " tokens\n";
+    out << "nothing pruned, the sequence stayed within " << report.budget_tokens() << " tokens\n";
     return;
   }
-  out << "compression: budget " << report.budget_tokens() << " tokens; kept "
-      << describe(report.tokens_kept()) << "; evicted " << describe(report.tokens_evicted()) << '\n'
+  out << "budget " << report.budget_tokens() << " tokens; kept " << describe(report.tokens_kept())
+      << "; evicted " << describe(report.tokens_evicted()) << '\n'
       << "KV cache:    " << mib(report.kv_bytes_before()) << " MiB -> " << mib(report.kv_bytes_after())
       << " MiB, " << with_thousands(report.blocks_freed()) << " blocks freed, " << report.prune_count()
       << " prunes in " << fixed(report.prune_ms(), 2) << " ms (score " << fixed(report.score_ms(), 2)
       << ", select " << fixed(report.select_ms(), 2) << ", compact " << fixed(report.compact_ms(), 2)
       << ")\n";
+}
+
+void print_compression(std::ostream& out, const v1::CompressionReport& report) {
+  print_pruning(out, report);
+  if (report.compression_ratio() > 0)
+    out << "KV bytes:    a full 16-bit cache of this text (" << mib(report.kv_bytes_full_16bit())
+        << " MiB) is " << fixed(report.compression_ratio(), 2) << "x what it held at its end\n";
+  if (!report.note().empty()) out << "note:        " << printable(report.note()) << '\n';
+}
+
+std::string lower_without(const std::string& name, std::size_t prefix_bytes) {
+  std::string word = name.substr(std::min(prefix_bytes, name.size()));
+  std::transform(word.begin(), word.end(), word.begin(),
+                 [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+  return word;
 }
 
 }  // namespace
@@ -66,6 +95,14 @@ std::string describe(v1::FinishReason reason) {
     default:
       return "unknown";
   }
+}
+
+std::string describe(v1::BasePolicy policy) {
+  return lower_without(v1::BasePolicy_Name(policy), std::string_view("BASE_POLICY_").size());
+}
+
+std::string describe(v1::KvDtype dtype) {
+  return lower_without(v1::KvDtype_Name(dtype), std::string_view("KV_DTYPE_").size());
 }
 
 void print_summary(std::ostream& out, const v1::FinishInfo& finish) {

@@ -13,6 +13,8 @@ double ms_per_token(const v1::Usage& usage);
 // "12 to 14, mean 13.0 per layer"
 std::string describe(const v1::LayerTokens& tokens);
 std::string describe(v1::FinishReason reason);  // "stop", "length", "abort"
+std::string describe(v1::BasePolicy policy);    // "off", "snapkv", ...
+std::string describe(v1::KvDtype dtype);        // "f32", "int4", ...
 
 // Line breaks and tabs shown as \\n and \\t, so that the text stays on its line.
 std::string printable(const std::string& text);

@@ -8,6 +8,7 @@
 #include <functional>
 #include <mutex>
 #include <optional>
+#include <string>
 #include <variant>
 #include <vector>
 
@@ -30,6 +31,16 @@ struct TokenEvent {
   std::vector<LogprobEntry> top_logprobs;  // likeliest first
 };
 
+// What the continuation's tokens would have cost under one sample's cache; one entry per token. Token 0 is
+// predicted by the prompt's last token, before anything is pruned.
+struct ScoreEvent {
+  int index = 0;                      // sample
+  std::vector<float> logprobs;        // natural log
+  std::vector<float> kl_divergences;  // KL(full || this cache), nats; empty without comparison, as below
+  std::vector<bool> top1_agrees;      // the likeliest token is that of the full cache
+  std::vector<float> full_logprobs;   // under the full cache
+};
+
 struct LayerSpread {
   int min = 0;
   double mean = 0;
@@ -49,6 +60,9 @@ struct CompressionOutcome {
   double score_ms = 0;
   double select_ms = 0;
   double compact_ms = 0;
+  std::int64_t kv_bytes_full_16bit = 0;  // K and V of all the sequence's tokens at 16 bit each
+  std::int64_t kv_bytes_held = 0;        // pool bytes at the end
+  std::string note;                      // why nothing was pruned or quantised, where that is so
 };
 
 struct FinishEvent {
@@ -63,7 +77,7 @@ struct FinishEvent {
   CompressionOutcome compression;
 };
 
-using StreamEvent = std::variant<TokenEvent, FinishEvent>;
+using StreamEvent = std::variant<TokenEvent, ScoreEvent, FinishEvent>;
 
 class TokenStream {
  public:

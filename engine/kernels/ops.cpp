@@ -113,23 +113,35 @@ void kv_append(const at::Tensor& qkv, const HeadLayout& heads, std::span<const P
     parallel_for((sequence.num_queries + 63) / 64, [&](std::int64_t part, int) {
       const int last = std::min<int>(sequence.num_queries, static_cast<int>(part + 1) * 64);
       for (int i = static_cast<int>(part) * 64; i < last; ++i) {
-        const int slot = sequence.num_cached - sequence.num_queries + i;
+        const int slot = sequence.cache.num_cached - sequence.num_queries + i;
         const float* k = rows + static_cast<std::int64_t>(sequence.query_start + i) * heads.qkv_width();
-        cpu::write_token(pool, sequence.blocks[slot / cpu::kBlockTokens], slot % cpu::kBlockTokens, k,
-                         k + heads.num_kv_heads * heads.head_dim);
+        cpu::write_token(pool, sequence.cache, slot, k, k + heads.num_kv_heads * heads.head_dim);
       }
     });
   }
 }
 
+void hadamard(at::Tensor& x, int head_dim) {
+  check_rows(x);
+  KVCRUSH_CHECK(x.size(1) % head_dim == 0);
+  if (!use_cpu_kernels(x.device())) return reference::hadamard(x, head_dim);
+  float* rows = x.data_ptr<float>();
+  const auto num_heads = static_cast<int>(x.size(1) / head_dim);
+  for (std::int64_t row = 0; row < x.size(0); ++row)
+    cpu::cpu_kernels().hadamard_heads(rows + row * x.size(1), num_heads, head_dim);
+}
+
 void paged_attention(const at::Tensor& qkv, const HeadLayout& heads, std::span<const PagedSequence> sequences,
-                     const KvStorage& kv, cpu::AttentionWorkspace& workspace, at::Tensor& out) {
+                     const KvStorage& kv, cpu::AttentionWorkspace& workspace, at::Tensor& out,
+                     at::Tensor& row_stats) {
   check_same_rows(qkv, out);
   KVCRUSH_CHECK(out.size(1) == heads.num_heads * heads.head_dim);
-  if (!use_cpu_kernels(qkv.device())) return reference::paged_attention(qkv, heads, sequences, kv, out);
+  KVCRUSH_CHECK(row_stats.is_contiguous() && row_stats.numel() == 2 * out.size(0) * heads.num_heads);
+  if (!use_cpu_kernels(qkv.device()))
+    return reference::paged_attention(qkv, heads, sequences, kv, out, row_stats);
   cpu::paged_attention(sequences, kv.cpu_pool(), qkv.const_data_ptr<float>(), heads.qkv_width(),
                        heads.num_heads, 1.0f / std::sqrt(static_cast<float>(heads.head_dim)), workspace,
-                       out.data_ptr<float>());
+                       out.data_ptr<float>(), row_stats.data_ptr<float>());
 }
 
 }  // namespace ops

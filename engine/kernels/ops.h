@@ -7,6 +7,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <span>
+#include <utility>
 
 #include "engine/core/types.h"
 #include "engine/kernels/cpu/batched.h"
@@ -50,12 +51,18 @@ void silu_mul(const at::Tensor& gate_up /* [T, 2n] */, at::Tensor& out /* [T, n]
 // then sines.
 void rope(at::Tensor& qkv, const HeadLayout& heads, std::span<const std::int32_t> positions,
           const at::Tensor& cos_sin);
+// Multiplies every head of x [T, heads D] by the orthonormal Hadamard matrix of the largest power of two that
+// divides D, part by part: K, V and queries live in that basis, where one scale per token quantises well.
+// Queries and keys turn together, so scores stay; applying it to the attention's output turns V back.
+void hadamard(at::Tensor& x, int head_dim);
 // Stores K and V of qkv in the sequences' last num_queries slots.
 void kv_append(const at::Tensor& qkv, const HeadLayout& heads, std::span<const PagedSequence> sequences,
                KvStorage& kv);
-// out [T, Hq D]: causal softmax attention, scale 1 / sqrt(D).
+// out [T, Hq D]: causal softmax attention, scale 1 / sqrt(D). row_stats [T, Hq, 2]: each row's largest score
+// and 1 / sum of exp(score - largest).
 void paged_attention(const at::Tensor& qkv, const HeadLayout& heads, std::span<const PagedSequence> sequences,
-                     const KvStorage& kv, cpu::AttentionWorkspace& workspace, at::Tensor& out);
+                     const KvStorage& kv, cpu::AttentionWorkspace& workspace, at::Tensor& out,
+                     at::Tensor& row_stats);
 
 }  // namespace ops
 
@@ -71,14 +78,23 @@ void rope(at::Tensor& qkv, const HeadLayout& heads, std::span<const std::int32_t
 void kv_append(const at::Tensor& qkv, const HeadLayout& heads, std::span<const PagedSequence> sequences,
                KvStorage& kv);
 void paged_attention(const at::Tensor& qkv, const HeadLayout& heads, std::span<const PagedSequence> sequences,
-                     const KvStorage& kv, at::Tensor& out);
+                     const KvStorage& kv, at::Tensor& out, at::Tensor& row_stats);
+void hadamard(at::Tensor& x, int head_dim);
 
-// Sums over the observed queries of their causal softmax: [Hq, num_cached] on the CPU. queries [W, Hq D],
-// oldest first.
-at::Tensor observation_scores(const at::Tensor& queries, const HeadLayout& heads,
-                              std::span<const BlockId> blocks, int num_cached, const KvStorage& kv);
-// Slot i of KV head h takes what slot kept[h][i] holds; kept: [1 or Hkv, num_kept] ascending.
-void compact(std::span<const int> kept, int num_kept, std::span<const BlockId> blocks, KvStorage& kv);
+// K and V of all cached tokens, each [Hkv, num_cached, D] float32.
+std::pair<at::Tensor, at::Tensor> read_cached(const cpu::CachedLayer& cache, const KvStorage& kv);
+// Sums over the last W queries of their causal softmax: [Hq, num_cached]. queries [W, Hq D], oldest first.
+at::Tensor probability_sums(const at::Tensor& queries, const HeadLayout& heads, const cpu::CachedLayer& cache,
+                            const KvStorage& kv);
+// -|K| or -cos(K, mean K): [Hkv, num_cached].
+at::Tensor key_scores(const cpu::CachedLayer& cache, bool against_mean, const KvStorage& kv);
+// |projection V|: [Hq, num_cached]. projection [Hq, rank, D].
+at::Tensor value_norms(const at::Tensor& projection, const HeadLayout& heads, const cpu::CachedLayer& cache,
+                       const KvStorage& kv);
+// Slot i of KV head h in `to` takes what slot sources[h][i] of `from` holds; sources: [1 or Hkv,
+// to.num_cached]. The two may share blocks.
+void rewrite(std::span<const int> sources, const cpu::CachedLayer& from, const cpu::CachedLayer& to,
+             KvStorage& kv);
 
 }  // namespace reference
 }  // namespace kvcrush

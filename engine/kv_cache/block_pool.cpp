@@ -6,12 +6,9 @@
 
 namespace kvcrush {
 
-BlockPool::BlockPool(int num_blocks, int block_size_tokens)
-    : num_blocks_(num_blocks),
-      block_size_tokens_(block_size_tokens),
-      free_(num_blocks),
-      is_free_(num_blocks, true) {
-  KVCRUSH_CHECK(num_blocks > 0 && block_size_tokens > 0);
+BlockPool::BlockPool(int num_blocks)
+    : num_blocks_(num_blocks), free_(num_blocks), is_free_(num_blocks, true) {
+  KVCRUSH_CHECK(num_blocks > 0);
   std::iota(free_.rbegin(), free_.rend(), 0);  // block 0 on top
 }
 

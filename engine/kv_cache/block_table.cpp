@@ -7,43 +7,64 @@
 
 namespace kvcrush {
 
+int blocks_for(const cpu::KvFormat& format, int num_packed, int num_tail) {
+  const int packed = num_packed == 0 ? 0 : cpu::ceil_div(num_packed, format.packed_tokens_per_block);
+  return packed + cpu::ceil_div(num_tail, format.tail_tokens_per_block);
+}
+
 BlockTable::BlockTable(BlockTable&& other) noexcept
     : pool_(other.pool_),
+      format_(other.format_),
       blocks_(std::exchange(other.blocks_, {})),
-      num_cached_tokens_(std::exchange(other.num_cached_tokens_, 0)) {}
+      num_packed_tokens_(std::exchange(other.num_packed_tokens_, 0)),
+      num_tail_tokens_(std::exchange(other.num_tail_tokens_, 0)) {}
 
 BlockTable& BlockTable::operator=(BlockTable&& other) noexcept {
   if (this != &other) {
     clear();
     pool_ = other.pool_;
+    format_ = other.format_;
     blocks_ = std::exchange(other.blocks_, {});
-    num_cached_tokens_ = std::exchange(other.num_cached_tokens_, 0);
+    num_packed_tokens_ = std::exchange(other.num_packed_tokens_, 0);
+    num_tail_tokens_ = std::exchange(other.num_tail_tokens_, 0);
   }
   return *this;
 }
 
 int BlockTable::blocks_missing_for(int num_tokens) const {
-  return pool_->blocks_for(num_cached_tokens_ + num_tokens) - static_cast<int>(blocks_.size());
+  return blocks_for(format_, num_packed_tokens_, num_tail_tokens_ + num_tokens) -
+         static_cast<int>(blocks_.size());
 }
 
 void BlockTable::extend(int num_tokens) {
   for (int missing = blocks_missing_for(num_tokens); missing > 0; --missing) blocks_.push_back(pool_->take());
-  num_cached_tokens_ += num_tokens;
+  num_tail_tokens_ += num_tokens;
 }
 
-int BlockTable::truncate(int num_tokens) {
-  KVCRUSH_CHECK(num_tokens >= 0 && num_tokens <= num_cached_tokens_);
-  const int keep = pool_->blocks_for(num_tokens);
+void BlockTable::assign(int num_packed, int num_tail) {
+  KVCRUSH_CHECK(blocks_.empty());
+  for (int left = blocks_for(format_, num_packed, num_tail); left > 0; --left)
+    blocks_.push_back(pool_->take());
+  num_packed_tokens_ = num_packed;
+  num_tail_tokens_ = num_tail;
+}
+
+int BlockTable::shrink(int num_packed, int num_tail) {
+  KVCRUSH_CHECK(num_packed >= 0 && num_tail >= 0 && num_packed + num_tail <= num_cached_tokens());
+  const int keep = blocks_for(format_, num_packed, num_tail);
   const int freed = static_cast<int>(blocks_.size()) - keep;
-  pool_->give_back(std::span(blocks_).subspan(keep));
-  blocks_.resize(keep);
-  num_cached_tokens_ = num_tokens;
+  KVCRUSH_CHECK(freed >= 0);
+  pool_->give_back(std::span(blocks_).subspan(static_cast<std::size_t>(keep)));
+  blocks_.resize(static_cast<std::size_t>(keep));
+  num_packed_tokens_ = num_packed;
+  num_tail_tokens_ = num_tail;
   return freed;
 }
 
-SequenceCache::SequenceCache(BlockPool& pool, int num_layers) : pool_(&pool), num_evicted_(num_layers, 0) {
-  layers_.reserve(num_layers);
-  for (int layer = 0; layer < num_layers; ++layer) layers_.emplace_back(pool);
+SequenceCache::SequenceCache(BlockPool& pool, int num_layers, const cpu::KvFormat& format)
+    : pool_(&pool), format_(format), num_evicted_(static_cast<std::size_t>(num_layers), 0) {
+  layers_.reserve(static_cast<std::size_t>(num_layers));
+  for (int layer = 0; layer < num_layers; ++layer) layers_.emplace_back(pool, format);
 }
 
 int SequenceCache::max_cached_tokens() const {
@@ -70,9 +91,26 @@ bool SequenceCache::try_extend(int num_tokens) {
   return true;
 }
 
-int SequenceCache::truncate(int layer, int num_tokens) {
-  num_evicted_[layer] += layers_[layer].num_cached_tokens() - num_tokens;
-  return layers_[layer].truncate(num_tokens);
+bool SequenceCache::try_assign(std::span<const LayerShape> shapes) {
+  KVCRUSH_CHECK(shapes.size() == layers_.size());
+  int wanted = 0;
+  for (const LayerShape& shape : shapes) wanted += blocks_for(format_, shape.num_packed, shape.num_tail);
+  if (wanted > pool_->num_free()) return false;
+  for (std::size_t i = 0; i < shapes.size(); ++i) {
+    layers_[i].assign(shapes[i].num_packed, shapes[i].num_tail);
+    num_evicted_[i] = shapes[i].num_evicted;
+  }
+  return true;
+}
+
+int SequenceCache::shrink(int layer, int num_packed, int num_tail) {
+  num_evicted_[layer] += layers_[layer].num_cached_tokens() - num_packed - num_tail;
+  return layers_[layer].shrink(num_packed, num_tail);
+}
+
+void SequenceCache::drop_newest(int num_tokens) {
+  for (BlockTable& layer : layers_)
+    layer.shrink(layer.num_packed_tokens(), layer.num_tail_tokens() - num_tokens);
 }
 
 void SequenceCache::clear() {

@@ -2,37 +2,21 @@
 
 #include <ATen/ATen.h>
 
+#include "engine/core/status.h"
+
 namespace kvcrush {
 
-Result<cpu::KvElement> parse_kv_dtype(const std::string& name) {
-  if (name == "f32") return cpu::KvElement::kF32;
-  if (name == "bf16") return cpu::KvElement::kBF16;
-  if (name == "f16") return cpu::KvElement::kF16;
-  return invalid_argument("kv_dtype is '" + name + "'; allowed: f32, bf16, f16");
+cpu::KvFormat make_kv_format(KvDtype dtype, int head_dim) {
+  const KvDtype tail = is_quantised(dtype) ? KvDtype::kF16 : dtype;
+  return {.tail = tail,
+          .packed = dtype,
+          .tail_tokens_per_block = cpu::tokens_per_block(tail, head_dim),
+          .packed_tokens_per_block = is_quantised(dtype) ? cpu::tokens_per_block(dtype, head_dim) : 0};
 }
-
-namespace {
-at::ScalarType scalar_type(cpu::KvElement element) {
-  switch (element) {
-    case cpu::KvElement::kBF16:
-      return at::kBFloat16;
-    case cpu::KvElement::kF16:
-      return at::kHalf;
-    case cpu::KvElement::kF32:
-      break;
-  }
-  return at::kFloat;
-}
-}  // namespace
 
 KvStorage::KvStorage(const KvLayout& layout, int num_blocks, at::Device device) : layout_(layout) {
-  bytes_ = at::empty({num_blocks, layout.block_bytes()}, at::TensorOptions(at::kByte).device(device));
-  const std::int64_t heads = layout.num_kv_heads;
-  const std::int64_t dim = layout.head_dim;
-  const std::int64_t half = heads * dim * cpu::kBlockTokens;
-  const at::Tensor elements = bytes_.view(scalar_type(layout.element));
-  keys_ = elements.narrow(1, 0, half).unflatten(1, {heads, dim, cpu::kBlockTokens});
-  values_ = elements.narrow(1, half, half).unflatten(1, {heads, cpu::kBlockTokens, dim});
+  bytes_ = at::empty({num_blocks, layout.num_kv_heads, cpu::block_head_bytes(layout.head_dim)},
+                     at::TensorOptions(at::kByte).device(device));
 }
 
 cpu::KvPool KvStorage::cpu_pool() const {
@@ -40,8 +24,7 @@ cpu::KvPool KvStorage::cpu_pool() const {
   return {.base = static_cast<std::byte*>(bytes_.data_ptr()),
           .block_bytes = layout_.block_bytes(),
           .num_kv_heads = layout_.num_kv_heads,
-          .head_dim = layout_.head_dim,
-          .element = layout_.element};
+          .head_dim = layout_.head_dim};
 }
 
 }  // namespace kvcrush

@@ -1,6 +1,8 @@
 #include "engine/kvcrush/params.h"
 
 #include <algorithm>
+#include <array>
+#include <charconv>
 #include <cmath>
 #include <string>
 
@@ -11,15 +13,60 @@ constexpr int kMaxSinkTokens = 1024;
 constexpr int kMaxWindowTokens = 256;
 constexpr int kMaxPoolKernelTokens = 63;
 
-template <typename T>
-Status refuse(const char* field, T value, const std::string& allowed) {
-  return invalid_argument(std::string("compression.") + field + " is " + std::to_string(value) +
-                          ", allowed: " + allowed);
+// At worst the block after the sinks and the one before the window are cut, each by all but one token; these
+// pieces stay too.
+constexpr int kMinFreeBlockTokens = 2 * (kSelectionBlockTokens - 1) + kSelectionBlockTokens;
+
+std::string to_text(int value) {
+  return std::to_string(value);
+}
+
+// The shortest digits that read back as the same number: 1.5, -1, 1e-09.
+std::string to_text(double value) {
+  if (std::isnan(value)) return "nan";
+  std::array<char, 32> digits;
+  const auto end = std::to_chars(digits.data(), digits.data() + digits.size(), value).ptr;
+  return {digits.data(), end};
+}
+
+Status refuse(const char* field, const std::string& value, const std::string& allowed) {
+  return invalid_argument(std::string("compression.") + field + " is " + value + ", allowed: " + allowed);
 }
 
 Status check_range(const char* field, int value, int low, int high) {
   if (value >= low && value <= high) return {};
-  return refuse(field, value, std::string("[") + std::to_string(low) + ", " + std::to_string(high) + "]");
+  return refuse(field, to_text(value), "[" + to_text(low) + ", " + to_text(high) + "]");
+}
+
+const char* name_of(BasePolicy policy) {
+  switch (policy) {
+    case BasePolicy::kSnapKv:
+      return "snapkv";
+    case BasePolicy::kH2o:
+      return "h2o";
+    case BasePolicy::kTova:
+      return "tova";
+    case BasePolicy::kStreaming:
+      return "streaming";
+    case BasePolicy::kKNorm:
+      return "knorm";
+    case BasePolicy::kKeyDiff:
+      break;
+  }
+  return "keydiff";
+}
+
+Status check_scores(const CompressionParams& params) {
+  const int kernel = params.pool_kernel_tokens;
+  if (kernel < 1 || kernel > kMaxPoolKernelTokens || kernel % 2 == 0) {
+    return refuse("pool_kernel_tokens", to_text(kernel), "odd, [1, " + to_text(kMaxPoolKernelTokens) + "]");
+  }
+  if (reads_attention(params.policy)) return {};
+  const std::string reason =
+      std::string(" with policy ") + name_of(params.policy) + ", which reads no attention";
+  if (kernel != 1) return refuse("pool_kernel_tokens", to_text(kernel), "1" + reason);
+  if (params.value_norm) return refuse("value_norm", "true", "false" + reason);
+  return {};
 }
 
 Status check_budget(const CompressionParams& params) {
@@ -29,40 +76,57 @@ Status check_budget(const CompressionParams& params) {
   }
   if (params.budget_fraction) {
     const double fraction = *params.budget_fraction;
-    if (!(fraction > 0.0 && fraction <= 1.0)) return refuse("budget_fraction", fraction, "(0, 1]");
+    if (!(fraction > 0.0 && fraction <= 1.0)) return refuse("budget_fraction", to_text(fraction), "(0, 1]");
     return {};
   }
+  const int least = min_budget_tokens(params);
+  if (*params.budget_tokens >= least) return {};
+  const bool is_block = params.granularity == Granularity::kBlock;
   const int num_fixed_tokens = params.num_sink_tokens + params.window_tokens;
-  if (*params.budget_tokens <= num_fixed_tokens) {
-    return refuse("budget_tokens", *params.budget_tokens,
-                  std::string("> num_sink_tokens + window_tokens = ") +
-                      std::to_string(params.num_sink_tokens) + " + " + std::to_string(params.window_tokens) +
-                      " = " + std::to_string(num_fixed_tokens));
-  }
-  return {};
+  return refuse("budget_tokens", to_text(*params.budget_tokens),
+                ">= " + to_text(least) + " = num_sink_tokens + window_tokens + " +
+                    (is_block ? "one block and the cut blocks at both ends" : "1") + " = " +
+                    to_text(params.num_sink_tokens) + " + " + to_text(params.window_tokens) + " + " +
+                    to_text(least - num_fixed_tokens));
 }
 
 }  // namespace
 
+bool reads_attention(BasePolicy policy) {
+  return policy == BasePolicy::kSnapKv || policy == BasePolicy::kH2o || policy == BasePolicy::kTova;
+}
+
 Status validate(const CompressionParams& params) {
   KVCRUSH_RETURN_IF_ERROR(check_range("num_sink_tokens", params.num_sink_tokens, 0, kMaxSinkTokens));
   KVCRUSH_RETURN_IF_ERROR(check_range("window_tokens", params.window_tokens, 1, kMaxWindowTokens));
-  if (params.pool_kernel_tokens < 1 || params.pool_kernel_tokens > kMaxPoolKernelTokens ||
-      params.pool_kernel_tokens % 2 == 0) {
-    return refuse("pool_kernel_tokens", params.pool_kernel_tokens,
-                  std::string("odd, [1, ") + std::to_string(kMaxPoolKernelTokens) + "]");
-  }
+  KVCRUSH_RETURN_IF_ERROR(check_scores(params));
   if (!(params.representative_share >= 0.0 && params.representative_share <= 1.0)) {
-    return refuse("representative_share", params.representative_share, "[0, 1]");
+    return refuse("representative_share", to_text(params.representative_share), "[0, 1]");
   }
   return check_budget(params);
+}
+
+int min_budget_tokens(const CompressionParams& params) {
+  const int least_free_tokens = params.granularity == Granularity::kBlock ? kMinFreeBlockTokens : 1;
+  return params.num_sink_tokens + params.window_tokens + least_free_tokens;
 }
 
 int resolve_budget_tokens(const CompressionParams& params, int num_prompt_tokens) {
   if (params.budget_tokens) return *params.budget_tokens;
   KVCRUSH_CHECK(params.budget_fraction.has_value() && num_prompt_tokens >= 0);
   const double share_tokens = std::ceil(*params.budget_fraction * num_prompt_tokens);
-  return std::max(static_cast<int>(share_tokens), params.num_sink_tokens + params.window_tokens + 1);
+  return std::max(static_cast<int>(share_tokens), min_budget_tokens(params));
+}
+
+int layer_budget_tokens(const CompressionParams& params, int budget_tokens, int layer, int num_layers) {
+  KVCRUSH_CHECK(layer >= 0 && layer < num_layers);
+  if (params.layer_budgets == LayerBudgets::kUniform || num_layers == 1) return budget_tokens;
+  const int num_fixed_tokens = params.num_sink_tokens + params.window_tokens;
+  // free * (1.5 - layer / (num_layers - 1)) over the common denominator, so that the floor is exact.
+  const std::int64_t num_free_tokens = budget_tokens - num_fixed_tokens;
+  const std::int64_t num_steps = num_layers - 1;
+  const std::int64_t layer_free_tokens = num_free_tokens * (3 * num_steps - 2 * layer) / (2 * num_steps);
+  return std::max(num_fixed_tokens + static_cast<int>(layer_free_tokens), min_budget_tokens(params));
 }
 
 }  // namespace kvcrush

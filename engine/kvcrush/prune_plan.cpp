@@ -13,9 +13,13 @@ std::size_t to_size(int value) {
 }
 
 SelectionInput selection_input(const CompressionParams& params, int budget_tokens, int layer,
-                               int num_tokens) {
+                               const LayerObservation& observation, int num_sets) {
   SelectionInput input;
-  input.num_tokens = num_tokens;
+  input.num_heads = observation.num_heads / num_sets;
+  if (params.signature_heads == SignatureHeads::kKv) {
+    input.heads_per_bit = observation.num_heads / observation.num_kv_heads;
+  }
+  input.num_tokens = observation.num_tokens;
   input.budget_tokens = budget_tokens;
   input.num_sink_tokens = params.num_sink_tokens;
   input.window_tokens = params.window_tokens;
@@ -29,35 +33,42 @@ SelectionInput selection_input(const CompressionParams& params, int budget_token
 
 }  // namespace
 
-void plan_layer(const CompressionParams& params, int budget_tokens, int layer,
-                std::span<const float> probability_sums, int num_queries, int num_heads, int num_kv_heads,
-                int num_tokens, PruneScratch& scratch, LayerPrunePlan& out) {
-  KVCRUSH_CHECK(num_heads >= 1 && num_kv_heads >= 1 && num_heads % num_kv_heads == 0);
-  out.num_tokens_before = num_tokens;
-  out.num_tokens_after = std::min(num_tokens, budget_tokens);
-  out.num_sets = params.token_sets == TokenSets::kPerKvHead ? num_kv_heads : 1;
-  out.kept_slots.resize(to_size(out.num_sets) * to_size(out.num_tokens_after));
+int num_kept_tokens(const CompressionParams& params, int budget_tokens, int num_tokens) {
+  if (num_tokens <= budget_tokens) return num_tokens;
+  if (params.granularity == Granularity::kToken) return budget_tokens;
+  const BlockCounts counts =
+      count_blocks(num_tokens, budget_tokens, params.num_sink_tokens, params.window_tokens);
+  return counts.num_always + counts.num_free * kSelectionBlockTokens;
+}
 
-  SelectionInput input = selection_input(params, budget_tokens, layer, num_tokens);
-  const int num_candidates = num_tokens - params.num_sink_tokens - params.window_tokens;
-  if (num_tokens > budget_tokens) {
+void plan_layer(const CompressionParams& params, int budget_tokens, int layer,
+                const LayerObservation& observation, PruneScratch& scratch, LayerPrunePlan& out) {
+  const int num_heads = observation.num_heads;
+  const int num_kv_heads = observation.num_kv_heads;
+  KVCRUSH_CHECK(num_heads >= 1 && num_kv_heads >= 1 && num_heads % num_kv_heads == 0);
+  KVCRUSH_CHECK(budget_tokens >= min_budget_tokens(params));
+  out.num_tokens_before = observation.num_tokens;
+  out.num_sets = params.token_sets == TokenSets::kPerKvHead ? num_kv_heads : 1;
+
+  const bool prunes = observation.num_tokens > budget_tokens;
+  if (prunes) {
+    const int num_candidates = observation.num_tokens - params.num_sink_tokens - params.window_tokens;
     scratch.scores.resize(to_size(num_heads) * to_size(num_candidates));
-    switch (params.policy) {  // other base policies fill the same scores
-      case BasePolicy::kSnapKv:
-        snapkv_scores({probability_sums, num_queries, num_heads, num_tokens},
-                      {params.num_sink_tokens, params.window_tokens}, params.pool_kernel_tokens,
-                      scratch.score, scratch.scores);
-        break;
-    }
+    token_scores(params, observation, scratch.score, scratch.scores);
   }
-  input.num_heads = num_heads / out.num_sets;
+  SelectionInput input = selection_input(params, budget_tokens, layer, observation, out.num_sets);
+  const std::size_t set_size = prunes ? scratch.scores.size() / to_size(out.num_sets) : 0;
   for (int set = 0; set < out.num_sets; ++set) {
     input.first_head = set * input.num_heads;
-    if (num_tokens > budget_tokens) {
-      const std::size_t set_size = to_size(input.num_heads) * to_size(num_candidates);
+    if (prunes)
       input.scores = std::span<const float>(scratch.scores).subspan(to_size(set) * set_size, set_size);
+    const std::span<const int> kept = params.granularity == Granularity::kBlock
+                                          ? scratch.block_selector.select(input)
+                                          : scratch.selector.select(input);
+    if (set == 0) {
+      out.num_tokens_after = static_cast<int>(kept.size());
+      out.kept_slots.resize(to_size(out.num_sets) * kept.size());
     }
-    const std::span<const int> kept = scratch.selector.select(input);
     std::copy(kept.begin(), kept.end(),
               out.kept_slots.begin() + static_cast<std::ptrdiff_t>(to_size(set) * kept.size()));
   }

@@ -4,6 +4,7 @@
 #include <span>
 #include <vector>
 
+#include "engine/kvcrush/block_select.h"
 #include "engine/kvcrush/params.h"
 #include "engine/kvcrush/select.h"
 #include "engine/kvcrush/token_scores.h"
@@ -22,15 +23,18 @@ struct PruneScratch {
   ScoreScratch score;
   std::vector<float> scores;  // [num_heads, num_candidates]
   Selector selector;
+  BlockSelector block_selector;
 };
 
-// `params` valid; `budget_tokens` resolved, > num_sink_tokens + window_tokens; `layer` counts from 0.
-// `probability_sums` [num_heads, num_tokens] float32: softmax probability of each cached slot, summed over
-// the `num_queries` observed queries in ascending order, in slot order; ignored when num_tokens <=
-// budget_tokens, where all slots stay. Query head h belongs to KV head h / (num_heads / num_kv_heads). `out`
-// keeps its memory between calls.
+// Tokens that a layer of num_tokens keeps: a function of counts alone, so that room can be planned before
+// scores are known.
+int num_kept_tokens(const CompressionParams& params, int budget_tokens, int num_tokens);
+
+// `params` valid; `budget_tokens` is this layer's, >= min_budget_tokens(params); `layer` counts from 0. The
+// observation holds what params.policy and params.value_norm read; it is ignored when num_tokens <=
+// budget_tokens, where all slots stay. Token granularity keeps exactly budget_tokens, block granularity at
+// most that many. `out` keeps its memory between calls.
 void plan_layer(const CompressionParams& params, int budget_tokens, int layer,
-                std::span<const float> probability_sums, int num_queries, int num_heads, int num_kv_heads,
-                int num_tokens, PruneScratch& scratch, LayerPrunePlan& out);
+                const LayerObservation& observation, PruneScratch& scratch, LayerPrunePlan& out);
 
 }  // namespace kvcrush

@@ -1,12 +1,12 @@
 // Which cached tokens stay: the important ones and representatives of the rest (docs: kvcrush.md, steps 2-8).
-// Another granularity (block) is another class beside Selector: its unit is a block and its signature one bit
-// per token of it.
+// Token by token; whole blocks: block_select.h.
 #pragma once
 
 #include <cstdint>
 #include <span>
 #include <vector>
 
+#include "engine/kvcrush/kept_units.h"
 #include "engine/kvcrush/params.h"
 #include "engine/kvcrush/signature.h"
 #include "engine/kvcrush/top_selection.h"
@@ -19,6 +19,9 @@ struct SelectionInput {
   std::span<const float> scores;
   int num_heads = 0;
   int first_head = 0;  // query head of the layer that row 0 is: random and alternating anchors go by it
+  // Neighbouring heads that share one bit, set where any of them wants the token: 1, or the query heads of a
+  // KV head. Divides num_heads and first_head. Block signatures have no bits of heads and ignore it.
+  int heads_per_bit = 1;
   int num_tokens = 0;
   int budget_tokens = 0;  // > num_sink_tokens + window_tokens
   int num_sink_tokens = 0;
@@ -38,27 +41,15 @@ class Selector {
   std::span<const int> select(const SelectionInput& input);
 
  private:
-  void sum_importance(const SelectionInput& input);
-  // Marks the important candidates as kept and lists the others in evicted_.
-  void split_by_importance(int num_important);
-  void mark_representatives(const SelectionInput& input, int num_free, int num_representatives);
   void sign_tokens(const SelectionInput& input, int num_free);
-  // Fills order_ with evicted_ by (distance, slot).
-  void sort_by_distance(int num_heads);
-  int pick_from_group(std::span<const int> group, RepresentativePick pick) const;
   void list_kept_slots(const SelectionInput& input);
 
-  // Indices below are candidates: slot minus num_sink_tokens.
-  std::vector<float> importance_;    // [num_candidates]
-  std::vector<std::uint8_t> keeps_;  // [num_candidates]
-  std::vector<int> evicted_;         // ascending
-  std::vector<int> distances_;       // [evicted]
-  std::vector<int> bucket_ends_;     // [num_heads + 1]
-  std::vector<int> order_;           // [evicted]
-  std::vector<std::uint64_t> anchor_;
-  std::vector<int> kept_slots_;
-  TopSelection top_;
+  // Indices are candidates: slot minus num_sink_tokens.
+  std::vector<float> importance_;  // [num_candidates]
   SignatureTable signatures_;
+  TopSelection top_;
+  KeptUnits kept_;
+  std::vector<int> kept_slots_;
 };
 
 }  // namespace kvcrush

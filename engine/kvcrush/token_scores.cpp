@@ -23,7 +23,7 @@ int widen_maxima(std::span<float> padded, int kernel) {
   return width;
 }
 
-void mean_and_pool_row(std::span<const float> sums, float num_queries, int kernel, std::vector<float>& padded,
+void mean_and_pool_row(std::span<const float> sums, float num_queries, int kernel, std::span<float> padded,
                        std::span<float> out) {
   const std::size_t half = static_cast<std::size_t>(kernel / 2);
   for (std::size_t i = 0; i < sums.size(); ++i) padded[half + i] = sums[i] / num_queries;
@@ -37,24 +37,106 @@ void mean_and_pool_row(std::span<const float> sums, float num_queries, int kerne
   for (std::size_t i = 0; i < out.size(); ++i) out[i] = std::max(low[i], high[i]);
 }
 
+std::size_t to_size(int value) {
+  return static_cast<std::size_t>(value);
+}
+
+// The part of one layer that scores are made of, row by row.
+struct Candidates {
+  std::size_t first_slot;
+  std::size_t count;
+  std::size_t num_tokens;
+
+  // Of `values` [rows, num_tokens], as many as `count`.
+  std::span<const float> of(std::span<const float> values, std::size_t row) const {
+    return values.subspan(row * num_tokens + first_slot, count);
+  }
+  // Of `scores` [rows, count].
+  std::span<float> row_of(std::span<float> scores, std::size_t row) const {
+    return scores.subspan(row * count, count);
+  }
+};
+
+void attention_scores(const CompressionParams& params, const LayerObservation& observation,
+                      const Candidates& candidates, ScoreScratch& scratch, std::span<float> scores) {
+  const std::size_t num_rows = to_size(observation.num_heads);
+  KVCRUSH_CHECK(observation.probability_sums.size() == num_rows * candidates.num_tokens);
+  const int kernel = params.pool_kernel_tokens;
+  KVCRUSH_CHECK(kernel >= 1 && kernel % 2 == 1);
+  const int divisor = params.policy == BasePolicy::kH2o ? 1 : observation.num_queries;
+  KVCRUSH_CHECK(divisor >= 1);
+  scratch.padded_row.resize(candidates.count + to_size(kernel) - 1);
+  for (std::size_t row = 0; row < num_rows; ++row) {
+    mean_and_pool_row(candidates.of(observation.probability_sums, row), static_cast<float>(divisor), kernel,
+                      scratch.padded_row, candidates.row_of(scores, row));
+  }
+}
+
+void slot_scores(const Candidates& candidates, std::size_t num_rows, std::span<float> scores) {
+  for (std::size_t i = 0; i < candidates.count; ++i) {
+    scores[i] = static_cast<float>(candidates.first_slot + i);
+  }
+  for (std::size_t row = 1; row < num_rows; ++row) {
+    std::copy_n(scores.begin(), candidates.count, candidates.row_of(scores, row).begin());
+  }
+}
+
+void key_scores(const LayerObservation& observation, const Candidates& candidates, std::span<float> scores) {
+  const std::size_t num_kv_heads = to_size(observation.num_kv_heads);
+  KVCRUSH_CHECK(observation.key_scores.size() == num_kv_heads * candidates.num_tokens);
+  const std::size_t num_rows = to_size(observation.num_heads);
+  for (std::size_t row = 0; row < num_rows; ++row) {
+    const auto source = candidates.of(observation.key_scores, row / (num_rows / num_kv_heads));
+    std::copy(source.begin(), source.end(), candidates.row_of(scores, row).begin());
+  }
+}
+
+void multiply_by_value_norms(const LayerObservation& observation, const Candidates& candidates,
+                             std::span<float> scores) {
+  const std::size_t num_rows = to_size(observation.num_heads);
+  KVCRUSH_CHECK(observation.value_norms.size() == num_rows * candidates.num_tokens);
+  for (std::size_t row = 0; row < num_rows; ++row) {
+    const float* const norms = candidates.of(observation.value_norms, row).data();
+    float* const products = candidates.row_of(scores, row).data();
+    for (std::size_t i = 0; i < candidates.count; ++i) products[i] *= norms[i];
+  }
+}
+
 }  // namespace
 
-void snapkv_scores(const AttentionObservation& observation, const CandidateRange& range,
-                   int pool_kernel_tokens, ScoreScratch& scratch, std::span<float> scores) {
-  const int num_candidates = observation.num_tokens - range.num_sink_tokens - range.window_tokens;
-  KVCRUSH_CHECK(observation.num_queries >= 1 && num_candidates >= 1);
-  KVCRUSH_CHECK(pool_kernel_tokens >= 1 && pool_kernel_tokens % 2 == 1);
-  const auto row_size = static_cast<std::size_t>(observation.num_tokens);
-  const auto out_size = static_cast<std::size_t>(num_candidates);
-  const auto num_rows = static_cast<std::size_t>(observation.num_heads);
-  KVCRUSH_CHECK(observation.probability_sums.size() == num_rows * row_size &&
-                scores.size() == num_rows * out_size);
-  scratch.padded_row.resize(out_size + static_cast<std::size_t>(pool_kernel_tokens) - 1);
-  for (std::size_t row = 0; row < num_rows; ++row) {
-    const auto first = row * row_size + static_cast<std::size_t>(range.num_sink_tokens);
-    mean_and_pool_row(observation.probability_sums.subspan(first, out_size),
-                      static_cast<float>(observation.num_queries), pool_kernel_tokens, scratch.padded_row,
-                      scores.subspan(row * out_size, out_size));
+void token_scores(const CompressionParams& params, const LayerObservation& observation, ScoreScratch& scratch,
+                  std::span<float> scores) {
+  const int num_candidates = observation.num_tokens - params.num_sink_tokens - params.window_tokens;
+  KVCRUSH_CHECK(num_candidates >= 1 && observation.num_heads >= 1 && observation.num_kv_heads >= 1 &&
+                observation.num_heads % observation.num_kv_heads == 0);
+  const Candidates candidates{to_size(params.num_sink_tokens), to_size(num_candidates),
+                              to_size(observation.num_tokens)};
+  KVCRUSH_CHECK(scores.size() == to_size(observation.num_heads) * candidates.count);
+  switch (params.policy) {
+    case BasePolicy::kSnapKv:
+    case BasePolicy::kH2o:
+    case BasePolicy::kTova:
+      attention_scores(params, observation, candidates, scratch, scores);
+      break;
+    case BasePolicy::kStreaming:
+      slot_scores(candidates, to_size(observation.num_heads), scores);
+      break;
+    case BasePolicy::kKNorm:
+    case BasePolicy::kKeyDiff:
+      key_scores(observation, candidates, scores);
+      break;
+  }
+  if (params.value_norm) multiply_by_value_norms(observation, candidates, scores);
+}
+
+void sum_over_heads(std::span<const float> scores, int num_heads, std::span<float> importance) {
+  const std::size_t count = importance.size();
+  KVCRUSH_CHECK(num_heads >= 1 && scores.size() == to_size(num_heads) * count);
+  std::copy_n(scores.begin(), count, importance.begin());
+  float* const sums = importance.data();
+  for (std::size_t head = 1; head < to_size(num_heads); ++head) {
+    const float* const row = scores.data() + head * count;
+    for (std::size_t i = 0; i < count; ++i) sums[i] += row[i];
   }
 }
 

@@ -1,36 +1,48 @@
-// From attention probabilities observed in one layer to a score per query head and candidate slot (docs:
-// kvcrush.md, step 1). Another base policy (h2o, tova, streaming, knorm, keydiff) is another function here
-// that fills the same [num_heads, num_candidates] array; selection does not know which one did.
+// From what was observed in one layer to a score per query head and candidate slot (docs: kvcrush.md, steps 1
+// and 2). Every base policy fills the same array; selection does not know which one did.
 #pragma once
 
 #include <span>
 #include <vector>
 
+#include "engine/kvcrush/params.h"
+
 namespace kvcrush {
 
-// What attention saw. Rows are query heads; columns are the sequence's cached slots in position order.
-struct AttentionObservation {
-  std::span<const float>
-      probability_sums;  // [num_heads, num_tokens]: over the observed queries, ascending, float32
-  int num_queries = 0;   // how many were summed, >= 1
+// What is known of one layer's cached slots, in position order. Query head h belongs to KV head
+// h / (num_heads / num_kv_heads). Only what the policy reads is set.
+struct LayerObservation {
   int num_heads = 0;
+  int num_kv_heads = 0;
   int num_tokens = 0;
-};
-
-struct CandidateRange {
-  int num_sink_tokens = 0;
-  int window_tokens = 0;
+  // snapkv, h2o, tova: softmax probability of each slot, [num_heads, num_tokens], summed over the observed
+  // queries in ascending order: the window's, all so far, the last one.
+  std::span<const float> probability_sums = {};
+  int num_queries = 0;  // how many were summed, >= 1
+  // knorm: -|K|; keydiff: -cos(K, mean K of the head over all slots). [num_kv_heads, num_tokens]
+  std::span<const float> key_scores = {};
+  // value_norm: norm of the token's value, as this query head writes it. [num_heads, num_tokens]
+  std::span<const float> value_norms = {};
 };
 
 struct ScoreScratch {
   std::vector<float> padded_row;
 };
 
-// SnapKV: mean probability over the observed queries, then max-pool of `pool_kernel_tokens` (odd), stride 1,
-// clipped to the candidate range. Candidates are slots num_sink_tokens .. num_tokens - window_tokens - 1, at
-// least one. Writes `scores` [num_heads, num_candidates]; time grows with the tokens times the logarithm of
-// the kernel.
-void snapkv_scores(const AttentionObservation& observation, const CandidateRange& range,
-                   int pool_kernel_tokens, ScoreScratch& scratch, std::span<float> scores);
+// Fills `scores` [num_heads, num_candidates]. Candidates are slots params.num_sink_tokens .. num_tokens -
+// params.window_tokens - 1, at least one.
+// - snapkv, tova: probability_sums / num_queries, then the largest within pool_kernel_tokens (odd, stride 1,
+//   clipped to the candidates);
+// - h2o: the same without the division: num_queries is not read;
+// - streaming: the slot's index, in every head;
+// - knorm, keydiff: key_scores of the query head's KV head.
+// With value_norm each is multiplied by its value_norms after pooling. float32 throughout, each operation
+// rounded. Time grows with the tokens times the logarithm of the kernel.
+void token_scores(const CompressionParams& params, const LayerObservation& observation, ScoreScratch& scratch,
+                  std::span<float> scores);
+
+// A token's importance: its `scores` [num_heads, num_candidates] summed over heads in ascending order,
+// float32.
+void sum_over_heads(std::span<const float> scores, int num_heads, std::span<float> importance);
 
 }  // namespace kvcrush

@@ -14,7 +14,8 @@ void build_batch(const StepPlan& plan, StepBatch& batch) {
       batch.token_ids.push_back(chunk.sequence->token_ids[i]);
       batch.positions.push_back(i);
     }
-    if (chunk.samples_token) batch.logit_rows.push_back(batch.num_tokens() - 1);
+    for (int row = batch.num_tokens() - chunk.num_logit_rows; row < batch.num_tokens(); ++row)
+      batch.logit_rows.push_back(row);
   }
 }
 
@@ -22,10 +23,8 @@ std::span<const PagedSequence> StepBatch::paged_sequences(int layer) {
   paged.clear();
   for (std::size_t i = 0; i < chunks.size(); ++i) {
     const BlockTable& table = chunks[i].sequence->cache.layer(layer);
-    paged.push_back({.query_start = query_starts[i],
-                     .num_queries = chunks[i].num_tokens,
-                     .num_cached = table.num_cached_tokens(),
-                     .blocks = table.blocks().data()});
+    paged.push_back(
+        {.query_start = query_starts[i], .num_queries = chunks[i].num_tokens, .cache = table.cached()});
   }
   return paged;
 }

@@ -13,7 +13,7 @@ struct StepBatch {
   std::vector<std::int32_t> positions;   // [T] logical positions
   std::vector<ScheduledChunk> chunks;    // in batch order
   std::vector<int> query_starts;         // [chunks]: first row of each
-  std::vector<std::int32_t> logit_rows;  // rows whose logits are wanted: the last of every chunk that samples
+  std::vector<std::int32_t> logit_rows;  // rows whose logits are wanted, chunk by chunk
   std::vector<PagedSequence> paged;      // [chunks], of the layer last asked for
 
   int num_tokens() const { return static_cast<int>(token_ids.size()); }

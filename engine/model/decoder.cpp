@@ -18,11 +18,12 @@ Decoder::Decoder(const ModelConfig& config, ModelWeights weights, int max_batch_
   normed_ = rows(config.hidden_size);
   qkv_ = rows(heads_.qkv_width());
   attended_ = rows(static_cast<std::int64_t>(config.num_heads) * config.head_dim);
+  row_stats_ = rows(2 * static_cast<std::int64_t>(config.num_heads));
   gate_up_ = rows(2 * static_cast<std::int64_t>(config.intermediate_size));
   activated_ = rows(config.intermediate_size);
 }
 
-at::Tensor Decoder::forward(StepBatch& batch, KvStorage& kv, const QueryTap& tap) {
+at::Tensor Decoder::forward(StepBatch& batch, KvStorage& kv, const AttentionTap& tap) {
   KVCRUSH_CHECK(batch.num_tokens() > 0 && batch.num_tokens() <= hidden_.size(0));
   at::Tensor hidden = hidden_.narrow(0, 0, batch.num_tokens());
   weights_.embedding.lookup(batch.token_ids, hidden);
@@ -34,20 +35,23 @@ at::Tensor Decoder::forward(StepBatch& batch, KvStorage& kv, const QueryTap& tap
 }
 
 void Decoder::attention_block(const LayerWeights& layer, int index, StepBatch& batch, KvStorage& kv,
-                              const QueryTap& tap) {
+                              const AttentionTap& tap) {
   const std::int64_t num_tokens = batch.num_tokens();
   at::Tensor hidden = hidden_.narrow(0, 0, num_tokens);
   at::Tensor normed = normed_.narrow(0, 0, num_tokens);
   at::Tensor qkv = qkv_.narrow(0, 0, num_tokens);
   at::Tensor attended = attended_.narrow(0, 0, num_tokens);
+  at::Tensor row_stats = row_stats_.narrow(0, 0, num_tokens);
   const std::span<const PagedSequence> sequences = batch.paged_sequences(index);
 
   ops::rms_norm(hidden, layer.input_norm, config_.rms_norm_eps, normed);
   ops::linear(normed, layer.qkv, qkv, /*accumulate=*/false);
   ops::rope(qkv, heads_, batch.positions, weights_.rope_table);
-  tap(index, qkv);
+  ops::hadamard(qkv, heads_.head_dim);
   ops::kv_append(qkv, heads_, sequences, kv);
-  ops::paged_attention(qkv, heads_, sequences, kv, attention_workspace_, attended);
+  ops::paged_attention(qkv, heads_, sequences, kv, attention_workspace_, attended, row_stats);
+  tap(index, qkv, row_stats);
+  ops::hadamard(attended, heads_.head_dim);
   ops::linear(attended, layer.output, hidden, /*accumulate=*/true);
 }
 

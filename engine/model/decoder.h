@@ -11,9 +11,9 @@
 
 namespace kvcrush {
 
-// Sees a layer's rotated queries, in the first Hq D columns of qkv [T, (Hq + 2 Hkv) D]; used to observe
-// attention.
-using QueryTap = std::function<void(int layer, const at::Tensor& qkv)>;
+// Sees a layer's rotated queries, in the first Hq D columns of qkv [T, (Hq + 2 Hkv) D], and what attention
+// knew of their softmax, row_stats [T, Hq, 2] (ops::paged_attention); used to observe attention.
+using AttentionTap = std::function<void(int layer, const at::Tensor& qkv, const at::Tensor& row_stats)>;
 
 class Decoder {
  public:
@@ -21,13 +21,14 @@ class Decoder {
   Decoder(const ModelConfig& config, ModelWeights weights, int max_batch_tokens, at::Device device);
 
   const HeadLayout& heads() const { return heads_; }
+  const ModelWeights& weights() const { return weights_; }
   // Writes the chunks' K and V into their slots and returns logits [batch.logit_rows.size(), vocab] on the
   // model's device, valid until the next call; undefined when no logits are wanted.
-  at::Tensor forward(StepBatch& batch, KvStorage& kv, const QueryTap& tap);
+  at::Tensor forward(StepBatch& batch, KvStorage& kv, const AttentionTap& tap);
 
  private:
   void attention_block(const LayerWeights& layer, int index, StepBatch& batch, KvStorage& kv,
-                       const QueryTap& tap);
+                       const AttentionTap& tap);
   void mlp_block(const LayerWeights& layer, std::int64_t num_tokens);
   at::Tensor compute_logits(const StepBatch& batch);
 
@@ -36,7 +37,7 @@ class Decoder {
   HeadLayout heads_;
   cpu::AttentionWorkspace attention_workspace_;
   // Activations, [max_batch_tokens, ...]; a step uses the first T rows.
-  at::Tensor hidden_, normed_, qkv_, attended_, gate_up_, activated_;
+  at::Tensor hidden_, normed_, qkv_, attended_, row_stats_, gate_up_, activated_;
   at::Tensor logits_;  // grows to the most rows seen
 };
 

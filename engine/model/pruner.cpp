@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "engine/core/status.h"
 #include "engine/kernels/cpu/kv_blocks.h"
@@ -29,113 +30,177 @@ LayerSpread spread_over_layers(int num_layers, const Count& count) {
   return spread;
 }
 
+void plan_all(int num_tokens, LayerPrunePlan& out) {
+  out.num_tokens_before = out.num_tokens_after = num_tokens;
+  out.num_sets = 1;
+  out.kept_slots.resize(static_cast<std::size_t>(num_tokens));
+  std::iota(out.kept_slots.begin(), out.kept_slots.end(), 0);
+}
+
 }  // namespace
 
-Pruner::Pruner(const HeadLayout& heads, int num_layers)
-    : heads_(heads), probability_sums_(num_layers), plans_(num_layers) {}
+ReadingsMemo::Key ReadingsMemo::key_of(const CompressionParams& params) {
+  const bool by_window = params.policy == BasePolicy::kSnapKv;
+  return {params.policy, by_window ? params.window_tokens : 0, params.value_norm};
+}
+const Readings* ReadingsMemo::find(const CompressionParams& params) const {
+  const auto it = readings_.find(key_of(params));
+  return it == readings_.end() ? nullptr : &it->second;
+}
+Readings& ReadingsMemo::make(const CompressionParams& params) {
+  return readings_[key_of(params)];
+}
 
-PruneReport Pruner::prune(Sequence& sequence, const QueryRing& queries, KvStorage& kv) {
-  KVCRUSH_CHECK(sequence.compression.has_value());
-  select_scratch_.resize(std::max<std::size_t>(select_scratch_.size(), num_kernel_threads()));
-  score_scratch_.resize(select_scratch_.size());
+Pruner::Pruner(const HeadLayout& heads, std::vector<at::Tensor> value_projections)
+    : heads_(heads),
+      value_projections_(std::move(value_projections)),
+      readings_(value_projections_.size()),
+      plans_(value_projections_.size()) {}
+
+PruneReport Pruner::settle(Sequence& sequence, const Settling& settling, Observation* observation,
+                           KvStorage& kv) {
   const Clock::time_point start = Clock::now();
-  score(sequence, queries, kv);
-  const Clock::time_point scored = Clock::now();
-  select(sequence, queries.window_tokens());
+  if (settling.prune) read(*sequence.policy.compression, sequence, observation, kv, readings_);
+  const Clock::time_point was_read = Clock::now();
+  plan(sequence, sequence, settling.prune, readings_);
   const Clock::time_point selected = Clock::now();
-  compact(sequence, kv);
-  PruneReport report = release(sequence);
-  const Clock::time_point compacted = Clock::now();
 
+  const auto num_layers = static_cast<int>(plans_.size());
+  std::vector<cpu::CachedLayer> targets;
+  std::vector<SequenceCache::LayerShape> shapes;
+  for (int layer = 0; layer < num_layers; ++layer) {
+    const BlockTable& table = sequence.cache.layer(layer);
+    shapes.push_back(
+        sequence.schedule.settled_shape(layer, settling, table.num_packed_tokens(), table.num_tail_tokens()));
+    cpu::CachedLayer target = table.cached();
+    target.num_packed = shapes.back().num_packed;
+    target.num_cached = target.num_packed + shapes.back().num_tail;
+    KVCRUSH_CHECK(target.num_cached == plans_[static_cast<std::size_t>(layer)].num_tokens_after);
+    KVCRUSH_CHECK(cpu::can_rewrite_in_place(table.cached(), target));
+    targets.push_back(target);
+  }
+  rewrite(sequence, targets, kv);
+
+  PruneReport report{.cached_tokens_before = sequence.cache.max_cached_tokens()};
+  for (int layer = 0; layer < num_layers; ++layer) {
+    const LayerPrunePlan& kept = plans_[static_cast<std::size_t>(layer)];
+    if (settling.prune && observation != nullptr && observation->needs().attention_sums)
+      observation->keep_sums(layer, kept.kept_slots, kept.num_sets, kept.num_tokens_after);
+    const SequenceCache::LayerShape& shape = shapes[static_cast<std::size_t>(layer)];
+    report.tokens_evicted += shape.num_evicted;
+    report.blocks_freed += sequence.cache.shrink(layer, shape.num_packed, shape.num_tail);
+  }
+  report.cached_tokens_after = sequence.cache.max_cached_tokens();
+  const Clock::time_point compacted = Clock::now();
   CompressionOutcome& outcome = sequence.compression_outcome;
-  outcome.score_ms += ms_between(start, scored);
-  outcome.select_ms += ms_between(scored, selected);
+  outcome.score_ms += ms_between(start, was_read);
+  outcome.select_ms += ms_between(was_read, selected);
   outcome.compact_ms += ms_between(selected, compacted);
   report.seconds = ms_between(start, compacted) / 1000.0;
+  add_outcome(sequence, settling.prune, report);
   return report;
 }
 
-void Pruner::score(const Sequence& sequence, const QueryRing& queries, const KvStorage& kv) {
-  const auto num_layers = static_cast<std::int64_t>(plans_.size());
-  const int end_position = sequence.num_computed_tokens;
-  if (!use_cpu_kernels(kv.device())) {
-    for (std::int64_t layer = 0; layer < num_layers; ++layer) {
-      const BlockTable& table = sequence.cache.layer(static_cast<int>(layer));
-      const at::Tensor sums =
-          reference::observation_scores(queries.gather(static_cast<int>(layer), end_position), heads_,
-                                        table.blocks(), table.num_cached_tokens(), kv);
-      const float* data = sums.const_data_ptr<float>();
-      probability_sums_[layer].assign(data, data + sums.numel());
+PruneReport Pruner::fork(const Sequence& trunk, Sequence& child, const Observation* observation,
+                         Observation* child_sums, ReadingsMemo& memo, KvStorage& kv) {
+  const Clock::time_point start = Clock::now();
+  const auto num_layers = static_cast<int>(plans_.size());
+  bool prunes = false;
+  for (int layer = 0; layer < num_layers; ++layer) prunes = prunes || child.cache.num_evicted(layer) > 0;
+  const Readings* readings = &readings_;
+  if (prunes) {
+    readings = memo.find(*child.policy.compression);
+    if (readings == nullptr) {
+      Readings& fresh = memo.make(*child.policy.compression);
+      fresh.resize(plans_.size());
+      read(*child.policy.compression, trunk, observation, kv, fresh);
+      readings = &fresh;
     }
-    return;
   }
-  const cpu::KvPool pool = kv.cpu_pool();
-  const int group = heads_.num_heads / heads_.num_kv_heads;
-  const float scale = 1.0F / std::sqrt(static_cast<float>(heads_.head_dim));
-  parallel_for(num_layers, [&](std::int64_t layer, int thread) {
-    const BlockTable& table = sequence.cache.layer(static_cast<int>(layer));
-    const int num_cached = table.num_cached_tokens();
-    const std::vector<const float*> rows = queries.rows(static_cast<int>(layer), end_position);
-    std::vector<float>& sums = probability_sums_[layer];
-    sums.resize(static_cast<std::size_t>(heads_.num_heads) * num_cached);
-    score_scratch_[thread].resize(cpu::observation_scratch_floats(num_cached));
-    for (int h = 0; h < heads_.num_kv_heads; ++h) {
-      cpu::cpu_kernels().observation_scores(
-          pool, table.blocks().data(), num_cached, h, group, rows.data(), static_cast<int>(rows.size()),
-          scale, score_scratch_[thread].data(),
-          sums.data() + static_cast<std::ptrdiff_t>(h) * group * num_cached);
-    }
+  const Clock::time_point was_read = Clock::now();
+  plan(child, trunk, prunes, *readings);
+  const Clock::time_point selected = Clock::now();
+  std::vector<cpu::CachedLayer> targets;
+  PruneReport report{.cached_tokens_before = trunk.cache.max_cached_tokens()};
+  for (int layer = 0; layer < num_layers; ++layer) {
+    const LayerPrunePlan& kept = plans_[static_cast<std::size_t>(layer)];
+    targets.push_back(child.cache.layer(layer).cached());
+    KVCRUSH_CHECK(targets.back().num_cached == kept.num_tokens_after);
+    report.tokens_evicted += child.cache.num_evicted(layer);
+    report.blocks_freed += blocks_for(child.cache.format(), 0, kept.num_tokens_before) -
+                           static_cast<int>(child.cache.layer(layer).blocks().size());
+    if (child_sums != nullptr)
+      child_sums->keep_sums(layer, kept.kept_slots, kept.num_sets, kept.num_tokens_after);
+  }
+  rewrite(trunk, targets, kv);
+  report.cached_tokens_after = child.cache.max_cached_tokens();
+  const Clock::time_point compacted = Clock::now();
+  CompressionOutcome& outcome = child.compression_outcome;
+  outcome.score_ms += ms_between(start, was_read);
+  outcome.select_ms += ms_between(was_read, selected);
+  outcome.compact_ms += ms_between(selected, compacted);
+  report.seconds = ms_between(start, compacted) / 1000.0;
+  if (prunes || child.cache.layer(0).num_packed_tokens() > 0) add_outcome(child, prunes, report);
+  return report;
+}
+
+void Pruner::plan(const Sequence& sequence, const Sequence& source, bool prune, const Readings& readings) {
+  select_scratch_.resize(
+      std::max<std::size_t>(select_scratch_.size(), static_cast<std::size_t>(num_kernel_threads())));
+  parallel_for(static_cast<std::int64_t>(plans_.size()), [&](std::int64_t index, int thread) {
+    const auto layer = static_cast<std::size_t>(index);
+    const int num_tokens = source.cache.layer(static_cast<int>(index)).num_cached_tokens();
+    if (!prune) return plan_all(num_tokens, plans_[layer]);
+    const CompressionParams& params = *sequence.policy.compression;
+    const LayerObservation observation{
+        .num_heads = heads_.num_heads,
+        .num_kv_heads = heads_.num_kv_heads,
+        .num_tokens = num_tokens,
+        .probability_sums = readings[layer].probability_sums,
+        .num_queries = params.policy == BasePolicy::kSnapKv ? params.window_tokens : 1,
+        .key_scores = readings[layer].key_scores,
+        .value_norms = readings[layer].value_norms};
+    plan_layer(params, sequence.schedule.layer_budget(static_cast<int>(index)), static_cast<int>(index),
+               observation, select_scratch_[static_cast<std::size_t>(thread)], plans_[layer]);
   });
 }
 
-void Pruner::select(const Sequence& sequence, int num_queries) {
-  parallel_for(static_cast<std::int64_t>(plans_.size()), [&](std::int64_t layer, int thread) {
-    plan_layer(*sequence.compression, sequence.prune_schedule.budget_tokens(), static_cast<int>(layer),
-               probability_sums_[layer], num_queries, heads_.num_heads, heads_.num_kv_heads,
-               sequence.cache.layer(static_cast<int>(layer)).num_cached_tokens(), select_scratch_[thread],
-               plans_[layer]);
-  });
-}
-
-void Pruner::compact(const Sequence& sequence, KvStorage& kv) {
+void Pruner::rewrite(const Sequence& source, const std::vector<cpu::CachedLayer>& targets, KvStorage& kv) {
   if (!use_cpu_kernels(kv.device())) {
-    for (std::size_t layer = 0; layer < plans_.size(); ++layer) {
-      reference::compact(plans_[layer].kept_slots, plans_[layer].num_tokens_after,
-                         sequence.cache.layer(static_cast<int>(layer)).blocks(), kv);
-    }
+    for (std::size_t layer = 0; layer < plans_.size(); ++layer)
+      reference::rewrite(plans_[layer].kept_slots, source.cache.layer(static_cast<int>(layer)).cached(),
+                         targets[layer], kv);
     return;
   }
   const cpu::KvPool pool = kv.cpu_pool();
+  const auto num_threads = static_cast<std::size_t>(num_kernel_threads());
+  read_scratch_.resize(std::max(read_scratch_.size(), num_threads));
+  staging_.resize(std::max(staging_.size(), num_threads));
   const std::int64_t num_heads = heads_.num_kv_heads;
-  parallel_for(static_cast<std::int64_t>(plans_.size()) * num_heads, [&](std::int64_t unit, int) {
-    const LayerPrunePlan& plan = plans_[unit / num_heads];
+  parallel_for(static_cast<std::int64_t>(plans_.size()) * num_heads, [&](std::int64_t unit, int thread) {
+    const auto layer = static_cast<std::size_t>(unit / num_heads);
+    const LayerPrunePlan& plan = plans_[layer];
     const auto head = static_cast<int>(unit % num_heads);
     const std::ptrdiff_t set = plan.num_sets == 1 ? 0 : head;
-    cpu::compact_head(pool, sequence.cache.layer(static_cast<int>(unit / num_heads)).blocks().data(), head,
-                      plan.kept_slots.data() + set * plan.num_tokens_after, plan.num_tokens_after);
+    std::vector<float>& scratch = read_scratch_[static_cast<std::size_t>(thread)];
+    std::vector<std::byte>& staging = staging_[static_cast<std::size_t>(thread)];
+    scratch.resize(static_cast<std::size_t>(cpu::probability_scratch_floats()));
+    staging.resize(static_cast<std::size_t>(cpu::head_bytes(pool)));
+    cpu::rewrite_head(pool, source.cache.layer(static_cast<int>(layer)).cached(), targets[layer], head,
+                      plan.kept_slots.data() + set * plan.num_tokens_after, scratch.data(), staging.data());
   });
 }
 
-// Shortens the block tables; from here on the freed blocks are anybody's.
-PruneReport Pruner::release(Sequence& sequence) const {
+void Pruner::add_outcome(Sequence& sequence, bool pruned, const PruneReport& report) const {
   const auto num_layers = static_cast<int>(plans_.size());
-  PruneReport report{.cached_tokens_before = sequence.cache.max_cached_tokens()};
-  for (int layer = 0; layer < num_layers; ++layer) {
-    const LayerPrunePlan& plan = plans_[layer];
-    report.tokens_evicted += plan.num_tokens_before - plan.num_tokens_after;
-    report.blocks_freed += sequence.cache.truncate(layer, plan.num_tokens_after);
-  }
-  report.cached_tokens_after = sequence.cache.max_cached_tokens();
-
   CompressionOutcome& outcome = sequence.compression_outcome;
-  outcome.pruned = true;
-  ++outcome.prune_count;
+  outcome.pruned = outcome.pruned || pruned;
+  outcome.prune_count += pruned ? 1 : 0;
   outcome.blocks_freed += report.blocks_freed;
   outcome.tokens_kept = spread_over_layers(
       num_layers, [&](int layer) { return sequence.cache.layer(layer).num_cached_tokens(); });
   outcome.tokens_evicted =
       spread_over_layers(num_layers, [&](int layer) { return sequence.cache.num_evicted(layer); });
-  return report;
 }
 
 }  // namespace kvcrush

@@ -1,37 +1,75 @@
-// Carries out KVCrush on one sequence: observe attention, select, compact, give blocks back.
+// Carries out KVCrush on one sequence: observe, select, compact and pack, give blocks back; or the same into
+// a fork's own blocks.
 #pragma once
 
-#include <memory>
+#include <map>
+#include <tuple>
 #include <vector>
 
 #include "engine/core/observer.h"
 #include "engine/kernels/ops.h"
 #include "engine/kvcrush/prune_plan.h"
-#include "engine/model/query_ring.h"
+#include "engine/model/observation.h"
 #include "engine/scheduler/sequence.h"
 
 namespace kvcrush {
 
-class Pruner {
- public:
-  Pruner(const HeadLayout& heads, int num_layers);
+// What policies read of all layers, as plain arrays.
+struct LayerReadings {
+  std::vector<float> probability_sums;  // [Hq, cached]
+  std::vector<float> key_scores;        // [Hkv, cached]
+  std::vector<float> value_norms;       // [Hq, cached]
+};
+using Readings = std::vector<LayerReadings>;  // [num_layers]
 
-  // Prunes every layer of `sequence` to its budget and adds what it did to sequence.compression_outcome.
-  // queries: the ring of this sequence; its newest position is num_computed_tokens - 1.
-  PruneReport prune(Sequence& sequence, const QueryRing& queries, KvStorage& kv);
+// Readings of a trunk at its prompt's end: its children with the same needs read them once.
+class ReadingsMemo {
+ public:
+  // Null: not read yet; then fill the one that make() returns.
+  const Readings* find(const CompressionParams& params) const;
+  Readings& make(const CompressionParams& params);
 
  private:
-  void score(const Sequence& sequence, const QueryRing& queries, const KvStorage& kv);
-  void select(const Sequence& sequence, int num_queries);
-  void compact(const Sequence& sequence, KvStorage& kv);
-  PruneReport release(Sequence& sequence) const;
+  using Key = std::tuple<BasePolicy, int, bool>;  // policy, observed queries, value norms
+  static Key key_of(const CompressionParams& params);
+  std::map<Key, Readings> readings_;
+};
+
+class Pruner {
+ public:
+  // value_projections: per layer [Hq, rank, D], so that |projection V| is about |W_o V| of that head.
+  Pruner(const HeadLayout& heads, std::vector<at::Tensor> value_projections);
+
+  // Prunes and packs the layers of `sequence` as `settling` says and adds what it did to
+  // sequence.compression_outcome. observation: of this sequence, recorded up to num_computed_tokens; null
+  // where the policy needs none.
+  PruneReport settle(Sequence& sequence, const Settling& settling, Observation* observation, KvStorage& kv);
+  // Fills the blocks of `child`, which has the settled shape, from those of `trunk`. `child_sums`: the
+  // child's own observation where it keeps attention sums, else null.
+  PruneReport fork(const Sequence& trunk, Sequence& child, const Observation* observation,
+                   Observation* child_sums, ReadingsMemo& memo, KvStorage& kv);
+
+ private:
+  void read(const CompressionParams& params, const Sequence& source, const Observation* observation,
+            const KvStorage& kv, Readings& readings);
+  void read_layer(const CompressionParams& params, const Sequence& source, const Observation* observation,
+                  const KvStorage& kv, int layer, int thread, LayerReadings& out);
+  void read_layer_reference(const CompressionParams& params, const Sequence& source,
+                            const Observation* observation, const KvStorage& kv, int layer,
+                            LayerReadings& out);
+  // Fills plans_ for what `policy` keeps of source's slots; without pruning all of them.
+  void plan(const Sequence& sequence, const Sequence& source, bool prune, const Readings& readings);
+  void rewrite(const Sequence& source, const std::vector<cpu::CachedLayer>& targets, KvStorage& kv);
+  void add_outcome(Sequence& sequence, bool pruned, const PruneReport& report) const;
 
   HeadLayout heads_;
+  std::vector<at::Tensor> value_projections_;
   // Reused from prune to prune.
-  std::vector<std::vector<float>> probability_sums_;  // per layer, [num_heads, cached tokens]
-  std::vector<LayerPrunePlan> plans_;                 // per layer
-  std::vector<PruneScratch> select_scratch_;          // per thread
-  std::vector<std::vector<float>> score_scratch_;     // per thread
+  Readings readings_;
+  std::vector<LayerPrunePlan> plans_;             // per layer
+  std::vector<PruneScratch> select_scratch_;      // per thread
+  std::vector<std::vector<float>> read_scratch_;  // per thread
+  std::vector<std::vector<std::byte>> staging_;   // per thread, one head's part of a block
 };
 
 }  // namespace kvcrush

@@ -44,8 +44,12 @@ void Scheduler::schedule_prefills(StepPlan& plan) {
 void Scheduler::admit(StepPlan& plan) {
   // A step that had to preempt has no room to give away.
   while (plan.preemptions.empty() && !waiting_.empty() && can_admit(*waiting_.front())) {
-    const int tokens_left = config_.max_batch_tokens - plan.num_prefill_tokens - plan.num_decode_tokens;
     Sequence& sequence = *waiting_.front();
+    if (sequence.forks) {
+      if (!admit_fork(sequence, plan)) return;
+      continue;
+    }
+    const int tokens_left = config_.max_batch_tokens - plan.num_prefill_tokens - plan.num_decode_tokens;
     const int tokens = prefill_tokens_for(sequence, tokens_left);
     if (tokens == 0 || !sequence.cache.try_extend(tokens)) return;
     running_.push_back(std::move(waiting_.front()));
@@ -54,19 +58,48 @@ void Scheduler::admit(StepPlan& plan) {
   }
 }
 
+bool Scheduler::admit_fork(Sequence& child, StepPlan& plan) {
+  const Sequence& trunk = *child.group->trunk;
+  const Settling settling = child.schedule.due(child.num_prompt_tokens, trunk.cache);
+  std::vector<SequenceCache::LayerShape> shapes;
+  for (int layer = 0; layer < trunk.cache.num_layers(); ++layer)
+    shapes.push_back(
+        child.schedule.settled_shape(layer, settling, 0, trunk.cache.layer(layer).num_tail_tokens()));
+  if (!child.cache.try_assign(shapes)) return false;
+  child.num_computed_tokens = child.num_prompt_tokens;
+  child.forks = false;  // should it be preempted, it is on its own
+  --child.group->num_waiting_children;
+  plan.forks.push_back({child.group->trunk, &child, child.id});
+  running_.push_back(std::move(waiting_.front()));
+  waiting_.pop_front();
+  return true;
+}
+
 // Admits only what can finish its prefill from blocks that nobody admitted earlier will claim, plus one block
-// per layer for every decoding sequence to grow into: a prompt that is begun and then preempted is work
-// thrown away.
+// per layer for every sequence past its prompt to grow into: a prompt that is begun and then preempted is
+// work thrown away. A trunk is admitted with room for the largest of its children, so that it never waits for
+// them in vain.
 bool Scheduler::can_admit(const Sequence& sequence) const {
-  if (static_cast<int>(running_.size()) >= config_.max_running_sequences) return false;
+  if (sequence.group != nullptr && sequence.kind != SequenceKind::kTrunk &&
+      sequence.group->trunk != nullptr && !sequence.group->ready) {
+    return false;
+  }
+  if (static_cast<int>(running_.size()) >= config_.max_running_sequences &&
+      sequence.kind != SequenceKind::kTrunk)
+    return false;
   if (running_.empty()) return true;
   const int layers = sequence.cache.num_layers();
   int spoken_for = 0;
   for (const auto& other : running_) {
-    const int peak_blocks = pool_.blocks_for(other->peak_cached_tokens() + 1) * layers;
-    spoken_for += other->is_decoding() ? layers : std::max(0, peak_blocks - other->cache.num_blocks());
+    if (sequence.forks && other.get() == sequence.group->trunk)
+      continue;  // its room for children is this one's
+    const bool past_prompt =
+        other->kind != SequenceKind::kTrunk && other->num_computed_tokens >= other->num_prompt_tokens;
+    spoken_for += past_prompt
+                      ? layers
+                      : std::max(0, other->peak_blocks() + other->child_blocks - other->cache.num_blocks());
   }
-  return pool_.blocks_for(sequence.peak_cached_tokens() + 1) * layers + spoken_for <= pool_.num_free();
+  return sequence.peak_blocks() + sequence.child_blocks + layers + spoken_for <= pool_.num_free();
 }
 
 bool Scheduler::reserve_or_preempt(Sequence& sequence, int num_tokens, StepPlan& plan) {
@@ -89,27 +122,32 @@ void Scheduler::preempt_youngest(StepPlan& plan) {
     return true;
   });
   plan.preemptions.push_back({victim.get(), victim->cache.num_blocks()});
+  if (victim->kind == SequenceKind::kTrunk) victim->group->ready = false;
   victim->cache.clear();
   victim->num_computed_tokens = 0;
+  victim->score = {};
   ++victim->num_preemptions;
   waiting_.push_front(std::move(victim));
 }
 
 int Scheduler::prefill_tokens_for(const Sequence& sequence, int tokens_left) const {
-  const int to_boundary = sequence.prune_schedule.tokens_to_boundary(sequence.num_computed_tokens,
-                                                                     sequence.cache.max_cached_tokens());
-  return std::max(0, std::min({tokens_left, sequence.num_uncomputed_tokens(), to_boundary}));
+  int tokens = std::min(tokens_left, sequence.num_uncomputed_tokens());
+  tokens =
+      std::min(tokens, sequence.schedule.tokens_to_boundary(sequence.num_computed_tokens, sequence.cache));
+  // What is observed at the prompt's end must not have seen more.
+  const int to_prompt_end = sequence.num_prompt_tokens - sequence.num_computed_tokens;
+  return std::max(0, to_prompt_end > 0 ? std::min(tokens, to_prompt_end) : tokens);
 }
 
 void Scheduler::schedule_chunk(Sequence& sequence, int num_tokens, StepPlan& plan) {
   const int end = sequence.num_computed_tokens + num_tokens;
   (sequence.is_decoding() ? plan.num_decode_tokens : plan.num_prefill_tokens) += num_tokens;
-  plan.chunks.push_back(
-      {.sequence = &sequence,
-       .first_token = sequence.num_computed_tokens,
-       .num_tokens = num_tokens,
-       .samples_token = end == sequence.num_tokens(),
-       .prunes_after = sequence.prune_schedule.must_prune(end, sequence.cache.max_cached_tokens())});
+  plan.chunks.push_back({.sequence = &sequence,
+                         .sequence_id = sequence.id,
+                         .first_token = sequence.num_computed_tokens,
+                         .num_tokens = num_tokens,
+                         .num_logit_rows = sequence.num_logit_rows(sequence.num_computed_tokens, end),
+                         .settling = sequence.schedule.due(end, sequence.cache)});
 }
 
 Sequence* Scheduler::find_running(SequenceId id) const {

@@ -1,7 +1,8 @@
 // Continuous batching with chunked prefill: each step takes one token of every decoding sequence first, then
 // fills the token budget with prefill chunks, oldest sequence first. Admission reserves the blocks a prompt
 // will need; when decodes run out of blocks the youngest sequence gives all of its own back and is recomputed
-// later. No I/O, no torch, no clock.
+// later. Samples of one request wait until its trunk has prefilled the prompt and fork from it. No I/O, no
+// torch, no clock.
 #pragma once
 
 #include <deque>
@@ -21,10 +22,18 @@ struct SchedulerConfig {
 // reserved.
 struct ScheduledChunk {
   Sequence* sequence = nullptr;
+  SequenceId sequence_id = 0;  // finds out whether it still runs
   int first_token = 0;
   int num_tokens = 0;
-  bool samples_token = false;  // the chunk ends with the last known token: its logits give the next one
-  bool prunes_after = false;   // the cache is over its budget once the chunk is in
+  int num_logit_rows = 0;  // logits are wanted of its last so many tokens
+  Settling settling;       // what is due once the chunk is in
+};
+
+// A sequence that takes the KV of its group's trunk; its cache has the blocks for it.
+struct Fork {
+  Sequence* trunk = nullptr;
+  Sequence* child = nullptr;
+  SequenceId child_id = 0;
 };
 
 struct Preemption {
@@ -34,6 +43,7 @@ struct Preemption {
 
 struct StepPlan {
   std::vector<ScheduledChunk> chunks;
+  std::vector<Fork> forks;  // to be carried out before the chunks
   std::vector<Preemption> preemptions;
   int num_prefill_tokens = 0;
   int num_decode_tokens = 0;
@@ -58,6 +68,8 @@ class Scheduler {
   void schedule_prefills(StepPlan& plan);
   void admit(StepPlan& plan);
   bool can_admit(const Sequence& sequence) const;
+  // Admits a waiting child of a trunk that is ready. False: the pool has no room for it.
+  bool admit_fork(Sequence& child, StepPlan& plan);
   // Reserves the chunk, preempting younger sequences as needed. False: `sequence` itself was the youngest and
   // gave way.
   bool reserve_or_preempt(Sequence& sequence, int num_tokens, StepPlan& plan);

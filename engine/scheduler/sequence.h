@@ -1,6 +1,7 @@
 // One sample of one request as the scheduler sees it. Owned and touched by the engine loop alone.
 #pragma once
 
+#include <algorithm>
 #include <chrono>
 #include <memory>
 #include <optional>
@@ -10,42 +11,38 @@
 #include "engine/core/token_stream.h"
 #include "engine/core/types.h"
 #include "engine/kv_cache/block_table.h"
-#include "engine/kvcrush/params.h"
 #include "engine/sampling/params.h"
+#include "engine/scheduler/cache_schedule.h"
 
 namespace kvcrush {
 
 using Clock = std::chrono::steady_clock;
 
-// When a sequence must be pruned. Boundaries depend only on the sequence itself, never on how steps were
-// batched, so that a sequence that is recomputed after preemption is pruned at the same places and yields the
-// same tokens.
-class PruneSchedule {
- public:
-  PruneSchedule() = default;  // never prunes
-  PruneSchedule(const CompressionParams& params, int num_prompt_tokens, int block_size_tokens);
+struct Sequence;
 
-  bool enabled() const { return budget_tokens_ > 0; }
-  int budget_tokens() const { return budget_tokens_; }
-  // Tokens that may be appended before the next boundary (>= 1), with `num_computed` logical and `num_cached`
-  // cached tokens.
-  int tokens_to_boundary(int num_computed, int num_cached) const;
-  // Whether to prune now, after a chunk has ended there.
-  bool must_prune(int num_computed, int num_cached) const;
-  // Most tokens a layer holds at a time while a sequence of `num_tokens` tokens is computed from nothing.
-  int peak_cached_tokens(int num_tokens) const;
+// What a request's samples share: one prefill (by a trunk sequence, which samples nothing), and what scores
+// are compared with.
+struct ForkGroup {
+  Sequence* trunk = nullptr;     // null once it is gone
+  bool ready = false;            // the trunk holds the prompt's KV, and prompt_logits are set
+  int num_waiting_children = 0;  // that still want to fork from it
+  int num_live_children = 0;
+  std::vector<float> prompt_logits;   // [vocab] after the prompt's last token
+  bool compares = false;              // scores are compared with the trunk's
+  std::vector<float> full_log_probs;  // [continuation tokens, vocab], where they are
+};
 
-  // Tokens over budget that `during_prefill` gathers before it prunes: fewer prunes, at the price of that
-  // much more memory.
-  static constexpr int kPrefillSlackTokens = 512;
+// Log-probabilities of a continuation, as far as it has been computed.
+struct ScoreProgress {
+  std::vector<float> logprobs;
+  std::vector<float> kl_divergences;
+  std::vector<bool> top1_agrees;
+};
 
- private:
-  int threshold(int num_computed) const;  // cached tokens at which a prune is due
-
-  int budget_tokens_ = 0;  // 0: never
-  int num_prompt_tokens_ = 0;
-  int block_size_tokens_ = 0;
-  PruneWhen when_ = PruneWhen::kAfterPrompt;
+enum class SequenceKind {
+  kSample,  // generates tokens
+  kScore,   // runs over given tokens: the continuation behind the prompt
+  kTrunk,   // prefills for others, and runs over the continuation where scores are compared
 };
 
 struct Sequence {
@@ -56,9 +53,14 @@ struct Sequence {
   int num_prompt_tokens = 0;
   SamplingParams sampling;
   std::vector<TokenId> end_token_ids;  // end tokens of model and request in force
-  std::optional<CompressionParams> compression;
-  PruneSchedule prune_schedule;
+  SequenceKind kind = SequenceKind::kSample;
+  CachePolicy policy;
+  CacheSchedule schedule;
   std::shared_ptr<TokenStream> stream;
+  std::shared_ptr<ForkGroup> group;  // null: the only sample, and nothing to compare with
+  bool forks = false;                // waits for the group's trunk and takes its KV
+  int child_blocks = 0;              // of a trunk: peak blocks of its largest child
+  ScoreProgress score;
 
   int num_computed_tokens =
       0;  // logical length whose K and V were computed (some may have been evicted since)
@@ -75,9 +77,22 @@ struct Sequence {
 
   int num_tokens() const { return static_cast<int>(token_ids.size()); }
   int num_output_tokens() const { return num_tokens() - num_prompt_tokens; }
-  int num_uncomputed_tokens() const { return num_tokens() - num_computed_tokens; }
-  bool is_decoding() const { return num_uncomputed_tokens() == 1 && num_output_tokens() > 0; }
-  int peak_cached_tokens() const { return prune_schedule.peak_cached_tokens(num_tokens()); }
+  // Nothing follows the last token of a continuation: it is scored, not computed.
+  int num_tokens_to_compute() const {
+    return kind == SequenceKind::kSample || num_output_tokens() == 0 ? num_tokens() : num_tokens() - 1;
+  }
+  int num_uncomputed_tokens() const { return num_tokens_to_compute() - num_computed_tokens; }
+  bool is_decoding() const {
+    return kind == SequenceKind::kSample && num_uncomputed_tokens() == 1 && num_output_tokens() > 0;
+  }
+  // Rows of logits wanted of a chunk that ends before `end`: of the newest known token, or of every token
+  // that predicts one of the continuation.
+  int num_logit_rows(int first_token, int end) const {
+    if (kind == SequenceKind::kSample) return end == num_tokens() ? 1 : 0;
+    return std::max(0, end - std::max(first_token, num_prompt_tokens - 1));
+  }
+  // Blocks it will hold at most before it samples its next token.
+  int peak_blocks() const { return schedule.peak_blocks(num_tokens(), forks); }
 };
 
 }  // namespace kvcrush

@@ -134,8 +134,8 @@ void measure_compression(Engine& engine, const Options& options, int vocab, int 
   EngineRequest full = make_request(options.context, options.new_tokens, vocab, round);
   EngineRequest pruned = full;
   pruned.request_id += "-kvcrush";
-  pruned.compression.emplace();
-  pruned.compression->budget_fraction = options.budget;
+  pruned.cache_policies[0].compression = preset_params(Preset::kDefault, BasePolicy::kSnapKv);
+  pruned.cache_policies[0].compression->budget_fraction = options.budget;
   // Who goes first changes from round to round.
   FinishEvent full_finish;
   FinishEvent pruned_finish;

@@ -1,9 +1,12 @@
-// Time of one layer's selection: 8192 cached tokens down to 2048, log-normal scores as attention has them.
+// Time of one layer's scores and selection: 8192 cached tokens down to 2048, log-normal values as attention
+// has them.
 #include <benchmark/benchmark.h>
 
 #include <cmath>
 #include <cstddef>
 #include <random>
+#include <span>
+#include <string>
 #include <vector>
 
 #include "engine/kvcrush/prune_plan.h"
@@ -23,7 +26,8 @@ std::vector<float> log_normal(std::size_t count) {
   return values;
 }
 
-void BM_Select(benchmark::State& state) {
+template <typename Select>
+void run_selection(benchmark::State& state, Select& selector) {
   const int num_heads = static_cast<int>(state.range(0));
   constexpr int kNumCandidates = kNumTokens - kSinkTokens - kWindowTokens;
   const auto scores = log_normal(static_cast<std::size_t>(num_heads) * kNumCandidates);
@@ -34,33 +38,61 @@ void BM_Select(benchmark::State& state) {
                                       .num_sink_tokens = kSinkTokens,
                                       .window_tokens = kWindowTokens,
                                       .representative_share = static_cast<double>(state.range(1)) / 100.0};
-  kvcrush::Selector selector;
   while (state.KeepRunning()) benchmark::DoNotOptimize(selector.select(input).data());
+}
+
+void BM_Select(benchmark::State& state) {
+  kvcrush::Selector selector;
+  run_selection(state, selector);
 }
 BENCHMARK(BM_Select)
     ->ArgNames({"heads", "share_percent"})
     ->ArgsProduct({{9, 32}, {0, 25}})
     ->Unit(benchmark::kMicrosecond);
 
-// Scores and selection, as the engine runs them for each layer.
+void BM_SelectBlocks(benchmark::State& state) {
+  kvcrush::BlockSelector selector;
+  run_selection(state, selector);
+}
+BENCHMARK(BM_SelectBlocks)
+    ->ArgNames({"heads", "share_percent"})
+    ->ArgsProduct({{9, 32}, {0, 25}})
+    ->Unit(benchmark::kMicrosecond);
+
+const char* label_of(kvcrush::BasePolicy policy) {
+  constexpr const char* kNames[] = {"snapkv", "h2o", "tova", "streaming", "knorm", "keydiff"};
+  return kNames[static_cast<int>(policy)];
+}
+
+// Scores and selection with a preset, as the engine runs them for each layer.
 void BM_PlanLayer(benchmark::State& state) {
-  const int num_heads = static_cast<int>(state.range(0));
+  const auto policy = static_cast<kvcrush::BasePolicy>(state.range(0));
+  const int num_heads = static_cast<int>(state.range(3));
   const int num_kv_heads = num_heads == 9 ? 3 : 8;
-  const auto sums = log_normal(static_cast<std::size_t>(num_heads) * kNumTokens);
-  kvcrush::CompressionParams params;
-  params.budget_tokens = kBudgetTokens;
-  params.token_sets = state.range(1) == 0 ? kvcrush::TokenSets::kPerLayer : kvcrush::TokenSets::kPerKvHead;
+  const auto rows = log_normal(static_cast<std::size_t>(num_heads) * kNumTokens);
+  const kvcrush::LayerObservation observation{
+      .num_heads = num_heads,
+      .num_kv_heads = num_kv_heads,
+      .num_tokens = kNumTokens,
+      .probability_sums = rows,
+      .num_queries = policy == kvcrush::BasePolicy::kTova ? 1 : kWindowTokens,
+      .key_scores = std::span<const float>(rows).first(static_cast<std::size_t>(num_kv_heads) * kNumTokens),
+      .value_norms = rows};
+  kvcrush::CompressionParams params =
+      kvcrush::preset_params(static_cast<kvcrush::Preset>(state.range(1)), policy);
+  params.granularity = static_cast<kvcrush::Granularity>(state.range(2));
   kvcrush::PruneScratch scratch;
   kvcrush::LayerPrunePlan plan;
   while (state.KeepRunning()) {
-    kvcrush::plan_layer(params, kBudgetTokens, 0, sums, kWindowTokens, num_heads, num_kv_heads, kNumTokens,
-                        scratch, plan);
+    kvcrush::plan_layer(params, kBudgetTokens, 0, observation, scratch, plan);
     benchmark::DoNotOptimize(plan.kept_slots.data());
   }
+  const std::string preset = state.range(1) == 0 ? "default" : "paper";
+  state.SetLabel(std::string(label_of(policy)) + ", " + preset);
 }
 BENCHMARK(BM_PlanLayer)
-    ->ArgNames({"heads", "per_kv_head"})
-    ->ArgsProduct({{9, 32}, {0, 1}})
+    ->ArgNames({"policy", "preset", "block", "heads"})
+    ->ArgsProduct({benchmark::CreateDenseRange(0, 5, 1), {0, 1}, {0, 1}, {9, 32}})
     ->Unit(benchmark::kMicrosecond);
 
 }  // namespace

@@ -40,7 +40,8 @@ nlohmann::json load_cases() {
 // Logits of the last of `ids`, computed from nothing in chunks.
 std::vector<float> last_logits(ModelRunner& runner, BlockPool& pool, const ModelConfig& config,
                                std::vector<TokenId> ids) {
-  auto owned = std::make_unique<Sequence>(SequenceCache(pool, config.num_layers));
+  auto owned = std::make_unique<Sequence>(
+      SequenceCache(pool, config.num_layers, make_kv_format(KvDtype::kF32, config.head_dim)));
   Sequence& sequence = *owned;
   sequence.num_prompt_tokens = static_cast<int>(ids.size());
   sequence.token_ids = std::move(ids);
@@ -50,7 +51,7 @@ std::vector<float> last_logits(ModelRunner& runner, BlockPool& pool, const Model
     const StepPlan plan = scheduler.plan();
     const at::Tensor logits = runner.run(plan);
     sequence.num_computed_tokens += plan.chunks[0].num_tokens;
-    if (!plan.chunks[0].samples_token) continue;
+    if (plan.chunks[0].num_logit_rows == 0) continue;
     const float* row = logits.const_data_ptr<float>();
     return {row, row + config.vocab_size};
   }
@@ -61,7 +62,7 @@ TEST(ModelGoldenTest, LogitsMatchTransformers) {
   const std::shared_ptr<const ModelFile> model = load_real_model();
   const ModelConfig& config = model->config;
   const KvLayout layout{.num_kv_heads = config.num_kv_heads, .head_dim = config.head_dim};
-  BlockPool pool(4096 * config.num_layers / cpu::kBlockTokens, cpu::kBlockTokens);
+  BlockPool pool(4096 * config.num_layers / cpu::kTileTokens);
   ModelRunner runner(config, load_weights(model, 4096, at::kCPU), layout, pool.num_blocks(), 256, at::kCPU);
   double worst = 0;
   int compared = 0;

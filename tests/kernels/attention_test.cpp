@@ -1,10 +1,9 @@
-// Paged attention, observation scores, cache writes and compaction against their ATen references.
+// Paged attention and what pruning observes, against their ATen references.
 #include <gtest/gtest.h>
 
 #include <cmath>
 #include <cstring>
 
-#include "engine/kernels/cpu/kv_blocks.h"
 #include "engine/kernels/parallel.h"
 #include "tests/kernels/kernel_fixture.h"
 
@@ -29,7 +28,7 @@ double tolerance(const AttentionCase& c) {
   return 5.0 / (1 << 24) * (c.heads.head_dim + 8 * std::sqrt(longest) + 32);
 }
 
-class AttentionTest : public ::testing::TestWithParam<std::tuple<int, cpu::KvElement>> {
+class AttentionTest : public ::testing::TestWithParam<std::tuple<int, KvDtype>> {
  protected:
   static AttentionCase get_case(int index) {
     const HeadLayout smollm{9, 3, 64};
@@ -57,10 +56,13 @@ TEST_P(AttentionTest, MatchesReference) {
   ops::kv_append(paged.qkv, c.heads, paged.sequences, paged.kv);
   at::Tensor out = at::empty({paged.qkv.size(0), c.heads.num_heads * c.heads.head_dim}, at::kFloat);
   at::Tensor expected = at::empty_like(out);
+  at::Tensor stats = at::empty({paged.qkv.size(0), c.heads.num_heads, 2}, at::kFloat);
+  at::Tensor expected_stats = at::empty_like(stats);
   cpu::AttentionWorkspace workspace;
-  ops::paged_attention(paged.qkv, c.heads, paged.sequences, paged.kv, workspace, out);
-  reference::paged_attention(paged.qkv, c.heads, paged.sequences, paged.kv, expected);
+  ops::paged_attention(paged.qkv, c.heads, paged.sequences, paged.kv, workspace, out, stats);
+  reference::paged_attention(paged.qkv, c.heads, paged.sequences, paged.kv, expected, expected_stats);
   EXPECT_LT(max_difference(out, expected), tolerance(c));
+  EXPECT_LT(max_difference(stats, expected_stats), tolerance(c));
 }
 
 TEST_P(AttentionTest, AppendMatchesReference) {
@@ -69,12 +71,7 @@ TEST_P(AttentionTest, AppendMatchesReference) {
   PagedCase theirs(c.heads, std::get<1>(GetParam()), c.shapes, 18);
   ops::kv_append(ours.qkv, c.heads, ours.sequences, ours.kv);
   reference::kv_append(theirs.qkv, c.heads, theirs.sequences, theirs.kv);
-  // Equal to the bit, NaN of unwritten slots included.
-  const auto same = [](const at::Tensor& a, const at::Tensor& b) {
-    return at::equal(a.to(at::kFloat).nan_to_num(-12345.0), b.to(at::kFloat).nan_to_num(-12345.0));
-  };
-  EXPECT_TRUE(same(ours.kv.keys(), theirs.kv.keys()));
-  EXPECT_TRUE(same(ours.kv.values(), theirs.kv.values()));
+  EXPECT_TRUE(at::equal(ours.kv.bytes(), theirs.kv.bytes()));
 }
 
 TEST_P(AttentionTest, RowsDoNotDependOnTheBatchOrTheThreads) {
@@ -84,91 +81,113 @@ TEST_P(AttentionTest, RowsDoNotDependOnTheBatchOrTheThreads) {
   const std::int64_t width = c.heads.num_heads * c.heads.head_dim;
   at::Tensor together = at::empty({paged.qkv.size(0), width}, at::kFloat);
   cpu::AttentionWorkspace workspace;
+  at::Tensor stats = at::empty({paged.qkv.size(0), c.heads.num_heads, 2}, at::kFloat);
   set_num_kernel_threads(1);
-  ops::paged_attention(paged.qkv, c.heads, paged.sequences, paged.kv, workspace, together);
+  ops::paged_attention(paged.qkv, c.heads, paged.sequences, paged.kv, workspace, together, stats);
   set_num_kernel_threads(3);
   for (const PagedSequence& sequence : paged.sequences) {
     for (int i = 0; i < sequence.num_queries; ++i) {
       PagedSequence single = sequence;  // one query of one sequence, as a decode step would run it
       single.query_start = 0;
       single.num_queries = 1;
-      single.num_cached = sequence.num_cached - sequence.num_queries + i + 1;
+      single.cache.num_cached = sequence.cache.num_cached - sequence.num_queries + i + 1;
       const std::int64_t row = sequence.query_start + i;
       at::Tensor alone = at::empty({1, width}, at::kFloat);
-      ops::paged_attention(paged.qkv.narrow(0, row, 1), c.heads, {&single, 1}, paged.kv, workspace, alone);
+      at::Tensor alone_stats = at::empty({1, c.heads.num_heads, 2}, at::kFloat);
+      ops::paged_attention(paged.qkv.narrow(0, row, 1), c.heads, {&single, 1}, paged.kv, workspace, alone,
+                           alone_stats);
       ASSERT_EQ(0, std::memcmp(alone.data_ptr(), together[row].data_ptr(), sizeof(float) * width))
           << "row " << row;
+      ASSERT_TRUE(at::equal(alone_stats[0], stats[row])) << "row " << row;
     }
   }
   set_num_kernel_threads(1);
 }
 
-TEST_P(AttentionTest, ObservationScoresMatchReference) {
+// Rows of a tensor [n, ...] as pointers.
+std::vector<const float*> row_pointers(const at::Tensor& rows, std::int64_t first = 0) {
+  std::vector<const float*> pointers;
+  for (std::int64_t i = first; i < rows.size(0); ++i) pointers.push_back(rows[i].const_data_ptr<float>());
+  return pointers;
+}
+
+TEST_P(AttentionTest, ProbabilitySumsMatchReference) {
   const AttentionCase c = get_case(std::get<0>(GetParam()));
   const int num_cached = c.shapes[0].num_cached;
-  const int window = std::min(num_cached, 19);
-  PagedCase paged(c.heads, std::get<1>(GetParam()), {{num_cached, 0}}, 20);
-  const at::Tensor queries = random_tensor({window, c.heads.num_heads * c.heads.head_dim}, 21);
-  const at::Tensor expected =
-      reference::observation_scores(queries, c.heads, paged.tables[0], num_cached, paged.kv);
+  const int window = std::min(num_cached, 45);
+  PagedCase paged(c.heads, std::get<1>(GetParam()), {{num_cached, window}}, 20);
+  ops::kv_append(paged.qkv, c.heads, paged.sequences, paged.kv);
+  at::Tensor out = at::empty({window, c.heads.num_heads * c.heads.head_dim}, at::kFloat);
+  at::Tensor stats = at::empty({window, c.heads.num_heads, 2}, at::kFloat);
+  cpu::AttentionWorkspace workspace;
+  ops::paged_attention(paged.qkv, c.heads, paged.sequences, paged.kv, workspace, out, stats);
+  const cpu::CachedLayer& cache = paged.sequences[0].cache;
+  const at::Tensor queries = paged.qkv.narrow(1, 0, c.heads.num_heads * c.heads.head_dim).contiguous();
+  const at::Tensor expected = reference::probability_sums(queries, c.heads, cache, paged.kv);
 
-  std::vector<const float*> rows;
-  for (int i = 0; i < window; ++i) rows.push_back(queries[i].const_data_ptr<float>());
   const int group = c.heads.num_heads / c.heads.num_kv_heads;
-  std::vector<float> scratch(cpu::observation_scratch_floats(num_cached));
-  at::Tensor sums = at::empty({c.heads.num_heads, num_cached}, at::kFloat);
-  for (int h = 0; h < c.heads.num_kv_heads; ++h) {
-    cpu::cpu_kernels().observation_scores(paged.kv.cpu_pool(), paged.tables[0].data(), num_cached, h, group,
-                                          rows.data(), window,
-                                          1.0F / std::sqrt(static_cast<float>(c.heads.head_dim)),
-                                          scratch.data(), sums[h * group].data_ptr<float>());
-  }
+  std::vector<float> scratch(cpu::probability_scratch_floats());
+  const auto sum_over = [&](int first, int last, at::Tensor& sums) {
+    cpu::CachedLayer seen = cache;  // as it was when query last - 1 was the newest
+    seen.num_cached = num_cached - window + last;
+    for (int h = 0; h < c.heads.num_kv_heads; ++h) {
+      at::Tensor part = at::zeros({group, seen.num_cached}, at::kFloat);
+      part.copy_(sums.narrow(0, h * group, group).narrow(1, 0, seen.num_cached));
+      cpu::cpu_kernels().probability_sums(
+          paged.kv.cpu_pool(), seen, h, group, row_pointers(queries, first).data(),
+          row_pointers(stats, first).data(), last - first,
+          1.0F / std::sqrt(static_cast<float>(c.heads.head_dim)), scratch.data(), part.data_ptr<float>());
+      sums.narrow(0, h * group, group).narrow(1, 0, seen.num_cached).copy_(part);
+    }
+  };
+  at::Tensor sums = at::zeros({c.heads.num_heads, num_cached}, at::kFloat);
+  sum_over(0, window, sums);
   // Sums of up to `window` probabilities, each with the relative error of its score.
   EXPECT_LT(max_difference(sums, expected), window * tolerance(c));
   EXPECT_NEAR(sums.sum().item<float>(), static_cast<float>(c.heads.num_heads * window), 1e-2);
+  at::Tensor in_parts = at::zeros_like(sums);  // as H2O accumulates it, chunk by chunk
+  sum_over(0, window / 3, in_parts);
+  sum_over(window / 3, window, in_parts);
+  EXPECT_TRUE(at::equal(in_parts, sums));
 }
 
-TEST_P(AttentionTest, CompactionMatchesReference) {
+TEST_P(AttentionTest, KeyAndValueStatisticsMatchReference) {
   const AttentionCase c = get_case(std::get<0>(GetParam()));
-  const int num_cached = c.shapes[0].num_cached;
-  for (const bool per_head : {false, true}) {
-    PagedCase ours(c.heads, std::get<1>(GetParam()), {{num_cached, 0}}, 22);
-    PagedCase theirs(c.heads, std::get<1>(GetParam()), {{num_cached, 0}}, 22);
-    const int num_kept = (num_cached + 1) / 2;
-    std::vector<int> kept;
-    std::mt19937 engine(5);
-    for (int h = 0; h < (per_head ? c.heads.num_kv_heads : 1); ++h) {
-      std::vector<int> slots(num_cached);
-      std::iota(slots.begin(), slots.end(), 0);
-      std::shuffle(slots.begin(), slots.end(), engine);
-      std::sort(slots.begin(), slots.begin() + num_kept);
-      kept.insert(kept.end(), slots.begin(), slots.begin() + num_kept);
-    }
+  PagedCase paged(c.heads, std::get<1>(GetParam()), {{c.shapes[0].num_cached, 0}}, 23);
+  const cpu::CachedLayer& cache = paged.sequences[0].cache;
+  const int group = c.heads.num_heads / c.heads.num_kv_heads;
+  std::vector<float> scratch(cpu::probability_scratch_floats());
+  for (const bool against_mean : {false, true}) {
+    const at::Tensor expected = reference::key_scores(cache, against_mean, paged.kv);
+    at::Tensor scores = at::empty_like(expected);
     for (int h = 0; h < c.heads.num_kv_heads; ++h) {
-      cpu::compact_head(ours.kv.cpu_pool(), ours.tables[0].data(), h,
-                        kept.data() + (per_head ? h * num_kept : 0), num_kept);
+      cpu::cpu_kernels().key_scores(paged.kv.cpu_pool(), cache, h, against_mean, scratch.data(),
+                                    scores[h].data_ptr<float>());
     }
-    reference::compact(kept, num_kept, theirs.tables[0], theirs.kv);
-    for (int slot = 0; slot < num_kept; ++slot) {
-      const BlockId block = ours.tables[0][slot / cpu::kBlockTokens];
-      const int offset = slot % cpu::kBlockTokens;
-      ASSERT_TRUE(
-          at::equal(ours.kv.keys()[block].select(2, offset), theirs.kv.keys()[block].select(2, offset)));
-      ASSERT_TRUE(
-          at::equal(ours.kv.values()[block].select(1, offset), theirs.kv.values()[block].select(1, offset)));
-    }
+    EXPECT_LT(max_difference(scores, expected),
+              20 * tolerance(c));  // norms reach 20, cosines sum over all slots
   }
+  constexpr int kRank = 11;
+  const at::Tensor projection = random_tensor({c.heads.num_heads, kRank, c.heads.head_dim}, 24);
+  const at::Tensor expected = reference::value_norms(projection, c.heads, cache, paged.kv);
+  at::Tensor norms = at::empty_like(expected);
+  for (int h = 0; h < c.heads.num_heads; ++h) {
+    cpu::cpu_kernels().value_norms(paged.kv.cpu_pool(), cache, h / group,
+                                   projection[h].const_data_ptr<float>(), kRank, scratch.data(),
+                                   norms[h].data_ptr<float>());
+  }
+  EXPECT_LT(max_difference(norms, expected), 1e-6 * c.heads.head_dim * expected.max().item<double>());
 }
 
-std::string case_name(const ::testing::TestParamInfo<std::tuple<int, cpu::KvElement>>& info) {
-  const char* names[] = {"F32", "BF16", "F16"};
-  return "Case" + std::to_string(std::get<0>(info.param)) + names[static_cast<int>(std::get<1>(info.param))];
+std::string case_name(const ::testing::TestParamInfo<std::tuple<int, KvDtype>>& info) {
+  return "Case" + std::to_string(std::get<0>(info.param)) + "_" +
+         std::string(to_string(std::get<1>(info.param)));
 }
 
 INSTANTIATE_TEST_SUITE_P(Shapes, AttentionTest,
                          ::testing::Combine(::testing::Range(0, 8),
-                                            ::testing::Values(cpu::KvElement::kF32, cpu::KvElement::kBF16,
-                                                              cpu::KvElement::kF16)),
+                                            ::testing::Values(KvDtype::kF32, KvDtype::kBF16, KvDtype::kF16,
+                                                              KvDtype::kInt8, KvDtype::kInt4)),
                          case_name);
 
 }  // namespace

@@ -98,6 +98,23 @@ TEST_P(RowTest, SiluMulMatchesReference) {
 
 INSTANTIATE_TEST_SUITE_P(Widths, RowTest, ::testing::Values(1, 5, 16, 31, 576, 1536));
 
+class HadamardTest : public ::testing::TestWithParam<int> {};
+
+TEST_P(HadamardTest, MatchesReferenceAndUndoesItself) {
+  const int head_dim = GetParam();
+  const at::Tensor x = random_tensor({3, 5 * head_dim}, 4);
+  at::Tensor y = x.clone();
+  at::Tensor expected = x.clone();
+  ops::hadamard(y, head_dim);
+  reference::hadamard(expected, head_dim);
+  const double bound = head_dim * 2 * kUnit * 5;  // sums of head_dim terms of at most 5
+  EXPECT_LT(max_difference(y, expected), bound);
+  EXPECT_GT(max_difference(y, x), 0.1);
+  ops::hadamard(y, head_dim);
+  EXPECT_LT(max_difference(y, x), bound);
+}
+INSTANTIATE_TEST_SUITE_P(HeadDims, HadamardTest, ::testing::Values(16, 32, 48, 64, 80, 96, 128, 256));
+
 TEST(RopeTest, MatchesReference) {
   const HeadLayout heads{.num_heads = 6, .num_kv_heads = 2, .head_dim = 32};
   at::Tensor qkv = random_tensor({9, heads.qkv_width()}, 1);

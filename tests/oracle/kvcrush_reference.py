@@ -4,11 +4,19 @@ Clarity over speed: full sorts, one boolean per signature bit, no packing.
 """
 
 import math
+from fractions import Fraction
 
 import numpy as np
 
+# In the order of the C++ enumerators.
+POLICIES = ("snapkv", "h2o", "tova", "streaming", "knorm", "keydiff")
+ATTENTION_POLICIES = ("snapkv", "h2o", "tova")
 ANCHORS = ("random", "zeros", "ones", "mean", "alternating")
 PICKS = ("first", "best")
+GRANULARITIES = ("token", "block")
+SIGNATURE_HEADS = ("query", "kv")
+LAYER_BUDGETS = ("uniform", "pyramid")
+BLOCK = 16
 _MASK64 = (1 << 64) - 1
 
 
@@ -36,19 +44,42 @@ def observe(queries, keys, num_observed):
     return sums
 
 
-def snapkv_scores(sums, num_queries, num_sinks, window, pool_kernel):
-    """Step 1: mean, then max over the kernel's neighbours among the candidates.
+def max_pool(values, kernel):
+    """Largest of the kernel's neighbours along the last axis, inside the row."""
+    half = kernel // 2
+    pooled = np.empty_like(values)
+    for t in range(values.shape[1]):
+        pooled[:, t] = values[:, max(0, t - half) : t + half + 1].max(axis=1)
+    return pooled
 
-    [num_heads, num_candidates] float32.
+
+def token_scores(policy, sums, num_queries, num_sinks, window, pool_kernel, key_scores=None, value_norms=None):
+    """Step 1. [num_heads, num_candidates] float32.
+
+    sums [num_heads, n] gives the shape even where the policy does not read it; key_scores [num_kv_heads, n];
+    value_norms [num_heads, n], or None.
     """
-    n = sums.shape[1]
-    means = sums[:, num_sinks : n - window].astype(np.float32) / np.float32(num_queries)
-    num_candidates = means.shape[1]
-    half = pool_kernel // 2
-    scores = np.empty_like(means)
-    for t in range(num_candidates):
-        scores[:, t] = means[:, max(0, t - half) : t + half + 1].max(axis=1)
-    return scores
+    num_heads, n = sums.shape
+    candidates = slice(num_sinks, n - window)
+    if policy in ATTENTION_POLICIES:
+        values = sums[:, candidates].astype(np.float32)
+        if policy != "h2o":
+            values = values / np.float32(num_queries)
+        scores = max_pool(values, pool_kernel)
+    elif policy == "streaming":
+        scores = np.tile(np.arange(n, dtype=np.float32)[candidates], (num_heads, 1))
+    else:
+        scores = np.repeat(key_scores[:, candidates], num_heads // len(key_scores), axis=0)
+    return scores if value_norms is None else scores * value_norms[:, candidates]
+
+
+def key_scores(policy, keys):
+    """[num_kv_heads, n] float32 of keys [num_kv_heads, n, head_dim]."""
+    norms = np.linalg.norm(keys, axis=2)
+    if policy == "knorm":
+        return (-norms).astype(np.float32)
+    mean = keys.mean(axis=1, keepdims=True)
+    return (-(keys * mean).sum(axis=2) / (norms * np.linalg.norm(mean, axis=2))).astype(np.float32)
 
 
 def largest(values, count):
@@ -56,71 +87,123 @@ def largest(values, count):
     return np.argsort(-values, kind="stable")[:count]
 
 
-def anchor_bits(kind, first_head, num_heads, seed, layer, evicted_signatures):
-    heads = range(first_head, first_head + num_heads)
+def float32_sum(rows):
+    total = np.zeros(rows.shape[1:], np.float32)
+    for row in rows:
+        total = total + row
+    return total
+
+
+def anchor_bits(kind, first_bit, num_bits, seed, layer, evicted_signatures):
+    indices = range(first_bit, first_bit + num_bits)
     if kind == "random":
-        return np.array([splitmix64((seed + layer * 2**32 + h) & _MASK64) & 1 for h in heads], bool)
+        return np.array([splitmix64((seed + layer * 2**32 + i) & _MASK64) & 1 for i in indices], bool)
     if kind == "zeros":
-        return np.zeros(num_heads, bool)
+        return np.zeros(num_bits, bool)
     if kind == "ones":
-        return np.ones(num_heads, bool)
+        return np.ones(num_bits, bool)
     if kind == "alternating":
-        return np.array([h % 2 == 1 for h in heads], bool)
+        return np.array([i % 2 == 1 for i in indices], bool)
     if kind == "mean":
         return evicted_signatures.sum(axis=0) > len(evicted_signatures) / 2
     raise ValueError(kind)
 
 
-def select(scores, num_tokens, budget, num_sinks, window, share, anchor, pick, seed, layer, first_head=0):
+def keep_units(importance, free, share, sign, anchor, pick, seed, layer, first_bit):
+    """Steps 2, 3 and 5-7 for units of any kind. Kept units, ascending; sign() gives bits [num_units, num_bits]."""
+    num_representatives = math.floor(share * free)
+    important = set(largest(importance, free - num_representatives).tolist())
+    evicted = [u for u in range(len(importance)) if u not in important]
+    representatives = set()
+    if num_representatives > 0:
+        signatures = sign()
+        bits = anchor_bits(anchor, first_bit, signatures.shape[1], seed, layer, signatures[evicted])
+        distance = (signatures != bits).sum(axis=1)
+        order = sorted(evicted, key=lambda u: (distance[u], u))
+        borders = [g * len(order) // num_representatives for g in range(num_representatives + 1)]
+        for begin, end in zip(borders, borders[1:]):
+            group = order[begin:end]
+            best = min(group, key=lambda u: (-importance[u], u))
+            representatives.add(group[0] if pick == "first" else best)
+    assert len(important | representatives) == free
+    return sorted(important | representatives)
+
+
+def select(
+    scores, num_tokens, budget, num_sinks, window, share, anchor, pick, seed, layer, first_head=0, heads_per_bit=1
+):
     """Steps 2-8. Kept slots, ascending; scores [num_heads, num_candidates] float32."""
     if num_tokens <= budget:
         return np.arange(num_tokens)
     num_heads, num_candidates = scores.shape
     assert num_candidates == num_tokens - num_sinks - window
     free = budget - num_sinks - window
-    num_representatives = math.floor(share * free)
 
-    importance = np.zeros(num_candidates, np.float32)
-    for head in range(num_heads):
-        importance = importance + scores[head]
-    important = set(largest(importance, free - num_representatives).tolist())
-    evicted = [t for t in range(num_candidates) if t not in important]
-
-    representatives = set()
-    if num_representatives > 0:
-        signatures = np.zeros((num_candidates, num_heads), bool)
+    def sign():
+        wanted = np.zeros((num_heads, num_candidates), bool)
         for head in range(num_heads):
-            signatures[largest(scores[head], free), head] = True
-        bits = anchor_bits(anchor, first_head, num_heads, seed, layer, signatures[evicted])
-        distance = (signatures != bits).sum(axis=1)
-        order = sorted(evicted, key=lambda t: (distance[t], t))
-        borders = [g * len(order) // num_representatives for g in range(num_representatives + 1)]
-        for begin, end in zip(borders, borders[1:]):
-            group = order[begin:end]
-            best = min(group, key=lambda t: (-importance[t], t))
-            representatives.add(group[0] if pick == "first" else best)
+            wanted[head, largest(scores[head], free)] = True
+        return wanted.reshape(num_heads // heads_per_bit, heads_per_bit, num_candidates).any(axis=1).T
 
-    kept = [num_sinks + t for t in sorted(important | representatives)]
-    slots = list(range(num_sinks)) + kept + list(range(num_tokens - window, num_tokens))
+    kept = keep_units(float32_sum(scores), free, share, sign, anchor, pick, seed, layer, first_head // heads_per_bit)
+    slots = list(range(num_sinks)) + [num_sinks + t for t in kept] + list(range(num_tokens - window, num_tokens))
     assert len(slots) == budget
     return np.array(slots)
 
 
+def select_blocks(scores, num_tokens, budget, num_sinks, window, share, anchor, pick, seed, layer):
+    """Kept slots when whole aligned blocks stay or go; scores [num_heads, num_candidates] float32."""
+    if num_tokens <= budget:
+        return np.arange(num_tokens)
+    importance = np.zeros(num_tokens, np.float32)
+    importance[num_sinks : num_tokens - window] = float32_sum(scores)
+    starts = [b for b in range(0, num_tokens, BLOCK) if b >= num_sinks and b + BLOCK <= num_tokens - window]
+    slots_of = np.array([range(b, b + BLOCK) for b in starts])
+    fixed = sorted(set(range(num_tokens)) - set(slots_of.ravel().tolist()))
+    free = (budget - len(fixed)) // BLOCK
+    assert 1 <= free < len(starts)
+
+    def sign():
+        tokens = importance[slots_of].ravel()
+        wanted = np.zeros(len(tokens), bool)
+        wanted[largest(tokens, len(tokens) // 2)] = True
+        return wanted.reshape(-1, BLOCK)
+
+    kept = keep_units(float32_sum(importance[slots_of].T), free, share, sign, anchor, pick, seed, layer, 0)
+    slots = np.sort(np.concatenate([fixed, slots_of[kept].ravel()])).astype(int)
+    assert budget - BLOCK < len(slots) <= budget
+    return slots
+
+
+def min_budget(num_sinks, window, granularity="token"):
+    return num_sinks + window + (1 if granularity == "token" else BLOCK + 2 * (BLOCK - 1))
+
+
+def layer_budget(kind, budget, layer, num_layers, num_sinks, window, granularity="token"):
+    """Budget of one layer when the mean over layers is `budget`."""
+    if kind == "uniform" or num_layers == 1:
+        return budget
+    free = (budget - num_sinks - window) * (Fraction(3, 2) - Fraction(layer, num_layers - 1))
+    return max(num_sinks + window + math.floor(free), min_budget(num_sinks, window, granularity))
+
+
 def plan_layer(
-    sums, num_queries, num_kv_heads, budget, num_sinks, window, pool_kernel, per_kv_head, **selection
-):
-    """Kept slots [num_sets, kept] of one layer from probability sums [num_heads, num_tokens]."""
+    sums, num_queries, num_kv_heads, budget, num_sinks, window, pool_kernel, per_kv_head, policy="snapkv",
+    key_scores=None, value_norms=None, granularity="token", signature_heads="query", **selection,
+):  # fmt: skip
+    """Kept slots [num_sets, kept] of one layer; `sums`, `key_scores`, `value_norms` as in token_scores."""
     num_heads, num_tokens = sums.shape
     num_sets = num_kv_heads if per_kv_head else 1
     if num_tokens <= budget:
         return np.tile(np.arange(num_tokens), (num_sets, 1))
-    scores = snapkv_scores(sums, num_queries, num_sinks, window, pool_kernel)
+    scores = token_scores(policy, sums, num_queries, num_sinks, window, pool_kernel, key_scores, value_norms)
     rows = num_heads // num_sets
     sets = []
     for i in range(num_sets):
-        group_scores = scores[i * rows : (i + 1) * rows]
-        first_head = i * rows
-        sets.append(
-            select(group_scores, num_tokens, budget, num_sinks, window, first_head=first_head, **selection)
-        )
+        set_scores = scores[i * rows : (i + 1) * rows]
+        if granularity == "block":
+            sets.append(select_blocks(set_scores, num_tokens, budget, num_sinks, window, **selection))
+            continue
+        bits = {"first_head": i * rows, "heads_per_bit": num_heads // num_kv_heads if signature_heads == "kv" else 1}
+        sets.append(select(set_scores, num_tokens, budget, num_sinks, window, **bits, **selection))
     return np.stack(sets)

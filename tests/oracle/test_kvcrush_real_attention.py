@@ -21,7 +21,8 @@ NUM_TOKENS = 1500
 
 @pytest.fixture(scope="module")
 def observed():
-    """Per layer: queries [H, n, D] (only the last WINDOW rows are set), keys [Hkv, n, D], sums [H, n]."""
+    """Per layer: queries [H, n, D] (only the last WINDOW rows are set), keys [Hkv, n, D], sums [H, n] over the window
+    and over all queries."""
     folder = ROOT / os.environ.get("KVCRUSH_BUILD_DIR", "build/cpu-release")
     text = (ROOT / "tools/demo_prompt.txt").read_text(encoding="utf-8")
     tokenizer = TokenizeTool("--model", MODEL)
@@ -34,24 +35,27 @@ def observed():
         heads, kv_heads, dim, n, window = struct.unpack_from("=5i", raw)
         raw = raw[20:]
         parts = []
-        for shape in ((window, heads, dim), (kv_heads, n, dim), (heads, n)):
+        for shape in ((window, heads, dim), (kv_heads, n, dim), (heads, n), (heads, n)):
             count = int(np.prod(shape))
             parts.append(np.frombuffer(raw, np.float32, count).reshape(shape))
             raw = raw[4 * count:]
         queries = np.zeros((heads, n, dim), np.float32)
         queries[:, n - window:] = parts[0].transpose(1, 0, 2)
-        layers.append((queries, parts[1], parts[2]))
+        layers.append((queries, parts[1], parts[2], parts[3]))
     assert not raw
     return layers
 
 
 @pytest.mark.parametrize("index", range(len(LAYERS)))
 def test_observation_equals_softmax_of_real_queries_and_keys(observed, index):
-    queries, keys, sums = observed[index]
+    queries, keys, sums, all_sums = observed[index]
     expected = reference.observe(queries, keys, WINDOW)
     # Scores reach about 100 here, each good to some 64 units of 2^-24: 4e-4 relative in a probability, at most WINDOW of them.
     np.testing.assert_allclose(sums, expected, rtol=1e-3, atol=1e-6)
     assert np.isclose(sums.sum(), WINDOW * len(sums), rtol=1e-4)
+    # H2O's sums are over all queries: each spends one probability, and the window's are among them.
+    assert np.isclose(all_sums.sum(), keys.shape[1] * len(all_sums), rtol=1e-4)
+    assert (all_sums >= sums - 1e-5).all()
 
 
 @pytest.mark.parametrize("index", range(len(LAYERS)))

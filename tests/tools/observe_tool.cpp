@@ -1,7 +1,7 @@
 // Runs a model over a prompt and writes what KVCrush sees of it: usage: observe_tool MODEL WINDOW LAYER... <
 // token ids Per layer, to stdout, native endian: int32 {num_heads, num_kv_heads, head_dim, num_tokens,
 // window}, then float32 queries [window, num_heads, head_dim], keys [num_kv_heads, num_tokens, head_dim],
-// probability sums [num_heads, num_tokens].
+// probability sums [num_heads, num_tokens] over the window's queries, and the same over all.
 #include <ATen/ATen.h>
 
 #include <cmath>
@@ -11,7 +11,7 @@
 
 #include "engine/loader/model_file.h"
 #include "engine/model/decoder.h"
-#include "engine/model/query_ring.h"
+#include "engine/model/observation.h"
 
 namespace kvcrush {
 namespace {
@@ -21,28 +21,27 @@ void write(const at::Tensor& tensor) {
   std::fwrite(dense.const_data_ptr(), sizeof(float), dense.numel(), stdout);
 }
 
-void write_layer(int layer, const BlockTable& table, const QueryRing& ring, const KvStorage& kv,
-                 const HeadLayout& heads) {
+void write_layer(int layer, int window, const BlockTable& table, const Observation& observation,
+                 const KvStorage& kv, const HeadLayout& heads) {
   const int num_tokens = table.num_cached_tokens();
-  const std::int32_t header[] = {heads.num_heads, heads.num_kv_heads, heads.head_dim, num_tokens,
-                                 ring.window_tokens()};
+  const std::int32_t header[] = {heads.num_heads, heads.num_kv_heads, heads.head_dim, num_tokens, window};
   std::fwrite(header, sizeof header, 1, stdout);
-  write(ring.gather(layer, num_tokens));
-  const std::span<const BlockId> blocks = table.blocks();
-  const at::Tensor ids = at::tensor(at::ArrayRef<BlockId>(blocks.data(), blocks.size()), at::kInt);
-  write(kv.keys().index_select(0, ids).permute({1, 0, 3, 2}).flatten(1, 2).narrow(1, 0, num_tokens));
+  write(observation.gather_queries(layer, window, num_tokens));
+  write(reference::read_cached(table.cached(), kv).first);
 
-  const std::vector<const float*> rows = ring.rows(layer, num_tokens);
+  const std::vector<const float*> queries = observation.query_rows(layer, window, num_tokens);
+  const std::vector<const float*> stats = observation.stat_rows(layer, window, num_tokens);
   const int group = heads.num_heads / heads.num_kv_heads;
-  std::vector<float> scratch(cpu::observation_scratch_floats(num_tokens));
-  at::Tensor sums = at::empty({heads.num_heads, num_tokens}, at::kFloat);
+  std::vector<float> scratch(cpu::probability_scratch_floats());
+  at::Tensor sums = at::zeros({heads.num_heads, num_tokens}, at::kFloat);
   for (int h = 0; h < heads.num_kv_heads; ++h) {
-    cpu::cpu_kernels().observation_scores(kv.cpu_pool(), blocks.data(), num_tokens, h, group, rows.data(),
-                                          ring.window_tokens(),
-                                          1.0F / std::sqrt(static_cast<float>(heads.head_dim)),
-                                          scratch.data(), sums[h * group].data_ptr<float>());
+    cpu::cpu_kernels().probability_sums(kv.cpu_pool(), table.cached(), h, group, queries.data(), stats.data(),
+                                        window, 1.0F / std::sqrt(static_cast<float>(heads.head_dim)),
+                                        scratch.data(), sums[h * group].data_ptr<float>());
   }
   write(sums);
+  const std::span<const float> accumulated = observation.attention_sums(layer);
+  std::fwrite(accumulated.data(), sizeof(float), accumulated.size(), stdout);
 }
 
 int run(const std::string& path, int window, const std::vector<int>& layers) {
@@ -56,21 +55,28 @@ int run(const std::string& path, int window, const std::vector<int>& layers) {
   const std::vector<TokenId> prompt(std::istream_iterator<TokenId>(std::cin), {});
   const auto num_tokens = static_cast<int>(prompt.size());
 
-  BlockPool pool((num_tokens / cpu::kBlockTokens + 1) * config.num_layers, cpu::kBlockTokens);
+  BlockPool pool((num_tokens / cpu::kTileTokens + 1) * config.num_layers);
   KvStorage kv({.num_kv_heads = config.num_kv_heads, .head_dim = config.head_dim}, pool.num_blocks(),
                at::kCPU);
   Decoder decoder(config, load_weights(model, num_tokens, at::kCPU), num_tokens, at::kCPU);
-  Sequence sequence{SequenceCache(pool, config.num_layers)};
+  Sequence sequence{SequenceCache(pool, config.num_layers, make_kv_format(KvDtype::kF32, config.head_dim))};
   sequence.token_ids = prompt;
   if (!sequence.cache.try_extend(num_tokens)) return 1;
   StepPlan plan;
-  plan.chunks.push_back({.sequence = &sequence, .first_token = 0, .num_tokens = num_tokens});
+  ScheduledChunk chunk;
+  chunk.sequence = &sequence;
+  chunk.num_tokens = num_tokens;
+  plan.chunks.push_back(chunk);
   StepBatch batch;
   build_batch(plan, batch);
-  QueryRing ring(config.num_layers, window, config.num_heads * config.head_dim, at::kCPU);
-  decoder.forward(batch, kv,
-                  [&](int layer, const at::Tensor& qkv) { ring.record(layer, qkv, 0, num_tokens, 0); });
-  for (int layer : layers) write_layer(layer, sequence.cache.layer(layer), ring, kv, decoder.heads());
+  Observation observation(decoder.heads(), config.num_layers, {.num_queries = window, .attention_sums = true},
+                          at::kCPU);
+  decoder.forward(batch, kv, [&](int layer, const at::Tensor& qkv, const at::Tensor& row_stats) {
+    observation.record(layer, qkv, row_stats, 0, num_tokens, 0);
+    observation.accumulate(layer, qkv, row_stats, 0, num_tokens, sequence.cache.layer(layer).cached(), kv);
+  });
+  for (int layer : layers)
+    write_layer(layer, window, sequence.cache.layer(layer), observation, kv, decoder.heads());
   return 0;
 }
 

@@ -1,5 +1,5 @@
 """Client of KVCrush Serve. See Client."""
 
-from kvcrush_client.client import Client, build_request
+from kvcrush_client.client import Client, build_request, build_score_request
 
-__all__ = ["Client", "build_request"]
+__all__ = ["Client", "build_request", "build_score_request"]

@@ -26,12 +26,14 @@ def _enum_value(field: Any, value: Any) -> Any:
 
 
 def _fill(message: Any, values: Mapping[str, Any]) -> None:
-    """Sets fields by name; ValueError names the field that does not exist or the value that does not fit."""
+    """Sets fields by name, None leaving them out; ValueError names the unknown field or the value that does not fit."""
     fields = message.DESCRIPTOR.fields_by_name
     for name, value in values.items():
         field = fields.get(name)
         if field is None:
             raise ValueError(f"{message.DESCRIPTOR.name} has no field {name!r}; it has: {', '.join(fields)}")
+        if value is None:
+            continue
         if field.label == field.LABEL_REPEATED:
             getattr(message, name).extend(value)
         else:
@@ -46,24 +48,59 @@ def _chat(messages: Sequence[Mapping[str, str]]) -> pb.ChatMessages:
     return pb.ChatMessages(messages=[pb.ChatMessage(**message) for message in messages])
 
 
-def build_request(
-    prompt: Prompt, *, request_id: str = "", compression: Mapping[str, Any] | None = None, **sampling: Any
-) -> pb.GenerateRequest:
-    """A GenerateRequest from a string, a list of chat messages or a list of token ids.
-
-    `sampling` are fields of SamplingParams, `compression` those of KvCompression; None leaves the server's default.
-    """
-    request = pb.GenerateRequest(request_id=request_id)
+def _set_prompt(request: Any, prompt: Prompt) -> None:
     if isinstance(prompt, str):
         request.text = prompt
     elif _is_chat(prompt):
         request.chat.CopyFrom(_chat(prompt))
     else:
         request.token_ids.CopyFrom(pb.TokenIds(ids=prompt))
+
+
+def _add_variants(request: Any, variants: Sequence[Mapping[str, Any]] | None) -> None:
+    for variant in variants or ():
+        _fill(request.variants.add(), variant)
+
+
+def build_request(
+    prompt: Prompt,
+    *,
+    request_id: str = "",
+    compression: Mapping[str, Any] | None = None,
+    variants: Sequence[Mapping[str, Any]] | None = None,
+    **sampling: Any,
+) -> pb.GenerateRequest:
+    """A GenerateRequest from a string, a list of chat messages or a list of token ids.
+
+    `sampling` are fields of SamplingParams, `compression` those of KvCompression; None leaves the server's default.
+    `variants` asks for one sample per entry, each with a compression of its own, instead of `compression` and `n`.
+    """
+    request = pb.GenerateRequest(request_id=request_id)
+    _set_prompt(request, prompt)
     _fill(request.sampling, sampling)
     if compression is not None:
         request.compression.SetInParent()
         _fill(request.compression, compression)
+    _add_variants(request, variants)
+    return request
+
+
+def build_score_request(
+    prompt: Prompt,
+    continuation: str | Sequence[int],
+    *,
+    request_id: str = "",
+    variants: Sequence[Mapping[str, Any]] | None = None,
+    compare_to_full: bool | None = None,
+) -> pb.ScoreRequest:
+    """A ScoreRequest; the continuation is a string or token ids, `variants` are as in build_request."""
+    request = pb.ScoreRequest(request_id=request_id, compare_to_full=compare_to_full)
+    _set_prompt(request, prompt)
+    if isinstance(continuation, str):
+        request.continuation_text = continuation
+    else:
+        request.continuation_token_ids.CopyFrom(pb.TokenIds(ids=continuation))
+    _add_variants(request, variants)
     return request
 
 
@@ -99,6 +136,10 @@ class Client:
     def generate_once(self, prompt: Prompt, **options: Any) -> pb.GenerateOnceResponse:
         """The whole answer at once (options: see build_request)."""
         return self._stub.GenerateOnce(build_request(prompt, **options), timeout=self._timeout_s)
+
+    def score(self, prompt: Prompt, continuation: str | Sequence[int], **options: Any) -> pb.ScoreResponse:
+        """What compressions of the prompt's KV cache cost on a known continuation (options: see build_score_request)."""
+        return self._stub.Score(build_score_request(prompt, continuation, **options), timeout=self._timeout_s)
 
     def tokenize(self, text: str | Sequence[Mapping[str, str]], *,
                  add_special_tokens: bool | None = None) -> pb.TokenizeResponse:

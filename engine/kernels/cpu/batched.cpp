@@ -14,9 +14,8 @@ std::int64_t num_panels(std::int64_t features) {
   return (features + width - 1) / width;
 }
 
-int num_partitions(int num_visible) {
-  constexpr int kPartitionTokens = kPartitionBlocks * kBlockTokens;
-  return (num_visible + kPartitionTokens - 1) / kPartitionTokens;
+int num_partitions(const CachedLayer& cache, int num_visible) {
+  return ceil_div(num_tiles(cache, num_visible), kPartitionTiles);
 }
 
 }  // namespace
@@ -67,8 +66,8 @@ void plan_tasks(std::span<const AttentionSequence> sequences, const KvPool& pool
     for (int h = 0; h < pool.num_kv_heads; ++h) {
       for (int q = 0; q < sequence.num_queries; q += kMaxTaskQueries) {
         const int queries = std::min(kMaxTaskQueries, sequence.num_queries - q);
-        const int visible = sequence.num_cached - sequence.num_queries + q + queries;
-        w.tasks.push_back({&sequence, h, q, queries, 0, num_partitions(visible), nullptr});
+        const int visible = sequence.cache.num_cached - sequence.num_queries + q + queries;
+        w.tasks.push_back({&sequence, h, q, queries, 0, num_partitions(sequence.cache, visible), nullptr});
       }
     }
   }
@@ -106,7 +105,7 @@ void plan_tasks(std::span<const AttentionSequence> sequences, const KvPool& pool
 
 void paged_attention(std::span<const AttentionSequence> sequences, const KvPool& pool, const float* q,
                      std::int64_t q_stride, int num_heads, float scale, AttentionWorkspace& workspace,
-                     float* out) {
+                     float* out, float* row_stats) {
   const KernelTable& kernels = cpu_kernels();
   const int group = num_heads / pool.num_kv_heads;
   KVCRUSH_CHECK(group <= kMaxGroup && pool.head_dim <= kMaxHeadDim && pool.head_dim % 16 == 0);
@@ -114,18 +113,18 @@ void paged_attention(std::span<const AttentionSequence> sequences, const KvPool&
   workspace.scratch.resize(attention_scratch_floats() * num_kernel_threads());
   parallel_for(static_cast<std::int64_t>(workspace.tasks.size()), [&](std::int64_t i, int thread) {
     kernels.attention(workspace.tasks[i], pool, q, q_stride, num_heads, scale,
-                      workspace.scratch.data() + attention_scratch_floats() * thread, out);
+                      workspace.scratch.data() + attention_scratch_floats() * thread, out, row_stats);
   });
   const int state = pool.head_dim + 2;
   for (const AttentionWorkspace::Split& split : workspace.splits) {
     const int rows = split.whole.num_queries * group;
     const std::int64_t first_row = split.whole.sequence->query_start + split.whole.first_query;
     for (int r = 0; r < rows; ++r) {
-      float* row = out + ((first_row + r / group) * num_heads + split.whole.kv_head * group + r % group) *
-                             pool.head_dim;
+      const std::int64_t head = (first_row + r / group) * num_heads + split.whole.kv_head * group + r % group;
       kernels.merge_partials(
           workspace.partials.data() + split.first_partial_float + static_cast<std::int64_t>(r) * state,
-          static_cast<std::int64_t>(rows) * state, split.num_parts, pool.head_dim, row);
+          static_cast<std::int64_t>(rows) * state, split.num_parts, pool.head_dim, out + head * pool.head_dim,
+          row_stats + 2 * head);
     }
   }
 }

@@ -46,9 +46,9 @@ struct AttentionWorkspace {
 };
 
 // Causal attention of a ragged batch over the paged cache. q: rows of [num_heads, head_dim] q_stride floats
-// apart; out: [rows, num_heads, head_dim] contiguous.
+// apart; out: [rows, num_heads, head_dim] contiguous; row_stats: [rows, num_heads, 2].
 void paged_attention(std::span<const AttentionSequence> sequences, const KvPool& pool, const float* q,
                      std::int64_t q_stride, int num_heads, float scale, AttentionWorkspace& workspace,
-                     float* out);
+                     float* out, float* row_stats);
 
 }  // namespace kvcrush::cpu

@@ -3,38 +3,23 @@
 //
 // Batch invariance: every output element is computed by the same sequence of float32 operations whatever else
 // is in the batch and however a prompt was cut into chunks (GEMM accumulates over k in order; attention walks
-// a row's blocks in order, in partitions of fixed length). So a request gives the same bits alone, in a full
+// a row's tiles in order, in partitions of fixed length). So a request gives the same bits alone, in a full
 // batch and after preemption.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 
+#include "engine/kernels/cpu/kv_layout.h"
+
 namespace kvcrush::cpu {
 
-enum class KvElement : std::int32_t { kF32, kBF16, kF16 };
-
-// Where the K and V of one pool live. Block b starts at base + b * block_bytes and holds
-//   K [num_kv_heads, head_dim, block_size]   (transposed: the dot products of one query run along the tokens
-//   of a block) V [num_kv_heads, block_size, head_dim]
-// The block size is fixed at kBlockTokens, one AVX-512 register of float32.
-struct KvPool {
-  std::byte* base = nullptr;
-  std::int64_t block_bytes = 0;
-  std::int32_t num_kv_heads = 0;
-  std::int32_t head_dim = 0;  // multiple of 16, at most 256
-  KvElement element = KvElement::kF32;
-};
-inline constexpr int kBlockTokens = 16;
-inline constexpr int kMaxHeadDim = 256;
-
 // One sequence's part of a ragged batch, in one layer. Its queries are the rows [query_start, query_start +
-// num_queries) of q and the last num_queries of the num_cached tokens in its blocks.
+// num_queries) of q and the last num_queries of the cached tokens, all of them in the tail.
 struct AttentionSequence {
   std::int32_t query_start = 0;
   std::int32_t num_queries = 0;
-  std::int32_t num_cached = 0;
-  const std::int32_t* blocks = nullptr;  // [ceil(num_cached / kBlockTokens)]
+  CachedLayer cache;
 };
 
 // A unit of attention work for one thread: `num_queries` queries of one sequence and KV head over the cached
@@ -49,7 +34,7 @@ struct AttentionTask {
   float* partial =
       nullptr;  // null: writes the finished rows to out; else [rows, head_dim + 2] states for merge_partials
 };
-inline constexpr int kPartitionBlocks = 32;
+inline constexpr int kPartitionTiles = 32;
 inline constexpr int kMaxTaskQueries = 8;
 inline constexpr int kMaxGroup = 16;  // query heads per KV head
 
@@ -69,34 +54,51 @@ struct KernelTable {
   void (*silu_mul_row)(const float* gate, const float* up, int n, float* y);
   // Rotates num_heads heads of head_dim floats in place, split-half layout; cosines, sines: [head_dim / 2].
   void (*rope_row)(float* heads, int num_heads, int head_dim, const float* cosines, const float* sines);
+  // Multiplies each head in place by the orthonormal Hadamard matrix of the largest power of two that divides
+  // head_dim, part by part; its own inverse.
+  void (*hadamard_heads)(float* heads, int num_heads, int head_dim);
 
   // scale: 1 / sqrt(head_dim). q: rows of [num_heads, head_dim], q_stride floats apart; out: the same,
-  // contiguous. scratch: attention_scratch_floats().
+  // contiguous. scratch: attention_scratch_floats(). row_stats [rows, num_heads, 2] takes each row's softmax
+  // maximum and 1 / sum: what probability_sums needs to have probabilities without a second pass.
   void (*attention)(const AttentionTask& task, const KvPool& pool, const float* q, std::int64_t q_stride,
-                    int num_heads, float scale, float* scratch, float* out);
+                    int num_heads, float scale, float* scratch, float* out, float* row_stats);
   // Merges `num_partials` consecutive states of one row, each [head_dim + 2] and `stride` floats apart, into
-  // out[head_dim].
+  // out[head_dim] and row_stats[2].
   void (*merge_partials)(const float* partials, std::int64_t stride, int num_partials, int head_dim,
-                         float* out);
-  // probability_sums[group, num_cached]: for each query head of kv_head, the sum over the `num_queries` last
-  // queries of their causal softmax over all cached slots. queries: one row [num_heads, head_dim] each,
-  // oldest first. scratch: observation_scratch_floats(num_cached).
-  void (*observation_scores)(const KvPool& pool, const std::int32_t* blocks, int num_cached, int kv_head,
-                             int group, const float* const* queries, int num_queries, float scale,
-                             float* scratch, float* probability_sums);
+                         float* out, float* row_stats);
+  // sums[group, num_cached] += softmax probabilities of the last num_queries queries, for each query head of
+  // kv_head, in ascending order. queries and row_stats: one row [num_heads, head_dim] and [num_heads, 2]
+  // each, as attention saw and left them. scratch: probability_scratch_floats().
+  void (*probability_sums)(const KvPool& pool, const CachedLayer& cache, int kv_head, int group,
+                           const float* const* queries, const float* const* row_stats, int num_queries,
+                           float scale, float* scratch, float* sums);
+  // scores[num_cached]: -|K| of each slot, or -cos(K, mean K) where `against_mean`. scratch:
+  // attention_scratch_floats().
+  void (*key_scores)(const KvPool& pool, const CachedLayer& cache, int kv_head, bool against_mean,
+                     float* scratch, float* scores);
+  // norms[num_cached]: |projection V| of each slot, projection [rank, head_dim]. scratch:
+  // probability_scratch_floats().
+  void (*value_norms)(const KvPool& pool, const CachedLayer& cache, int kv_head, const float* projection,
+                      int rank, float* scratch, float* norms);
+  // Writes one head's part of one block: `count` tokens from slots `sources` (ascending) of `from`, in the
+  // block layout of `dtype`. float from float converts, quantised from float quantises, quantised from the
+  // same dtype moves codes. `target` lies outside the blocks of `from`. scratch: attention_scratch_floats().
+  void (*gather_block)(const KvPool& pool, const CachedLayer& from, int kv_head, const int* sources,
+                       int count, KvDtype dtype, float* scratch, std::byte* target);
 };
 
 const KernelTable& cpu_kernels();  // the best for this machine
 const KernelTable* cpu_kernels_for(
     const char* isa);  // "generic", "avx2", "avx512"; null: this machine cannot run it
 
-constexpr std::int64_t attention_scratch_floats() {
+static constexpr std::int64_t attention_scratch_floats() {
   constexpr std::int64_t rows = kMaxTaskQueries * kMaxGroup;
-  return rows * (3 * kMaxHeadDim + 2 * kBlockTokens + 8) + 2 * kMaxHeadDim * kBlockTokens;
+  return rows * (3 * kMaxHeadDim + 2 * kTileTokens + 8) + 3 * kMaxHeadDim * kTileTokens;
 }
-inline constexpr int kObservedRows = 8;  // query rows whose scores are held at a time
-constexpr std::int64_t observation_scratch_floats(int num_cached) {
-  return attention_scratch_floats() + static_cast<std::int64_t>(kObservedRows) * (num_cached + kBlockTokens);
+inline constexpr int kObservedRows = 32;  // query rows of one head that are in hand at a time
+static constexpr std::int64_t probability_scratch_floats() {
+  return attention_scratch_floats() + static_cast<std::int64_t>(kObservedRows) * kMaxHeadDim;
 }
 
 }  // namespace kvcrush::cpu

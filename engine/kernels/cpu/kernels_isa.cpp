@@ -1,5 +1,6 @@
 // Compiled once per instruction set with KVCRUSH_ISA naming it; see engine/kernels/CMakeLists.txt.
 #include "engine/kernels/cpu/elementwise.inc"
+#include "engine/kernels/cpu/gather.inc"
 #include "engine/kernels/cpu/gemm.inc"
 #include "engine/kernels/cpu/observation.inc"
 
@@ -19,9 +20,13 @@ const KernelTable KVCRUSH_CONCAT(kernel_table_, KVCRUSH_ISA) = {
     .rms_norm_row = rms_norm_row,
     .silu_mul_row = silu_mul_row,
     .rope_row = rope_row,
+    .hadamard_heads = hadamard_heads,
     .attention = attention,
     .merge_partials = merge_partials,
-    .observation_scores = observation_scores,
+    .probability_sums = probability_sums,
+    .key_scores = key_scores,
+    .value_norms = value_norms,
+    .gather_block = gather_block,
 };
 
 }  // namespace kvcrush::cpu

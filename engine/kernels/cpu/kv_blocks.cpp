@@ -1,96 +1,102 @@
 #include "engine/kernels/cpu/kv_blocks.h"
 
-#include <bit>
+#include <algorithm>
 #include <cstring>
+
+#include "engine/core/status.h"
+#include "engine/kernels/cpu/half.h"
 
 namespace kvcrush::cpu {
 
 namespace {
 
-struct AsF32 {
-  using Stored = float;
-  static float convert(float x) { return x; }
-};
-struct AsBF16 {
-  using Stored = std::uint16_t;
-  static std::uint16_t convert(float x) {
-    const auto bits = std::bit_cast<std::uint32_t>(x);
-    return static_cast<std::uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >>
-                                      16);  // to nearest, ties to even
-  }
-};
-struct AsF16 {
-  using Stored = std::uint16_t;
-  // To nearest, ties to even, by integer arithmetic on the bits: not every compiler has a half type for every
-  // machine.
-  static std::uint16_t convert(float x) {
-    const auto bits = std::bit_cast<std::uint32_t>(x);
-    const std::uint32_t sign = (bits >> 16) & 0x8000;
-    std::uint32_t magnitude = bits & 0x7fffffff;
-    if (magnitude >= 0x47800000)
-      return static_cast<std::uint16_t>(sign | (magnitude > 0x7f800000 ? 0x7e00 : 0x7c00));
-    if (magnitude < 0x38800000) {  // subnormal: adding 0.5 aligns the mantissa, and rounds
-      magnitude = std::bit_cast<std::uint32_t>(std::bit_cast<float>(magnitude) + 0.5F) - 0x3f000000;
-    } else {
-      magnitude = (magnitude - (112U << 23) + 0xfff + ((magnitude >> 13) & 1)) >> 13;
-    }
-    return static_cast<std::uint16_t>(sign | magnitude);
-  }
-};
-
-template <typename Format>
-void write_as(const KvPool& pool, std::int32_t block, int offset, const float* k, const float* v) {
-  using Stored = typename Format::Stored;
-  const int head_elements = pool.head_dim * kBlockTokens;
-  auto* keys = reinterpret_cast<Stored*>(pool.base + block * pool.block_bytes);
-  auto* values = keys + static_cast<std::ptrdiff_t>(pool.num_kv_heads) * head_elements;
+template <typename Stored, typename Convert>
+void write_as(const KvPool& pool, const KvTile& tile, int column, const float* k, const float* v,
+              const Convert& convert) {
+  const std::ptrdiff_t tile_start = static_cast<std::ptrdiff_t>(tile.offset) * pool.head_dim + column;
+  const std::ptrdiff_t value_start =
+      static_cast<std::ptrdiff_t>(tile.tokens_per_block + tile.offset + column) * pool.head_dim;
   for (int h = 0; h < pool.num_kv_heads; ++h) {
-    for (int d = 0; d < pool.head_dim; ++d) {
-      keys[h * head_elements + d * kBlockTokens + offset] = Format::convert(k[h * pool.head_dim + d]);
-      values[h * head_elements + offset * pool.head_dim + d] = Format::convert(v[h * pool.head_dim + d]);
-    }
+    auto* head = reinterpret_cast<Stored*>(head_base(pool, tile.block, h));
+    const float* key = k + static_cast<std::ptrdiff_t>(h) * pool.head_dim;
+    const float* value = v + static_cast<std::ptrdiff_t>(h) * pool.head_dim;
+    for (int d = 0; d < pool.head_dim; ++d) head[tile_start + d * kTileTokens] = convert(key[d]);
+    for (int d = 0; d < pool.head_dim; ++d) head[value_start + d] = convert(value[d]);
   }
 }
 
-template <typename Stored>
-void compact_as(const KvPool& pool, const std::int32_t* blocks, int kv_head, const int* kept, int num_kept) {
-  const std::ptrdiff_t head_elements = static_cast<std::ptrdiff_t>(pool.head_dim) * kBlockTokens;
-  const auto keys_of = [&](int slot) {
-    return reinterpret_cast<Stored*>(pool.base + blocks[slot / kBlockTokens] * pool.block_bytes) +
-           kv_head * head_elements;
-  };
-  for (int i = 0; i < num_kept; ++i) {
-    if (kept[i] == i) continue;
-    Stored* to_keys = keys_of(i);
-    const Stored* from_keys = keys_of(kept[i]);
-    const int to = i % kBlockTokens;
-    const int from = kept[i] % kBlockTokens;
-    for (int d = 0; d < pool.head_dim; ++d)
-      to_keys[d * kBlockTokens + to] = from_keys[d * kBlockTokens + from];
-    const std::ptrdiff_t values = pool.num_kv_heads * head_elements;
-    std::memcpy(to_keys + values + static_cast<std::ptrdiff_t>(to) * pool.head_dim,
-                from_keys + values + static_cast<std::ptrdiff_t>(from) * pool.head_dim,
-                sizeof(Stored) * pool.head_dim);
+// One block of the target layout: its slots and how they are stored.
+struct BlockSlots {
+  int index = 0;  // in the block table
+  int first_slot = 0;
+  int count = 0;
+  KvDtype dtype = KvDtype::kF32;
+};
+
+template <typename Visit>
+void for_each_block(const CachedLayer& layer, const Visit& visit) {
+  const int packed_per_block = layer.format.packed_tokens_per_block;
+  int index = 0;
+  for (int slot = 0; slot < layer.num_packed; slot += packed_per_block) {
+    visit(
+        BlockSlots{index++, slot, std::min(packed_per_block, layer.num_packed - slot), layer.format.packed});
   }
+  const int per_block = layer.format.tail_tokens_per_block;
+  for (int slot = layer.num_packed; slot < layer.num_cached; slot += per_block) {
+    visit(BlockSlots{index++, slot, std::min(per_block, layer.num_cached - slot), layer.format.tail});
+  }
+}
+
+// The block holds these very slots already, in the same places.
+bool is_unchanged(const CachedLayer& from, const CachedLayer& to, const BlockSlots& block,
+                  const int* sources) {
+  const bool packed = block.first_slot < to.num_packed;
+  const bool same_layout = packed ? block.first_slot + block.count <= from.num_packed
+                                  : from.num_packed == to.num_packed && from.format.tail == to.format.tail;
+  if (!same_layout || block.first_slot + block.count > from.num_cached ||
+      from.blocks[block.index] != to.blocks[block.index]) {
+    return false;
+  }
+  for (int i = 0; i < block.count; ++i) {
+    if (sources[block.first_slot + i] != block.first_slot + i) return false;
+  }
+  return true;
 }
 
 }  // namespace
 
-void write_token(const KvPool& pool, std::int32_t block, int offset, const float* k, const float* v) {
-  switch (pool.element) {
-    case KvElement::kF32:
-      return write_as<AsF32>(pool, block, offset, k, v);
-    case KvElement::kBF16:
-      return write_as<AsBF16>(pool, block, offset, k, v);
-    case KvElement::kF16:
-      return write_as<AsF16>(pool, block, offset, k, v);
+void write_token(const KvPool& pool, const CachedLayer& cache, int slot, const float* k, const float* v) {
+  const KvTile tile = tile_of_slot(cache, slot);
+  const int column = slot - tile.first_slot;
+  switch (tile.dtype) {
+    case KvDtype::kF32:
+      return write_as<float>(pool, tile, column, k, v, [](float x) { return x; });
+    case KvDtype::kBF16:
+      return write_as<std::uint16_t>(pool, tile, column, k, v, [](float x) { return f32_to_bf16(x); });
+    case KvDtype::kF16:
+      return write_as<std::uint16_t>(pool, tile, column, k, v, [](float x) { return f32_to_f16(x); });
+    case KvDtype::kInt8:
+    case KvDtype::kInt4:
+      break;
   }
+  KVCRUSH_CHECK(!is_quantised(tile.dtype));  // new tokens enter through the tail
 }
 
-void compact_head(const KvPool& pool, const std::int32_t* blocks, int kv_head, const int* kept,
-                  int num_kept) {
-  if (pool.element == KvElement::kF32) return compact_as<float>(pool, blocks, kv_head, kept, num_kept);
-  compact_as<std::uint16_t>(pool, blocks, kv_head, kept, num_kept);
+void rewrite_head(const KvPool& pool, const CachedLayer& from, const CachedLayer& to, int kv_head,
+                  const int* sources, float* scratch, std::byte* staging) {
+  for_each_block(to, [&](const BlockSlots& block) {
+    if (is_unchanged(from, to, block, sources)) return;
+    cpu_kernels().gather_block(pool, from, kv_head, sources + block.first_slot, block.count, block.dtype,
+                               scratch, staging);
+    std::memcpy(head_base(pool, to.blocks[block.index], kv_head), staging,
+                static_cast<std::size_t>(head_bytes(pool)));
+  });
+}
+
+bool can_rewrite_in_place(const CachedLayer& from, const CachedLayer& to) {
+  const int more_packed_blocks = num_packed_blocks(to) - num_packed_blocks(from);
+  const int left_tail = (from.num_cached - from.num_packed) - (to.num_cached - to.num_packed);
+  return more_packed_blocks <= 0 || left_tail >= more_packed_blocks * to.format.tail_tokens_per_block;
 }
 
 }  // namespace kvcrush::cpu

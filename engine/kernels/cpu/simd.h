@@ -51,6 +51,23 @@ KVCRUSH_INLINE Vec rotate(Vec v) {
 #undef KVCRUSH_LANES_4
 #undef KVCRUSH_LANE
 }
+// Lanes i and i ^ kStride change places.
+template <int kStride>
+KVCRUSH_INLINE Vec exchange(Vec v) {
+#define KVCRUSH_LANE(i) ((i) ^ kStride)
+#define KVCRUSH_LANES_4(i) \
+  KVCRUSH_LANE(i), KVCRUSH_LANE((i) + 1), KVCRUSH_LANE((i) + 2), KVCRUSH_LANE((i) + 3)
+#if defined(__AVX512F__)
+  return __builtin_shufflevector(v, v, KVCRUSH_LANES_4(0), KVCRUSH_LANES_4(4), KVCRUSH_LANES_4(8),
+                                 KVCRUSH_LANES_4(12));
+#elif defined(__AVX2__)
+  return __builtin_shufflevector(v, v, KVCRUSH_LANES_4(0), KVCRUSH_LANES_4(4));
+#else
+  return __builtin_shufflevector(v, v, KVCRUSH_LANES_4(0));
+#endif
+#undef KVCRUSH_LANES_4
+#undef KVCRUSH_LANE
+}
 template <int kBy = kLanes / 2>
 KVCRUSH_INLINE float reduce_add(Vec v) {
   if constexpr (kBy == 0)
@@ -64,6 +81,17 @@ KVCRUSH_INLINE float reduce_max(Vec v) {
     return v[0];
   else
     return reduce_max<kBy / 2>(vmax(v, rotate<kBy>(v)));
+}
+
+KVCRUSH_INLINE float reduce_min(Vec v) {
+  return -reduce_max(-v);
+}
+KVCRUSH_INLINE Vec vmin(Vec a, Vec b) {
+  return a < b ? a : b;
+}
+// To the nearest integer, for |x| < 2^22.
+KVCRUSH_INLINE Vec vround(Vec x) {
+  return (x + 12582912.0f) - 12582912.0f;
 }
 
 // exp for x <= 0 (softmax) and moderate x > 0 (SiLU), relative error < 3e-7: x = n ln2 + r, |r| <= ln2/2,

@@ -88,6 +88,32 @@ TEST_F(ClientTest, StopTokenCancelsAUnaryCall) {
   EXPECT_EQ(call.get().status().code, Code::kCancelled);
 }
 
+TEST_F(ClientTest, ScoreSendsTheRequestAndReturnsAllVariants) {
+  v1::ScoreRequest score;
+  score.set_text("hello");
+  score.set_continuation_text("world");
+  score.add_variants()->set_kv_dtype(v1::KV_DTYPE_INT4);
+  score.add_variants()->set_target_compression(8);
+  auto client = connect();
+  const auto response = client.score(score);
+  ASSERT_TRUE(response.ok()) << response.status().to_string();
+  EXPECT_EQ(response->variants_size(), 2);
+  EXPECT_EQ(fake_.service.last_score.SerializeAsString(), score.SerializeAsString());
+  fake_.service.ending = {grpc::StatusCode::ABORTED, "aborted"};
+  EXPECT_EQ(client.score(score).status().code, Code::kAborted);
+}
+
+TEST_F(ClientTest, StopTokenCancelsAScore) {
+  fake_.service.endless = true;
+  auto client = connect();
+  std::stop_source stop;
+  auto call =
+      std::async(std::launch::async, [&] { return client.score(v1::ScoreRequest(), stop.get_token()); });
+  std::this_thread::sleep_for(20ms);
+  stop.request_stop();
+  EXPECT_EQ(call.get().status().code, Code::kCancelled);
+}
+
 TEST_F(ClientTest, StopRequestedBeforehandCancelsAtOnce) {
   fake_.service.endless = true;
   auto client = connect();

@@ -88,6 +88,24 @@ TEST(ComparisonTable, ShowsWhatPruningSaved) {
   EXPECT_NE(table.find("20.00"), std::string::npos) << "(160 - 100) / 3 ms per token\n" << table;
 }
 
+TEST(ComparisonTable, ShowsWhatADtypeSavedWithoutPruning) {
+  v1::GetModelInfoResponse model = small_model();
+  model.set_kv_dtype("f32");
+  RunRecord full;
+  full.finish.mutable_usage()->set_prompt_tokens(16);  // 2 MiB in the pool's own dtype
+  RunRecord quantised = full;
+  auto& report = *quantised.finish.mutable_compression();
+  report.mutable_applied()->set_kv_dtype(v1::KV_DTYPE_INT4);
+  report.set_kv_bytes_full_16bit(1 << 20);
+  report.set_compression_ratio(4);
+  std::ostringstream out;
+  comparison_table(model, full, quantised).print(out);
+  const std::string table = out.str();
+  EXPECT_NE(table.find("f32     int4"), std::string::npos) << table;
+  EXPECT_NE(table.find("2.00     0.25  0.12x"), std::string::npos) << table;
+  EXPECT_NE(table.find("4.00x"), std::string::npos) << table;
+}
+
 TEST(ComparisonTable, SaysAllTokensWereKeptWhenNothingWasPruned) {
   RunRecord full;
   full.finish.mutable_usage()->set_prompt_tokens(10);
@@ -120,6 +138,31 @@ TEST(RunReport, NeedsTwoTokensForATimePerToken) {
   usage.set_completion_tokens(1);
   usage.set_total_ms(5);
   EXPECT_EQ(ms_per_token(usage), 0);
+}
+
+std::string summary_of(const v1::FinishInfo& finish) {
+  std::ostringstream out;
+  print_summary(out, finish);
+  return out.str();
+}
+
+TEST(RunReport, SaysHowTheCacheWasKeptAndWhatItReached) {
+  v1::FinishInfo finish;
+  EXPECT_NE(summary_of(finish).find("compression: off\n"), std::string::npos);
+  auto& report = *finish.mutable_compression();
+  report.mutable_applied()->set_policy(v1::BASE_POLICY_OFF);
+  report.mutable_applied()->set_kv_dtype(v1::KV_DTYPE_INT8);
+  report.set_kv_bytes_full_16bit(1 << 20);
+  report.set_compression_ratio(1.94);
+  EXPECT_NE(summary_of(finish).find("compression: off, int8\n"), std::string::npos) << summary_of(finish);
+  EXPECT_NE(summary_of(finish).find("(1.00 MiB) is 1.94x"), std::string::npos) << summary_of(finish);
+  report.set_enabled(true);
+  report.set_budget_tokens(64);
+  report.set_note("short\nprompt");
+  report.mutable_applied()->set_policy(v1::BASE_POLICY_H2O);
+  const std::string summary = summary_of(finish);
+  EXPECT_NE(summary.find("h2o, int8; nothing pruned"), std::string::npos) << summary;
+  EXPECT_NE(summary.find("note:        short\\nprompt\n"), std::string::npos) << summary;
 }
 
 TEST(RunReport, JsonIsOneLineWithTheNamesOfTheProto) {

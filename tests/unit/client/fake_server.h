@@ -22,6 +22,7 @@ class FakeInference final : public v1::Inference::Service {
   std::atomic<bool> saw_cancel{false};
   std::atomic<bool> saw_deadline{false};
   v1::GenerateRequest last_request;
+  v1::ScoreRequest last_score;
 
   grpc::Status Generate(grpc::ServerContext* context, const v1::GenerateRequest* request,
                         grpc::ServerWriter<v1::GenerateResponse>* writer) override {
@@ -46,6 +47,15 @@ class FakeInference final : public v1::Inference::Service {
     saw_cancel = context->IsCancelled();
     auto* completion = response->add_completions();
     for (const auto& chunk : chunks) completion->mutable_text()->append(chunk);
+    return ending;
+  }
+
+  grpc::Status Score(grpc::ServerContext* context, const v1::ScoreRequest* request,
+                     v1::ScoreResponse* response) override {
+    last_score = *request;
+    while (endless && !context->IsCancelled()) std::this_thread::sleep_for(std::chrono::milliseconds(2));
+    saw_cancel = context->IsCancelled();
+    for (int i = 0; i < request->variants_size(); ++i) response->add_variants()->set_index(i);
     return ending;
   }
 

@@ -14,7 +14,6 @@ class RequestOptionsTest : public ::testing::Test {
   RequestOptionsTest() {
     add_prompt_options(app_, prompt_);
     add_sampling_options(app_, request_);
-    add_compression_options(app_, request_);
   }
 
   void parse(std::vector<std::string> words) {
@@ -30,7 +29,10 @@ class RequestOptionsTest : public ::testing::Test {
 TEST_F(RequestOptionsTest, SetsNothingThatWasNotGiven) {
   parse({"hello"});
   EXPECT_EQ(request_.sampling().SerializeAsString(), "");
-  EXPECT_FALSE(request_.has_compression());
+}
+
+TEST_F(RequestOptionsTest, RefusesWhatIsNoNumber) {
+  EXPECT_THROW(parse({"--top-k", "many"}), CLI::ConversionError);
 }
 
 TEST_F(RequestOptionsTest, FillsEverySamplingField) {
@@ -88,51 +90,6 @@ TEST_F(RequestOptionsTest, FillsEverySamplingField) {
   EXPECT_EQ(v1::SamplingParams::descriptor()->field_count(), 15);
 }
 
-TEST_F(RequestOptionsTest, FillsEveryCompressionField) {
-  parse({"--policy",      "snapkv",       "--budget",      "0.5",    "--share",      "0.1",     "--anchor",
-         "alternating",   "--token-sets", "per-kv-head",   "--pick", "best",         "--sinks", "2",
-         "--window",      "16",           "--pool-kernel", "15",     "--prune-seed", "8",       "--when",
-         "during-prefill"});
-  const auto& c = request_.compression();
-  EXPECT_EQ(c.policy(), v1::BASE_POLICY_SNAPKV);
-  EXPECT_EQ(c.budget_fraction(), 0.5);
-  EXPECT_EQ(c.representative_share(), 0.1);
-  EXPECT_EQ(c.anchor(), v1::ANCHOR_ALTERNATING);
-  EXPECT_EQ(c.token_sets(), v1::TOKEN_SETS_PER_KV_HEAD);
-  EXPECT_EQ(c.pick(), v1::REPRESENTATIVE_PICK_BEST);
-  EXPECT_EQ(c.num_sink_tokens(), 2);
-  EXPECT_EQ(c.window_tokens(), 16);
-  EXPECT_EQ(c.pool_kernel_tokens(), 15);
-  EXPECT_EQ(c.seed(), 8U);
-  EXPECT_EQ(c.when(), v1::PRUNE_WHEN_DURING_PREFILL);
-  // All but granularity, which has one value, have an option.
-  EXPECT_EQ(v1::KvCompression::descriptor()->field_count(), 13);
-}
-
-TEST_F(RequestOptionsTest, RefusesUnknownWordsAndBudgets) {
-  EXPECT_THROW(parse({"--policy", "magic"}), CLI::ValidationError);
-  EXPECT_THROW(parse({"--anchor", "2"}), CLI::ValidationError);
-  EXPECT_THROW(parse({"--budget", "half"}), CLI::ValidationError);
-  EXPECT_THROW(parse({"--top-k", "many"}), CLI::ConversionError);
-}
-
-TEST(ParseBudget, TellsFractionsFromTokens) {
-  v1::KvCompression c;
-  ASSERT_TRUE(parse_budget("0.25", c));
-  EXPECT_EQ(c.budget_fraction(), 0.25);
-  ASSERT_TRUE(parse_budget("25%", c));
-  EXPECT_EQ(c.budget_fraction(), 0.25);
-  ASSERT_TRUE(parse_budget("1.0", c));
-  EXPECT_EQ(c.budget_fraction(), 1.0);
-  ASSERT_TRUE(parse_budget("1", c));
-  EXPECT_EQ(c.budget_tokens(), 1);
-  EXPECT_FALSE(c.has_budget_fraction());
-  ASSERT_TRUE(parse_budget("-3", c)) << "ranges are the server's to check";
-  EXPECT_EQ(c.budget_tokens(), -3);
-  for (const char* bad : {"", "%", ".", "x", "12x", "0.5x", "99999999999", "nan", " 5"})
-    EXPECT_FALSE(parse_budget(bad, c)) << bad;
-}
-
 TEST_F(RequestOptionsTest, PromptComesAsTextOrChat) {
   parse({"hello"});
   ASSERT_TRUE(fill_prompt(prompt_, request_).ok());
@@ -143,6 +100,14 @@ TEST_F(RequestOptionsTest, PromptComesAsTextOrChat) {
   EXPECT_EQ(request_.chat().messages(0).role(), "system");
   EXPECT_EQ(request_.chat().messages(1).role(), "user");
   EXPECT_EQ(request_.chat().messages(1).content(), "hello");
+}
+
+TEST_F(RequestOptionsTest, PromptOfAScoreRequestComesTheSameWay) {
+  v1::ScoreRequest score;
+  parse({"hello", "--system", "be brief"});
+  ASSERT_TRUE(fill_prompt(prompt_, score).ok());
+  ASSERT_EQ(score.chat().messages_size(), 2);
+  EXPECT_EQ(score.chat().messages(1).content(), "hello");
 }
 
 TEST_F(RequestOptionsTest, PromptComesFromAFileByteForByte) {

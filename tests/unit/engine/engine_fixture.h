@@ -41,8 +41,8 @@ class EngineTest : public ::testing::Test {
     return std::move(engine).value();
   }
 
-  static CompressionParams quarter() {
-    CompressionParams params;
+  static CompressionParams quarter(BasePolicy policy = BasePolicy::kSnapKv) {
+    CompressionParams params = preset_params(Preset::kPaper, policy);
     params.budget_fraction = 0.25;
     params.window_tokens = 8;
     return params;
@@ -61,10 +61,14 @@ class EngineTest : public ::testing::Test {
       EngineRequest request = greedy_request(
           "r" + std::to_string(i), random_prompt(20 + i * 37 % 300, kTinyVocab, i), max_tokens + i % 9);
       if (i % 2 == 1) {
-        request.compression = quarter();
-        if (i % 4 == 1) request.compression->token_sets = TokenSets::kPerKvHead;
-        if (i % 3 == 1) request.compression->when = PruneWhen::kDuringPrefill;
+        CompressionParams params = quarter(static_cast<BasePolicy>(i / 2 % 6));
+        if (i % 4 == 1) params.token_sets = TokenSets::kPerKvHead;
+        if (i % 3 == 1) params.when = PruneWhen::kDuringPrefill;
+        if (i % 7 == 3) params.layer_budgets = LayerBudgets::kPyramid;
+        if (i % 5 == 3) params.value_norm = reads_attention(params.policy);
+        request.cache_policies[0].compression = params;
       }
+      if (i % 4 >= 2) request.cache_policies[0].kv_dtype = static_cast<KvDtype>(i / 4 % 5);
       if (i % 5 == 2) {
         request.sampling.temperature = 0.9F;
         request.sampling.seed = i;

@@ -56,7 +56,7 @@ TEST_F(EngineTest, SameTokensAfterPreemption) {
 TEST_F(EngineTest, CompressionHoldsItsBudgetAndReportsIt) {
   auto engine = make_engine(2048);
   EngineRequest request = greedy_request("a", random_prompt(800, kTinyVocab, 1), 40);
-  request.compression = quarter();
+  request.cache_policies[0].compression = quarter();
   const CompressionOutcome outcome = run(*engine, request).finish.compression;
   EXPECT_TRUE(outcome.enabled);
   EXPECT_TRUE(outcome.pruned);
@@ -76,9 +76,9 @@ TEST_F(EngineTest, PromptWithinBudgetIsNotPruned) {
   EngineRequest plain = greedy_request("a", random_prompt(100, kTinyVocab, 2), 10);
   EngineRequest compressed = plain;
   compressed.request_id = "b";
-  compressed.compression = quarter();
-  compressed.compression->budget_fraction.reset();
-  compressed.compression->budget_tokens = 500;
+  compressed.cache_policies[0].compression = quarter();
+  compressed.cache_policies[0].compression->budget_fraction.reset();
+  compressed.cache_policies[0].compression->budget_tokens = 500;
   const Outcome expected = run(*engine, plain);
   const Outcome outcome = run(*engine, compressed);
   EXPECT_FALSE(outcome.finish.compression.pruned);
@@ -89,10 +89,10 @@ TEST_F(EngineTest, PromptWithinBudgetIsNotPruned) {
 TEST_F(EngineTest, PromptLongerThanThePoolIsServedWhenPrunedDuringPrefill) {
   auto engine = make_engine(800);
   EngineRequest request = greedy_request("a", random_prompt(1800, kTinyVocab, 3), 8);
-  request.compression = quarter();
-  request.compression->budget_fraction = 0.1;
+  request.cache_policies[0].compression = quarter();
+  request.cache_policies[0].compression->budget_fraction = 0.1;
   EXPECT_EQ(engine->submit(request, std::make_shared<TokenStream>()).code(), StatusCode::kInvalidArgument);
-  request.compression->when = PruneWhen::kDuringPrefill;
+  request.cache_policies[0].compression->when = PruneWhen::kDuringPrefill;
   EXPECT_EQ(run(*engine, request).tokens.size(), 8U);
   expect_no_blocks_used(*engine);
 }

@@ -6,6 +6,7 @@
 #include <functional>
 #include <limits>
 #include <string>
+#include <vector>
 
 namespace kvcrush {
 namespace {
@@ -51,12 +52,13 @@ TEST(CompressionParams, NamesFieldValueAndRange) {
   expect_refused([](auto& p) { p.pool_kernel_tokens = 8; }, "pool_kernel_tokens is 8", "odd, [1, 63]");
   expect_refused([](auto& p) { p.pool_kernel_tokens = -1; }, "pool_kernel_tokens is -1", "odd, [1, 63]");
   expect_refused([](auto& p) { p.pool_kernel_tokens = 65; }, "pool_kernel_tokens is 65", "odd, [1, 63]");
-  expect_refused([](auto& p) { p.representative_share = 1.5; }, "representative_share is 1.5", "[0, 1]");
-  expect_refused([](auto& p) { p.representative_share = -0.1; }, "representative_share is -0.1", "[0, 1]");
-  expect_refused([](auto& p) { p.budget_tokens.reset(), p.budget_fraction = 0.0; }, "budget_fraction is 0",
+  expect_refused([](auto& p) { p.representative_share = 1.5; }, "representative_share is 1.5, ", "[0, 1]");
+  expect_refused([](auto& p) { p.representative_share = -1.0; }, "representative_share is -1, ", "[0, 1]");
+  expect_refused([](auto& p) { p.representative_share = -0.1; }, "representative_share is -0.1, ", "[0, 1]");
+  expect_refused([](auto& p) { p.budget_tokens.reset(), p.budget_fraction = 0.0; }, "budget_fraction is 0, ",
                  "(0, 1]");
   expect_refused([](auto& p) { p.budget_tokens.reset(), p.budget_fraction = 1.01; },
-                 "budget_fraction is 1.01", "(0, 1]");
+                 "budget_fraction is 1.01, ", "(0, 1]");
 }
 
 TEST(CompressionParams, RefusesNan) {
@@ -71,11 +73,34 @@ TEST(CompressionParams, WantsExactlyOneBudget) {
   expect_refused([](auto& p) { p.budget_tokens.reset(); }, "budget: none", "exactly one");
 }
 
-TEST(CompressionParams, BudgetTokensMustExceedSinksAndWindow) {
+TEST(CompressionParams, BudgetTokensLeaveSomethingToChoose) {
   expect_refused([](auto& p) { p.budget_tokens = 36; }, "budget_tokens is 36",
-                 "> num_sink_tokens + window_tokens");
-  expect_refused([](auto& p) { p.budget_tokens = -5; }, "budget_tokens is -5", "= 36");
+                 ">= 37 = num_sink_tokens + window_tokens + 1 = 4 + 32 + 1");
+  expect_refused([](auto& p) { p.budget_tokens = -5; }, "budget_tokens is -5", ">= 37");
   expect_accepted([](auto& p) { p.budget_tokens = 37; });
+}
+
+TEST(CompressionParams, BlockBudgetsHoldABlockWhereverItLies) {
+  const auto with_budget = [](int tokens) {
+    return [=](CompressionParams& p) { p.granularity = Granularity::kBlock, p.budget_tokens = tokens; };
+  };
+  expect_refused(with_budget(81), "budget_tokens is 81",
+                 ">= 82 = num_sink_tokens + window_tokens + one block");
+  expect_refused(with_budget(37), "budget_tokens is 37", "= 4 + 32 + 46");
+  expect_accepted(with_budget(82));
+}
+
+TEST(CompressionParams, WhatNeedsAttentionNeedsAPolicyThatReadsIt) {
+  for (const BasePolicy policy : {BasePolicy::kStreaming, BasePolicy::kKNorm, BasePolicy::kKeyDiff}) {
+    expect_refused([=](auto& p) { p.policy = policy; }, "pool_kernel_tokens is 7", "1 with policy");
+    expect_refused([=](auto& p) { p.policy = policy, p.pool_kernel_tokens = 1, p.value_norm = true; },
+                   "value_norm is true", "which reads no attention");
+    expect_accepted([=](auto& p) { p.policy = policy, p.pool_kernel_tokens = 1; });
+  }
+  expect_refused([](auto& p) { p.policy = BasePolicy::kKNorm; }, "pool_kernel_tokens", "policy knorm,");
+  for (const BasePolicy policy : {BasePolicy::kSnapKv, BasePolicy::kH2o, BasePolicy::kTova}) {
+    expect_accepted([=](auto& p) { p.policy = policy, p.pool_kernel_tokens = 15, p.value_norm = true; });
+  }
 }
 
 TEST(CompressionParams, ResolvesBudgets) {
@@ -88,6 +113,39 @@ TEST(CompressionParams, ResolvesBudgets) {
   EXPECT_EQ(resolve_budget_tokens(params, 10), 37);  // 4 sinks + 32 window + 1
   params.budget_fraction = 1.0;
   EXPECT_EQ(resolve_budget_tokens(params, 8192), 8192);
+  params.granularity = Granularity::kBlock;
+  EXPECT_EQ(resolve_budget_tokens(params, 10), 82);
+  EXPECT_EQ(min_budget_tokens(params), 82);
+}
+
+std::vector<int> layer_budgets(const CompressionParams& params, int budget_tokens, int num_layers) {
+  std::vector<int> budgets;
+  for (int layer = 0; layer < num_layers; ++layer) {
+    budgets.push_back(layer_budget_tokens(params, budget_tokens, layer, num_layers));
+  }
+  return budgets;
+}
+
+TEST(LayerBudgets, UniformIsTheMeanEverywhere) {
+  EXPECT_EQ(layer_budgets(valid_params(), 256, 3), (std::vector<int>{256, 256, 256}));
+}
+
+TEST(LayerBudgets, PyramidFallsFromThreeHalvesOfTheFreePartToHalfOfIt) {
+  CompressionParams params = valid_params();
+  params.layer_budgets = LayerBudgets::kPyramid;
+  EXPECT_EQ(layer_budgets(params, 136, 5), (std::vector<int>{186, 161, 136, 111, 86}));
+  EXPECT_EQ(layer_budgets(params, 136, 1), (std::vector<int>{136}));
+  EXPECT_EQ(layer_budgets(params, 136, 2), (std::vector<int>{186, 86}));
+  // 6 free: 9, 7, 5, 3 with no rounding where the binary fraction 1/3 would have some.
+  EXPECT_EQ(layer_budgets(params, 42, 4), (std::vector<int>{45, 43, 41, 39}));
+}
+
+TEST(LayerBudgets, PyramidNeverGoesBelowTheLeastBudget) {
+  CompressionParams params = valid_params();
+  params.layer_budgets = LayerBudgets::kPyramid;
+  EXPECT_EQ(layer_budgets(params, 37, 2), (std::vector<int>{37, 37}));
+  params.granularity = Granularity::kBlock;
+  EXPECT_EQ(layer_budgets(params, 96, 2), (std::vector<int>{126, 82}));
 }
 
 }  // namespace

@@ -78,6 +78,49 @@ TEST(Select, BestPickTiesGoToTheLowerSlotNotTheNearerOne) {
   EXPECT_EQ(kept(input), (std::vector<int>{0, 1, 4}));
 }
 
+TEST(Select, KvHeadsShareABitWhereAnyQueryHeadWantsTheToken) {
+  // F = R = 2, candidates are slots 1 2 3 4. Head 0 wants slots 1 2, head 1 slots 1 3: as one KV head the
+  // evicted 1 2 3 have the bit, as two query heads 1 has both and 2 and 3 one each.
+  const std::vector<float> scores = {9, 9, 0, 0, 9, 0, 9, 0};
+  SelectionInput input = input_of(scores, 2, 4, 1.0);
+  input.anchor = AnchorKind::kOnes;
+  // Query: order 1 | 2 3 | 4, groups {1 2} {3 4}. KV: order 1 2 3 | 4, the same groups; zeros tell them
+  // apart.
+  EXPECT_EQ(kept(input), (std::vector<int>{0, 1, 3, 5}));
+  input.heads_per_bit = 2;
+  EXPECT_EQ(kept(input), (std::vector<int>{0, 1, 3, 5}));
+  input.anchor = AnchorKind::kZeros;
+  // KV: order 4 | 1 2 3, groups {4 1} {2 3}. Query: order 4 | 2 3 | 1, groups {4 2} {3 1}.
+  EXPECT_EQ(kept(input), (std::vector<int>{0, 2, 4, 5}));
+  input.heads_per_bit = 1;
+  EXPECT_EQ(kept(input), (std::vector<int>{0, 3, 4, 5}));
+}
+
+TEST(Select, KvAnchorsGoByTheKvHead) {
+  // Query heads 2 and 3 are KV head 1, an odd one: the alternating anchor has its bit, as ones do.
+  const std::vector<float> scores = {9, 9, 0, 0, 9, 0, 9, 0};
+  SelectionInput input = input_of(scores, 2, 4, 1.0);
+  input.heads_per_bit = 2;
+  input.first_head = 2;
+  input.anchor = AnchorKind::kAlternating;
+  EXPECT_EQ(kept(input), (std::vector<int>{0, 1, 3, 5}));
+  input.first_head = 4;
+  EXPECT_EQ(kept(input), (std::vector<int>{0, 2, 4, 5}));
+}
+
+TEST(Select, SameSeedSameTokensOtherSeedOthers) {
+  std::mt19937 generator(4);
+  std::vector<float> scores(32 * 200);
+  for (float& score : scores) score = static_cast<float>(generator() % 1000);
+  SelectionInput input = input_of(scores, 32, 60, 1.0);
+  input.anchor = AnchorKind::kRandom;
+  input.seed = 1;
+  const std::vector<int> first = kept(input);
+  EXPECT_EQ(kept(input), first);
+  input.seed = 2;
+  EXPECT_NE(kept(input), first);
+}
+
 TEST(Select, ShareOneHasOnlyRepresentatives) {
   const std::vector<float> scores = {1, 1, 1, 1, 1, 1};
   SelectionInput input = input_of(scores, 1, 5, 1.0);

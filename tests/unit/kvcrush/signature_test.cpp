@@ -10,17 +10,17 @@
 namespace kvcrush {
 namespace {
 
-// Heads where token wants to be set, one row of 0/1 per head.
+// Heads that want the token, one row of 0/1 per head.
 SignatureTable table_of(const std::vector<std::vector<float>>& wanted) {
   SignatureTable table;
   table.reset(static_cast<int>(wanted.size()), static_cast<int>(wanted.front().size()));
   TopSelection top;
-  for (int head = 0; head < table.num_heads(); ++head) {
-    const auto& row = wanted[static_cast<std::size_t>(head)];
+  for (int bit = 0; bit < table.num_bits(); ++bit) {
+    const auto& row = wanted[static_cast<std::size_t>(bit)];
     int count = 0;
     for (const float value : row) count += value > 0 ? 1 : 0;
     const TopCut cut = top.find(row, count);
-    table.set_head(head, top.keys(), cut);
+    table.set_bit(bit, top.keys(), cut);
   }
   return table;
 }
@@ -55,6 +55,29 @@ TEST(Signature, ResetForgetsBits) {
   table.reset(1, 2);
   EXPECT_EQ(table.plane(0)[0], 0U);
   EXPECT_EQ(table.plane(0)[1], 0U);
+}
+
+TEST(Signature, HeadsThatShareABitAddTheirs) {
+  SignatureTable table;
+  table.reset(1, 3);
+  TopSelection top;
+  for (const std::vector<float>& row : {std::vector<float>{9, 0, 0}, std::vector<float>{0, 0, 9}}) {
+    const TopCut cut = top.find(row, 1);
+    table.set_bit(0, top.keys(), cut);
+  }
+  EXPECT_EQ(table.plane(0)[0], 1U);
+  EXPECT_EQ(table.plane(0)[1], 0U);
+  EXPECT_EQ(table.plane(0)[2], 1U);
+}
+
+TEST(Signature, MembersOfAUnitAreItsBits) {
+  SignatureTable table;
+  table.reset(3, 2);
+  TopSelection top;
+  const TopCut cut = top.find(std::vector<float>{5, 0, 4, 0, 0, 3}, 3);
+  table.set_members(top.keys(), cut);
+  EXPECT_EQ(table.plane(0)[0], 0b101U);
+  EXPECT_EQ(table.plane(0)[1], 0b100U);
 }
 
 TEST(Anchor, FixedPatternsStopAtTheLastHead) {

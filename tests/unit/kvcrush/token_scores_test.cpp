@@ -10,23 +10,42 @@
 namespace kvcrush {
 namespace {
 
-std::vector<float> scores_of(const std::vector<float>& sums, int num_heads, int num_queries,
-                             CandidateRange range, int kernel) {
-  const int num_tokens = static_cast<int>(sums.size()) / num_heads;
-  const int num_candidates = num_tokens - range.num_sink_tokens - range.window_tokens;
-  std::vector<float> scores(static_cast<std::size_t>(num_heads * num_candidates));
+CompressionParams params_of(BasePolicy policy, int num_sink_tokens, int window_tokens, int kernel) {
+  CompressionParams params;
+  params.policy = policy;
+  params.num_sink_tokens = num_sink_tokens;
+  params.window_tokens = window_tokens;
+  params.pool_kernel_tokens = kernel;
+  return params;
+}
+
+std::vector<float> scores_of(const CompressionParams& params, const LayerObservation& observation) {
+  const int num_candidates = observation.num_tokens - params.num_sink_tokens - params.window_tokens;
+  std::vector<float> scores(static_cast<std::size_t>(observation.num_heads * num_candidates));
   ScoreScratch scratch;
-  snapkv_scores({sums, num_queries, num_heads, num_tokens}, range, kernel, scratch, scores);
+  token_scores(params, observation, scratch, scores);
   return scores;
 }
 
+// Probability sums of `num_heads` query heads, each its own KV head.
+std::vector<float> attention_scores_of(const CompressionParams& params, const std::vector<float>& sums,
+                                       int num_heads, int num_queries) {
+  return scores_of(params, {.num_heads = num_heads,
+                            .num_kv_heads = num_heads,
+                            .num_tokens = static_cast<int>(sums.size()) / num_heads,
+                            .probability_sums = sums,
+                            .num_queries = num_queries});
+}
+
 TEST(SnapKvScores, DividesByQueriesAndCutsToCandidates) {
-  EXPECT_EQ(scores_of({100, 2, 4, 6, 100, 100, 8, 10, 12, 100}, 2, 2, {1, 1}, 1),
+  EXPECT_EQ(attention_scores_of(params_of(BasePolicy::kSnapKv, 1, 1, 1),
+                                {100, 2, 4, 6, 100, 100, 8, 10, 12, 100}, 2, 2),
             (std::vector<float>{1, 2, 3, 4, 5, 6}));
 }
 
 TEST(SnapKvScores, PoolDoesNotReachIntoSinksWindowOrOtherHeads) {
-  EXPECT_EQ(scores_of({100, 1, 2, 3, 100, 100, 9, 0, 0, 100}, 2, 1, {1, 1}, 3),
+  EXPECT_EQ(attention_scores_of(params_of(BasePolicy::kSnapKv, 1, 1, 3),
+                                {100, 1, 2, 3, 100, 100, 9, 0, 0, 100}, 2, 1),
             (std::vector<float>{2, 3, 3, 9, 9, 0}));
 }
 
@@ -43,9 +62,57 @@ TEST(SnapKvScores, MatchesPlainPoolForEveryKernel) {
         const int end = std::min(num_candidates, t + kernel / 2 + 1);
         expected.push_back(*std::max_element(sums.begin() + begin, sums.begin() + end));
       }
-      EXPECT_EQ(scores_of(sums, 1, 1, {0, 1}, kernel), expected) << num_candidates << " kernel " << kernel;
+      EXPECT_EQ(attention_scores_of(params_of(BasePolicy::kSnapKv, 0, 1, kernel), sums, 1, 1), expected)
+          << num_candidates << " kernel " << kernel;
     }
   }
+}
+
+TEST(TokenScores, H2oIsTheSumsAndTovaTheLastQuery) {
+  const std::vector<float> sums = {100, 2, 4, 0, 100};
+  EXPECT_EQ(attention_scores_of(params_of(BasePolicy::kH2o, 1, 1, 1), sums, 1, 8),
+            (std::vector<float>{2, 4, 0}));
+  EXPECT_EQ(attention_scores_of(params_of(BasePolicy::kH2o, 1, 1, 3), sums, 1, 8),
+            (std::vector<float>{4, 4, 4}));
+  EXPECT_EQ(attention_scores_of(params_of(BasePolicy::kTova, 1, 1, 1), sums, 1, 1),
+            (std::vector<float>{2, 4, 0}));
+}
+
+TEST(TokenScores, StreamingIsTheSlotInEveryHead) {
+  EXPECT_EQ(scores_of(params_of(BasePolicy::kStreaming, 2, 1, 1),
+                      {.num_heads = 2, .num_kv_heads = 1, .num_tokens = 6}),
+            (std::vector<float>{2, 3, 4, 2, 3, 4}));
+}
+
+TEST(TokenScores, KeyScoresAreSharedByTheGroup) {
+  const std::vector<float> keys = {-9, -1, -2, -9, -9, -3, -4, -9};
+  for (const BasePolicy policy : {BasePolicy::kKNorm, BasePolicy::kKeyDiff}) {
+    EXPECT_EQ(scores_of(params_of(policy, 1, 1, 1),
+                        {.num_heads = 4, .num_kv_heads = 2, .num_tokens = 4, .key_scores = keys}),
+              (std::vector<float>{-1, -2, -1, -2, -3, -4, -3, -4}));
+  }
+}
+
+TEST(TokenScores, ValueNormsMultiplyAfterPooling) {
+  const std::vector<float> sums = {100, 1, 2, 0, 100, 100, 4, 0, 0, 100};
+  const std::vector<float> norms = {7, 10, 1, 3, 7, 7, 1, 2, 5, 7};
+  CompressionParams params = params_of(BasePolicy::kSnapKv, 1, 1, 3);
+  params.value_norm = true;
+  EXPECT_EQ(scores_of(params, {.num_heads = 2,
+                               .num_kv_heads = 1,
+                               .num_tokens = 5,
+                               .probability_sums = sums,
+                               .num_queries = 2,
+                               .value_norms = norms}),
+            (std::vector<float>{10, 1, 3, 2, 4, 0}));
+}
+
+TEST(TokenScores, ImportanceSumsHeadsInOrder) {
+  // 1e8 swallows small numbers in float32, so the order of the sum shows: the first would be 0 backwards.
+  const std::vector<float> scores = {1e8f, 1, 1, -1e8f, -1e8f, 1e8f, 1, 2, 3};
+  std::vector<float> importance(3);
+  sum_over_heads(scores, 3, importance);
+  EXPECT_EQ(importance, (std::vector<float>{1, -1e8f, 1e8f}));
 }
 
 }  // namespace

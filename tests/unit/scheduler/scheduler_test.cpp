@@ -10,17 +10,19 @@ namespace {
 
 constexpr int kBlockTokens = 16;
 constexpr int kLayers = 2;
+constexpr cpu::KvFormat kFormat{
+    .tail = KvDtype::kF32, .packed = KvDtype::kF32, .tail_tokens_per_block = kBlockTokens};
 
 class SchedulerTest : public ::testing::Test {
  protected:
   Sequence* add(Scheduler& scheduler, BlockPool& pool, int prompt,
                 std::optional<CompressionParams> compression = {}) {
-    auto sequence = std::make_unique<Sequence>(SequenceCache(pool, kLayers));
+    auto sequence = std::make_unique<Sequence>(SequenceCache(pool, kLayers, kFormat));
     sequence->id = next_id_++;
     sequence->token_ids.assign(prompt, 1);
     sequence->num_prompt_tokens = prompt;
-    sequence->compression = compression;
-    if (compression) sequence->prune_schedule = PruneSchedule(*compression, prompt, kBlockTokens);
+    sequence->policy.compression = compression;
+    sequence->schedule = CacheSchedule(sequence->policy, kFormat, prompt, kLayers);
     Sequence* raw = sequence.get();
     scheduler.add(std::move(sequence));
     return raw;
@@ -32,12 +34,12 @@ class SchedulerTest : public ::testing::Test {
       Sequence& sequence = *chunk.sequence;
       EXPECT_EQ(chunk.first_token, sequence.num_computed_tokens);
       sequence.num_computed_tokens += chunk.num_tokens;
-      if (chunk.prunes_after) {
+      if (chunk.settling) {
         for (int layer = 0; layer < kLayers; ++layer) {
-          sequence.cache.truncate(layer, sequence.prune_schedule.budget_tokens());
+          sequence.cache.shrink(layer, 0, sequence.schedule.budget_tokens());
         }
       }
-      if (chunk.samples_token) sequence.token_ids.push_back(2);
+      if (chunk.num_logit_rows > 0) sequence.token_ids.push_back(2);
     }
   }
 
@@ -52,7 +54,7 @@ class SchedulerTest : public ::testing::Test {
 };
 
 TEST_F(SchedulerTest, ChunksALongPromptWithinTheTokenBudget) {
-  BlockPool pool(1000, kBlockTokens);
+  BlockPool pool(1000);
   Scheduler scheduler({.max_batch_tokens = 64, .max_running_sequences = 8}, pool);
   Sequence* sequence = add(scheduler, pool, 150);
   std::vector<int> chunks;
@@ -60,7 +62,7 @@ TEST_F(SchedulerTest, ChunksALongPromptWithinTheTokenBudget) {
     const StepPlan plan = scheduler.plan();
     ASSERT_EQ(plan.chunks.size(), 1U);
     chunks.push_back(plan.chunks[0].num_tokens);
-    EXPECT_EQ(plan.chunks[0].samples_token, i == 2);
+    EXPECT_EQ(plan.chunks[0].num_logit_rows, i == 2 ? 1 : 0);
     apply(plan);
   }
   EXPECT_EQ(chunks, (std::vector<int>{64, 64, 22}));
@@ -68,7 +70,7 @@ TEST_F(SchedulerTest, ChunksALongPromptWithinTheTokenBudget) {
 }
 
 TEST_F(SchedulerTest, DecodesGoFirstAndPrefillFillsTheRest) {
-  BlockPool pool(1000, kBlockTokens);
+  BlockPool pool(1000);
   Scheduler scheduler({.max_batch_tokens = 32, .max_running_sequences = 8}, pool);
   add(scheduler, pool, 10);
   add(scheduler, pool, 10);
@@ -82,7 +84,7 @@ TEST_F(SchedulerTest, DecodesGoFirstAndPrefillFillsTheRest) {
 }
 
 TEST_F(SchedulerTest, AdmitsOnlyWhatFitsItsWholePrompt) {
-  BlockPool pool(2 * 8 * kLayers, kBlockTokens);
+  BlockPool pool(2 * 8 * kLayers);
   Scheduler scheduler({.max_batch_tokens = 16, .max_running_sequences = 8}, pool);
   add(scheduler, pool, 200);  // 13 blocks a layer of 16
   add(scheduler, pool, 100);  // would start, but could not finish
@@ -92,7 +94,7 @@ TEST_F(SchedulerTest, AdmitsOnlyWhatFitsItsWholePrompt) {
 }
 
 TEST_F(SchedulerTest, PreemptsTheYoungestWhenDecodesRunOutOfBlocks) {
-  BlockPool pool(4 * kLayers, kBlockTokens);
+  BlockPool pool(4 * kLayers);
   Scheduler scheduler({.max_batch_tokens = 64, .max_running_sequences = 8}, pool);
   Sequence* old = add(scheduler, pool, 20);
   Sequence* young = add(scheduler, pool, 10);
@@ -117,43 +119,45 @@ TEST_F(SchedulerTest, PreemptsTheYoungestWhenDecodesRunOutOfBlocks) {
 }
 
 TEST_F(SchedulerTest, AChunkNeverPassesAPruneBoundary) {
-  BlockPool pool(1000, kBlockTokens);
+  BlockPool pool(1000);
   Scheduler scheduler({.max_batch_tokens = 4096, .max_running_sequences = 8}, pool);
   Sequence* sequence = add(scheduler, pool, 3000, budget(600, PruneWhen::kDuringPrefill));
-  const int slack = PruneSchedule::kPrefillSlackTokens;
+  const int slack = CacheSchedule::kPrefillSlackTokens;
   int largest = 0;
   while (!sequence->is_decoding()) {
     const StepPlan plan = scheduler.plan();
     ASSERT_EQ(plan.chunks.size(), 1U);
     largest = std::max(largest, sequence->cache.max_cached_tokens());
-    EXPECT_EQ(plan.chunks[0].prunes_after, true);
+    EXPECT_TRUE(plan.chunks[0].settling.prune);
     apply(plan);
   }
   EXPECT_EQ(largest, 600 + slack);
   EXPECT_EQ(sequence->cache.max_cached_tokens(), 600);
 }
 
-TEST_F(SchedulerTest, PrunesAfterThePromptAndOneBlockOverBudgetInDecode) {
-  BlockPool pool(1000, kBlockTokens);
+TEST_F(SchedulerTest, PrunesAfterThePromptAndAWindowOverBudgetInDecode) {
+  BlockPool pool(1000);
   Scheduler scheduler({.max_batch_tokens = 512, .max_running_sequences = 8}, pool);
   Sequence* sequence = add(scheduler, pool, 400, budget(100));
   StepPlan plan = scheduler.plan();
-  EXPECT_TRUE(plan.chunks[0].prunes_after);
+  EXPECT_TRUE(plan.chunks[0].settling.prune);
   apply(plan);
-  for (int i = 1; i <= kBlockTokens; ++i) {
+  const int hysteresis = sequence->schedule.hysteresis_tokens();
+  EXPECT_EQ(hysteresis, 32);  // the window is longer than a block and a 32nd of the budget
+  for (int i = 1; i <= hysteresis; ++i) {
     plan = scheduler.plan();
-    EXPECT_EQ(plan.chunks[0].prunes_after, i == kBlockTokens) << i;
+    EXPECT_EQ(plan.chunks[0].settling.prune, i == hysteresis) << i;
     apply(plan);
   }
   EXPECT_EQ(sequence->cache.max_cached_tokens(), 100);
-  EXPECT_EQ(sequence->cache.num_evicted(0), 300 + kBlockTokens);
+  EXPECT_EQ(sequence->cache.num_evicted(0), 300 + hysteresis);
 }
 
 // The boundaries at which a sequence is pruned must be the same whether it is decoded or recomputed in
 // chunks.
 TEST_F(SchedulerTest, RecomputationPrunesAtTheSamePlaces) {
   const auto boundaries = [&](int preempt_at) {
-    BlockPool pool(1000, kBlockTokens);
+    BlockPool pool(1000);
     Scheduler scheduler({.max_batch_tokens = 4096, .max_running_sequences = 8}, pool);
     Sequence* sequence = add(scheduler, pool, 400, budget(100));
     std::vector<int> pruned_at;
@@ -166,19 +170,19 @@ TEST_F(SchedulerTest, RecomputationPrunesAtTheSamePlaces) {
       }
       const StepPlan plan = scheduler.plan();
       apply(plan);
-      if (plan.chunks[0].prunes_after) pruned_at.push_back(sequence->num_computed_tokens);
+      if (plan.chunks[0].settling) pruned_at.push_back(sequence->num_computed_tokens);
     }
     return pruned_at;
   };
   const std::vector<int> expected = boundaries(-1);
-  EXPECT_EQ(expected, (std::vector<int>{400, 416, 432, 448, 464, 480}));
+  EXPECT_EQ(expected, (std::vector<int>{400, 432, 464}));
   EXPECT_EQ(boundaries(1), expected);
   EXPECT_EQ(boundaries(37), expected);
   EXPECT_EQ(boundaries(80), expected);
 }
 
 TEST_F(SchedulerTest, RemoveTakesFromRunningAndWaiting) {
-  BlockPool pool(100, kBlockTokens);
+  BlockPool pool(100);
   Scheduler scheduler({.max_batch_tokens = 64, .max_running_sequences = 1}, pool);
   const SequenceId first = add(scheduler, pool, 10)->id;
   const SequenceId second = add(scheduler, pool, 10)->id;
@@ -190,11 +194,66 @@ TEST_F(SchedulerTest, RemoveTakesFromRunningAndWaiting) {
   EXPECT_EQ(pool.num_used(), 0);
 }
 
+TEST_F(SchedulerTest, ChildrenWaitForTheirTrunkAndForkFromIt) {
+  BlockPool pool(1000);
+  Scheduler scheduler({.max_batch_tokens = 64, .max_running_sequences = 8}, pool);
+  Sequence* trunk = add(scheduler, pool, 100);
+  trunk->kind = SequenceKind::kTrunk;
+  trunk->group = std::make_shared<ForkGroup>();
+  trunk->group->trunk = trunk;
+  Sequence* pruned = add(scheduler, pool, 100, budget(60));
+  Sequence* full = add(scheduler, pool, 100);
+  for (Sequence* child : {pruned, full}) {
+    child->group = trunk->group;
+    child->forks = true;
+    ++trunk->group->num_waiting_children;
+  }
+  apply(scheduler.plan());
+  EXPECT_EQ(scheduler.waiting().size(), 2U);
+  StepPlan plan = scheduler.plan();
+  EXPECT_EQ(plan.chunks[0].num_logit_rows, 1);
+  EXPECT_TRUE(plan.forks.empty());
+  apply(plan);
+  EXPECT_TRUE(scheduler.plan().forks.empty());  // the trunk's logits are not said to be there
+  trunk->group->ready = true;
+  plan = scheduler.plan();
+  ASSERT_EQ(plan.forks.size(), 2U);
+  EXPECT_EQ(plan.forks[0].child, pruned);
+  EXPECT_EQ(pruned->cache.layer(0).num_cached_tokens(), 60);
+  EXPECT_EQ(pruned->cache.num_evicted(1), 40);
+  EXPECT_EQ(full->cache.layer(0).num_cached_tokens(), 100);
+  EXPECT_EQ(full->num_computed_tokens, 100);
+  EXPECT_EQ(trunk->group->num_waiting_children, 0);
+}
+
+TEST_F(SchedulerTest, AForkWaitsForRoom) {
+  BlockPool pool(20 * kLayers);
+  Scheduler scheduler({.max_batch_tokens = 512, .max_running_sequences = 8}, pool);
+  Sequence* trunk = add(scheduler, pool, 150);  // 10 blocks a layer
+  trunk->kind = SequenceKind::kTrunk;
+  trunk->group = std::make_shared<ForkGroup>();
+  trunk->group->trunk = trunk;
+  std::vector<Sequence*> children = {add(scheduler, pool, 150, budget(60)),
+                                     add(scheduler, pool, 150, budget(60))};
+  for (Sequence* child : children) {
+    child->group = trunk->group;
+    child->forks = true;
+    ++trunk->group->num_waiting_children;
+  }
+  trunk->child_blocks = children[0]->peak_blocks() + kLayers;  // 60 + 32 tokens: 6 blocks a layer
+  apply(scheduler.plan());
+  trunk->group->ready = true;
+  EXPECT_EQ(scheduler.plan().forks.size(), 1U);  // of 10 free blocks a layer: 7 for one, not for both
+  EXPECT_EQ(scheduler.waiting().size(), 1U);
+  ASSERT_NE(scheduler.remove(children[0]->id), nullptr);
+  EXPECT_EQ(scheduler.plan().forks.size(), 1U);
+}
+
 // Random load on a small pool: every sequence finishes, nothing is lost, limits hold in each plan.
 TEST_F(SchedulerTest, RandomLoadAlwaysFinishes) {
   for (int seed = 0; seed < 20; ++seed) {
     std::mt19937 engine(seed);
-    BlockPool pool(12 * kLayers, kBlockTokens);
+    BlockPool pool(12 * kLayers);
     Scheduler scheduler({.max_batch_tokens = 48, .max_running_sequences = 6}, pool);
     std::map<Sequence*, int> wanted;
     int unfinished = 0;

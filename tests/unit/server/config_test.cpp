@@ -63,8 +63,10 @@ TEST(Config, DefaultsAreThoseOfTheHelp) {
   EXPECT_EQ(config.default_max_tokens, 256);
   EXPECT_EQ(config.drain_timeout, std::chrono::seconds(30));
   EXPECT_EQ(config.stalled_client_timeout, std::chrono::seconds(60));
-  EXPECT_FALSE(config.compress_by_default);
-  EXPECT_EQ(config.compression_defaults.budget_fraction, 0.25);
+  EXPECT_FALSE(config.compression.policy.compression.has_value());
+  EXPECT_FALSE(config.compression.policy.kv_dtype.has_value());
+  EXPECT_EQ(config.compression.params.budget_fraction, 0.25);
+  EXPECT_EQ(config.compression.engine_dtype, KvDtype::kF32);
   EXPECT_EQ(config.engine.max_batch_tokens, EngineConfig().max_batch_tokens);
   EXPECT_GT(config.engine.kv_memory_bytes, 0u);
   EXPECT_LE(config.engine.kv_memory_bytes, 4ull << 30);
@@ -105,18 +107,6 @@ TEST(Config, EveryFieldCanBeSet) {
                                           "64",
                                           "--max-context",
                                           "512",
-                                          "--default-policy",
-                                          "snapkv",
-                                          "--default-budget",
-                                          "128",
-                                          "--default-anchor",
-                                          "random",
-                                          "--default-pick",
-                                          "best",
-                                          "--default-token-sets",
-                                          "per-kv-head",
-                                          "--default-prune-when",
-                                          "during-prefill",
                                           "--drain-timeout",
                                           "1.5",
                                           "--stalled-client-timeout",
@@ -128,9 +118,7 @@ TEST(Config, EveryFieldCanBeSet) {
                                           "--max-message-bytes",
                                           "2MiB",
                                           "--port-file",
-                                          "p.json",
-                                          "--default-representative-share",
-                                          "0.5"});
+                                          "p.json"});
   EXPECT_EQ(config.model_path, "some.gguf");
   EXPECT_EQ(config.model_name, "m");
   EXPECT_EQ(config.http_listen, "");
@@ -138,14 +126,6 @@ TEST(Config, EveryFieldCanBeSet) {
   EXPECT_EQ(config.engine.kv_memory_bytes, 1536ull << 20);
   EXPECT_EQ(config.engine.kv_dtype, "bf16");
   EXPECT_EQ(config.engine.max_context_tokens, 512);
-  EXPECT_TRUE(config.compress_by_default);
-  EXPECT_EQ(config.compression_defaults.budget_tokens, 128);
-  EXPECT_FALSE(config.compression_defaults.budget_fraction.has_value());
-  EXPECT_EQ(config.compression_defaults.anchor, AnchorKind::kRandom);
-  EXPECT_EQ(config.compression_defaults.pick, RepresentativePick::kBest);
-  EXPECT_EQ(config.compression_defaults.token_sets, TokenSets::kPerKvHead);
-  EXPECT_EQ(config.compression_defaults.when, PruneWhen::kDuringPrefill);
-  EXPECT_EQ(config.compression_defaults.representative_share, 0.5);
   EXPECT_EQ(config.drain_timeout, std::chrono::milliseconds(1500));
   EXPECT_EQ(config.stalled_client_timeout.count(), 0);
   EXPECT_EQ(config.log.format, LogFormat::kJson);
@@ -160,12 +140,18 @@ TEST(Config, WrongValuesNameTheOption) {
       {"--http-listen", {"here", "a b:1"}},
       {"--device", {"gpu", "cuda:", "cuda:x"}},
       {"--kv-memory", {"0", "-1", "lots", "5 parsecs", ""}},
-      {"--kv-dtype", {"f64"}},
+      {"--kv-dtype", {"f64", "int2"}},
       {"--max-batch-tokens", {"0", "x", "-3"}},
       {"--max-running", {"0"}},
       {"--max-context", {"1", "-1"}},
       {"--default-max-tokens", {"0"}},
-      {"--default-policy", {"h2o"}},
+      {"--default-policy", {"magic", "7"}},
+      {"--default-preset", {"best"}},
+      {"--default-target-compression", {"3", "x"}},
+      {"--default-layer-budgets", {"funnel"}},
+      {"--default-granularity", {"page"}},
+      {"--default-signature-heads", {"all"}},
+      {"--default-value-norm", {"maybe"}},
       {"--default-budget", {"0", "1.5", "0.0", "36", "nan", "-4", "", "0.5x"}},  // 36: sinks and window alone
       {"--default-anchor", {"median"}},
       {"--default-window-tokens", {"0", "257"}},
@@ -179,12 +165,6 @@ TEST(Config, WrongValuesNameTheOption) {
   for (const auto& [option, values] : cases) {
     for (const std::string& value : values) expect_mentions(parse_bad({option + "=" + value}), {option});
   }
-}
-
-TEST(Config, BudgetIsCheckedAgainstSinksAndWindow) {
-  EXPECT_EQ(parse_good({"--default-budget", "37"}).compression_defaults.budget_tokens, 37);
-  expect_mentions(parse_bad({"--default-budget", "37", "--default-window-tokens", "64"}),
-                  {"--default-budget is 37"});
 }
 
 TEST(Config, UnknownNamesStopTheStart) {

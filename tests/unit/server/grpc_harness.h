@@ -89,7 +89,26 @@ class ScriptedBackend final : public Backend {
     for (const TokenId id : bytes_of(bytes)) token(request_id, id, index);
   }
 
-  int max_new_tokens(int num_prompt_tokens, const std::optional<CompressionParams>&) const override {
+  // Sample `index` of a Score call; `values` are its log-probabilities and KL divergences.
+  void score(const std::string& request_id, const std::vector<float>& values, int index = 0) {
+    std::shared_ptr<TokenStream> stream;
+    {
+      std::lock_guard lock(mutex_);
+      const auto found = live_.find(request_id);
+      if (found == live_.end()) return;
+      stream = found->second.stream;
+    }
+    ScoreEvent event;
+    event.index = index;
+    event.logprobs = values;
+    event.kl_divergences = values;
+    event.top1_agrees.assign(values.size(), true);
+    event.top1_agrees.back() = false;
+    event.full_logprobs.assign(values.size(), -1.0f);
+    stream->push(std::move(event));
+  }
+
+  int max_new_tokens(int num_prompt_tokens, const CachePolicy&) const override {
     return 100'000 - num_prompt_tokens;
   }
   void begin_drain() override {
@@ -173,7 +192,7 @@ inline ServerConfig server_config() {
   config.listen = "127.0.0.1:0";
   config.http_listen = "";
   config.engine.kv_memory_bytes = 1 << 20;
-  config.compression_defaults.budget_fraction = 0.25;
+  config.compression = compression_defaults({}, KvDtype::kF32).value();
   config.drain_timeout = std::chrono::milliseconds(200);
   return config;
 }

@@ -35,6 +35,7 @@ TEST(Metrics, EveryNameIsThereBeforeAnythingHappens) {
                            "kvcrush_blocks_freed_by_pruning_total",
                            "kvcrush_tokens_evicted_total",
                            "kvcrush_compression_ratio",
+                           "kvcrush_kv_full_16bit_ratio",
                            "kvcrush_prune_seconds",
                            "kvcrush_step_seconds",
                            "kvcrush_rejected_requests_total",
@@ -69,8 +70,13 @@ TEST(Metrics, EngineEventsAreCounted) {
   finish.compression.pruned = true;
   finish.compression.kv_bytes_before = 400;
   finish.compression.kv_bytes_after = 100;
+  finish.compression.kv_bytes_full_16bit = 200;
+  finish.compression.kv_bytes_held = 25;
   observer.on_finished(tag, finish);
   metrics.rejected(StatusCode::kResourceExhausted);
+  metrics.accepted("snapkv", "int4");
+  metrics.accepted("snapkv", "int4");
+  metrics.accepted("off", "f32");
 
   const std::string text = metrics.render();
   expect_line(text, "kvcrush_prompt_tokens_total 42");
@@ -84,6 +90,9 @@ TEST(Metrics, EngineEventsAreCounted) {
   expect_line(text, "kvcrush_request_queue_time_seconds_sum 0.5");
   expect_line(text, "kvcrush_e2e_request_latency_seconds_sum 1.5");
   expect_line(text, "kvcrush_compression_ratio_sum 4");
+  expect_line(text, "kvcrush_kv_full_16bit_ratio_sum 8");
+  expect_line(text, "kvcrush_accepted_samples_total{kv_dtype=\"int4\",policy=\"snapkv\"} 2");
+  expect_line(text, "kvcrush_accepted_samples_total{kv_dtype=\"f32\",policy=\"off\"} 1");
   expect_line(text, "kvcrush_prune_seconds_count 1");
   expect_line(text, "kvcrush_request_success_total{finished_reason=\"length\"} 1");
   expect_line(text, "kvcrush_request_success_total{finished_reason=\"stop\"} 0");
@@ -100,6 +109,7 @@ TEST(Metrics, UnprunedRequestsHaveNoRatio) {
   ServerMetrics metrics("1");
   metrics.finished(FinishEvent());
   expect_line(metrics.render(), "kvcrush_compression_ratio_count 0");
+  expect_line(metrics.render(), "kvcrush_kv_full_16bit_ratio_count 0");
 }
 
 TEST(Metrics, GaugesFollowStepsAndStats) {

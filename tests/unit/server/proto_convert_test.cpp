@@ -34,27 +34,6 @@ TEST(ProtoConvert, LongMessagesAreCutBetweenCharacters) {
   EXPECT_TRUE(cut.ends_with("\xAC..."));
 }
 
-TEST(ProtoConvert, CompressionSurvivesTheRoundTrip) {
-  CompressionParams params;
-  params.budget_tokens = 128;
-  params.representative_share = 0.5;
-  params.anchor = AnchorKind::kAlternating;
-  params.token_sets = TokenSets::kPerKvHead;
-  params.pick = RepresentativePick::kBest;
-  params.num_sink_tokens = 2;
-  params.window_tokens = 16;
-  params.pool_kernel_tokens = 5;
-  params.seed = 9;
-  params.when = PruneWhen::kDuringPrefill;
-  const v1::KvCompression wire = to_proto(params);
-  CompressionParams defaults;
-  defaults.budget_fraction = 0.25;
-  const auto mapped = map_compression(&wire, false, defaults);
-  ASSERT_TRUE(mapped.ok()) << mapped.status().message();
-  ASSERT_TRUE((*mapped).has_value());
-  EXPECT_EQ(to_proto(**mapped).SerializeAsString(), wire.SerializeAsString());
-}
-
 TEST(ProtoConvert, FinishEventFillsEveryField) {
   FinishEvent event;
   event.reason = FinishReason::kAbort;
@@ -75,9 +54,14 @@ TEST(ProtoConvert, FinishEventFillsEveryField) {
                        .prune_count = 11,
                        .score_ms = 1,
                        .select_ms = 2,
-                       .compact_ms = 3};
+                       .compact_ms = 3,
+                       .kv_bytes_full_16bit = 24,
+                       .kv_bytes_held = 16,
+                       .note = "why"};
+  v1::KvCompression applied;
+  applied.set_kv_dtype(v1::KV_DTYPE_INT4);
   v1::FinishInfo info;
-  fill_finish_info(event, info);
+  fill_finish_info(event, applied, info);
   EXPECT_EQ(info.reason(), v1::FINISH_REASON_ABORT);
   EXPECT_EQ(info.usage().prompt_tokens(), 1);
   EXPECT_EQ(info.usage().completion_tokens(), 2);
@@ -95,6 +79,12 @@ TEST(ProtoConvert, FinishEventFillsEveryField) {
   EXPECT_EQ(report.blocks_freed(), 10);
   EXPECT_EQ(report.prune_count(), 11);
   EXPECT_EQ(report.prune_ms(), 6);
+  EXPECT_EQ(report.kv_bytes_full_16bit(), 24);
+  EXPECT_EQ(report.compression_ratio(), 1.5);
+  EXPECT_EQ(report.note(), "why");
+  EXPECT_EQ(report.applied().kv_dtype(), v1::KV_DTYPE_INT4);
+  // A field added to the message needs to be filled too.
+  EXPECT_EQ(v1::CompressionReport::descriptor()->field_count(), 17);
 }
 
 }  // namespace

@@ -40,7 +40,9 @@ TEST(RequestMapper, DefaultsFillWhatIsLeftOut) {
   EXPECT_EQ(mapped.engine.sampling.temperature, 1.0f);
   EXPECT_EQ(mapped.engine.sampling.max_tokens, 20);
   EXPECT_EQ(mapped.engine.num_samples, 1);
-  EXPECT_FALSE(mapped.engine.compression.has_value());
+  ASSERT_EQ(mapped.engine.cache_policies.size(), 1u);
+  EXPECT_FALSE(mapped.engine.cache_policies[0].compression.has_value());
+  EXPECT_TRUE(mapped.engine.continuation_token_ids.empty());
   EXPECT_FALSE(mapped.engine.sampling.num_logprobs.has_value());
   EXPECT_EQ(mapped.engine.request_id.size(), 32u);
 }
@@ -199,63 +201,62 @@ TEST(RequestMapper, SpecialTokensSpelledInTextAreRecognised) {
   EXPECT_EQ(map_good(text_request("a<|end|>")).engine.prompt_token_ids, expected);
 }
 
-TEST(RequestMapper, CompressionOverlaysTheDefaults) {
+TEST(RequestMapper, CompressionHoldsForAllSamples) {
   v1::GenerateRequest request = text_request();
-  request.mutable_compression()->set_policy(v1::BASE_POLICY_SNAPKV);
-  MappedRequest mapped = map_good(request);
-  ASSERT_TRUE(mapped.engine.compression.has_value());
-  EXPECT_EQ(mapped.engine.compression->budget_fraction, 0.25);
-  request.mutable_compression()->set_budget_tokens(64);
-  request.mutable_compression()->set_anchor(v1::ANCHOR_ZEROS);
-  mapped = map_good(request);
-  EXPECT_EQ(mapped.engine.compression->budget_tokens, 64);
-  EXPECT_FALSE(mapped.engine.compression->budget_fraction.has_value());
-  EXPECT_EQ(mapped.engine.compression->anchor, AnchorKind::kZeros);
-  request.mutable_compression()->set_budget_tokens(100000);  // above the prompt: not pruned, no error
-  EXPECT_EQ(map_good(request).engine.compression->budget_tokens, 100000);
+  request.mutable_sampling()->set_n(2);
+  request.mutable_compression()->set_policy(v1::BASE_POLICY_H2O);
+  const MappedRequest mapped = map_good(request);
+  ASSERT_EQ(mapped.engine.cache_policies.size(), 1u);
+  EXPECT_EQ(mapped.engine.cache_policies[0].compression->policy, BasePolicy::kH2o);
+  ASSERT_EQ(mapped.applied.size(), 2u);
+  EXPECT_EQ(mapped.applied[1].policy(), v1::BASE_POLICY_H2O);
+  request.mutable_compression()->set_window_tokens(0);
+  expect_refused(request, "compression.window_tokens is 0", "[1, 256]");
 }
 
-TEST(RequestMapper, UnsetPolicyTakesTheServersDefault) {
+TEST(RequestMapper, VariantsAreSamples) {
   v1::GenerateRequest request = text_request();
-  EXPECT_FALSE(map_good((request.mutable_compression(), request)).engine.compression.has_value());
-  request.mutable_compression()->set_budget_tokens(64);
-  expect_refused(request, "compression.policy is BASE_POLICY_UNSPECIFIED");
-  MapperContext context = test::mapper_context();
-  context.defaults.compress = true;
-  EXPECT_EQ(map_good(request, context).engine.compression->budget_tokens, 64);
-  EXPECT_TRUE(map_good(text_request(), context).engine.compression.has_value());
-  request.mutable_compression()->set_policy(v1::BASE_POLICY_OFF);
-  EXPECT_FALSE(map_good(request, context).engine.compression.has_value());
+  request.add_variants()->set_policy(v1::BASE_POLICY_OFF);
+  request.add_variants()->set_kv_dtype(v1::KV_DTYPE_INT4);
+  v1::KvCompression& pruned = *request.add_variants();
+  pruned.set_policy(v1::BASE_POLICY_SNAPKV);
+  pruned.set_budget_tokens(64);
+  request.mutable_sampling()->set_n(1);
+  const MappedRequest mapped = map_good(request);
+  EXPECT_EQ(mapped.engine.num_samples, 3);
+  ASSERT_EQ(mapped.engine.cache_policies.size(), 3u);
+  EXPECT_FALSE(mapped.engine.cache_policies[0].compression.has_value());
+  EXPECT_EQ(mapped.engine.cache_policies[1].kv_dtype, KvDtype::kInt4);
+  EXPECT_EQ(mapped.engine.cache_policies[2].compression->budget_tokens, 64);
+  ASSERT_EQ(mapped.applied.size(), 3u);
+  EXPECT_EQ(mapped.applied[1].kv_dtype(), v1::KV_DTYPE_INT4);
+  EXPECT_EQ(mapped.applied[2].kv_dtype(), v1::KV_DTYPE_F32);
+  EXPECT_EQ(mapped.applied[2].budget_tokens(), 64);
+  // The tightest variant decides what fits: the pool holds 50 tokens of a full cache.
+  request.mutable_sampling()->set_max_tokens(46);
+  expect_refused(request, "sampling.max_tokens is 46", "[1, 45]");
 }
 
-TEST(RequestMapper, WrongCompressionNamesFieldValueAndRange) {
-  using Compression = v1::KvCompression;
-  const std::vector<std::pair<std::string, std::function<void(Compression&)>>> cases{
-      {"compression.policy is 9", [](Compression& c) { c.set_policy(static_cast<v1::BasePolicy>(9)); }},
-      {"compression.anchor is 6", [](Compression& c) { c.set_anchor(static_cast<v1::Anchor>(6)); }},
-      {"compression.granularity is 2",
-       [](Compression& c) { c.set_granularity(static_cast<v1::Granularity>(2)); }},
-      {"compression.token_sets is -1",
-       [](Compression& c) { c.set_token_sets(static_cast<v1::TokenSets>(-1)); }},
-      {"compression.pick is 3", [](Compression& c) { c.set_pick(static_cast<v1::RepresentativePick>(3)); }},
-      {"compression.when is 3", [](Compression& c) { c.set_when(static_cast<v1::PruneWhen>(3)); }},
-      {"compression.budget_tokens is 0", [](Compression& c) { c.set_budget_tokens(0); }},
-      {"compression.budget_tokens is 1", [](Compression& c) { c.set_budget_tokens(1); }},
-      {"compression.budget_tokens is 36", [](Compression& c) { c.set_budget_tokens(36); }},
-      {"compression.budget_fraction is 0", [](Compression& c) { c.set_budget_fraction(0); }},
-      {"compression.budget_fraction is 1.5", [](Compression& c) { c.set_budget_fraction(1.5); }},
-      {"compression.budget_fraction is nan", [](Compression& c) { c.set_budget_fraction(std::nan("")); }},
-      {"compression.representative_share is 2", [](Compression& c) { c.set_representative_share(2); }},
-      {"compression.num_sink_tokens is -1", [](Compression& c) { c.set_num_sink_tokens(-1); }},
-      {"compression.window_tokens is 0", [](Compression& c) { c.set_window_tokens(0); }},
-      {"compression.pool_kernel_tokens is 2", [](Compression& c) { c.set_pool_kernel_tokens(2); }},
-  };
-  for (const auto& [start, change] : cases) {
-    v1::GenerateRequest request = text_request();
-    request.mutable_compression()->set_policy(v1::BASE_POLICY_SNAPKV);
-    change(*request.mutable_compression());
-    expect_refused(request, start);
-  }
+TEST(RequestMapper, WrongVariantsAreNamed) {
+  v1::GenerateRequest request = text_request();
+  for (int i = 0; i < 4; ++i) request.add_variants();
+  request.mutable_variants(3)->set_policy(v1::BASE_POLICY_SNAPKV);
+  request.mutable_variants(3)->set_window_tokens(0);
+  expect_refused(request, "variants[3].window_tokens is 0", "[1, 256]");
+  request.mutable_variants(3)->Clear();
+  request.mutable_variants(3)->set_target_compression(3);
+  expect_refused(request, "variants[3].target_compression is 3", "2, 4, 8, 16");
+  request.mutable_variants(3)->Clear();
+  request.mutable_sampling()->set_n(2);
+  expect_refused(request, "variants has 4 entries and sampling.n is 2");
+  request.mutable_sampling()->set_n(1);
+  request.mutable_compression();
+  expect_refused(request, "variants has 4 entries beside compression");
+  request.clear_compression();
+  while (request.variants_size() < 257) request.add_variants();
+  expect_refused(request, "variants has 257 entries", "at most 256");
+  request.mutable_variants()->RemoveLast();
+  EXPECT_EQ(map_good(request).engine.num_samples, 256);
 }
 
 }  // namespace

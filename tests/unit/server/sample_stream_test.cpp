@@ -59,6 +59,26 @@ TEST(SampleStream, TokensGatherUntilTaken) {
   EXPECT_TRUE(sample.stream_.finished());
 }
 
+TEST(SampleStream, ReportsHowTheCacheWasKept) {
+  v1::KvCompression applied;
+  applied.set_policy(v1::BASE_POLICY_TOVA);
+  SampleStream stream(test::byte_tokenizer(), {}, 0, applied);
+  EXPECT_EQ(stream.score(), nullptr);
+  stream.absorb(FinishEvent());
+  EXPECT_EQ(stream.take_chunk().finish().compression().applied().policy(), v1::BASE_POLICY_TOVA);
+}
+
+TEST(SampleStream, ScoresWaitForTheEndAndTheEngineCountsTheirTokens) {
+  Sample sample;
+  ScoreEvent score;
+  score.logprobs = {-1, -2};
+  sample.stream_.absorb(score);
+  EXPECT_FALSE(sample.stream_.has_chunk());
+  EXPECT_EQ(sample.finish(FinishReason::kLength, 2).finish().usage().completion_tokens(), 2);
+  ASSERT_NE(sample.stream_.score(), nullptr);
+  EXPECT_EQ(sample.stream_.score()->logprobs, (std::vector<float>{-1, -2}));
+}
+
 TEST(SampleStream, HalfACharacterWaits) {
   Sample sample;
   sample.tokens("\xC3");

@@ -6,6 +6,7 @@
 #include <sstream>
 #include <thread>
 
+#include "server/compression_fields.h"
 #include "tests/unit/server/grpc_harness.h"
 #include "tests/unit/server/http_client.h"
 
@@ -111,7 +112,7 @@ TEST_F(Service, InvalidUtf8AndBrokenMessagesAreInvalidArguments) {
   start();
   const std::string bad_text("\x12\x02\x61\xFF", 4);  // field 2, text, 2 bytes
   const std::string truncated("\x12\x7F\x61", 3);     // says 127 bytes, has one
-  for (const char* method : {"Generate", "GenerateOnce"}) {
+  for (const char* method : {"Generate", "GenerateOnce", "Score"}) {
     for (const std::string& message : {bad_text, truncated}) {
       const grpc::Status status = call_raw(std::string("/kvcrush.v1.Inference/") + method, message);
       EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT) << method;
@@ -197,10 +198,26 @@ TEST_F(Service, ModelInfoDescribesModelAndDefaults) {
   EXPECT_EQ(info.bos_token_id(), -1);
   EXPECT_EQ(info.stop_token_ids(0), kEndToken);
   EXPECT_EQ(info.default_compression().policy(), v1::BASE_POLICY_OFF);
-  EXPECT_EQ(info.default_compression().budget_fraction(), 0.25);
+  EXPECT_EQ(info.default_compression().kv_dtype(), v1::KV_DTYPE_F32);
+  EXPECT_EQ(info.default_compression().budget_case(), v1::KvCompression::BUDGET_NOT_SET);
   EXPECT_EQ(info.default_max_tokens(), 256);
   EXPECT_EQ(info.device(), "cpu");
   EXPECT_FALSE(info.server_version().empty());
+}
+
+TEST_F(Service, ModelInfoResolvesTheDefaultCompression) {
+  ServerConfig config = server_config();
+  v1::KvCompression given;
+  given.set_target_compression(4);
+  config.compression = compression_defaults(given, KvDtype::kF32).value();
+  start(config);
+  v1::GetModelInfoResponse info;
+  grpc::ClientContext context;
+  ASSERT_TRUE(stub_->GetModelInfo(&context, {}, &info).ok());
+  const CachePolicy picked = policy_for_target(4).value();
+  EXPECT_EQ(info.default_compression().SerializeAsString(),
+            to_proto(picked, KvDtype::kF32).SerializeAsString());
+  EXPECT_EQ(info.default_compression().kv_dtype(), v1::KV_DTYPE_INT4);
 }
 
 TEST_F(Service, StatsListRunningRequests) {

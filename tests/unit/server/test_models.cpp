@@ -48,11 +48,11 @@ MapperContext mapper_context() {
   context.chat_template = plain_template();
   context.limits.max_context_tokens = 100;
   context.limits.max_cached_tokens = 50;
-  context.max_new_tokens = [](int num_prompt_tokens, const std::optional<CompressionParams>& compression) {
-    return (compression ? 100 : 50) - num_prompt_tokens;
+  context.max_new_tokens = [](int num_prompt_tokens, const CachePolicy& policy) {
+    return (policy.compression ? 100 : 50) - num_prompt_tokens;
   };
   context.defaults.max_tokens = 20;
-  context.defaults.compression.budget_fraction = 0.25;
+  context.defaults.compression = compression_defaults({}, KvDtype::kF32).value();
   return context;
 }
 

@@ -1,0 +1,158 @@
+// What comes out of a step: tokens for samples, probabilities for scores, a prompt's end for trunks.
+#include <ATen/ATen.h>
+
+#include <algorithm>
+
+#include "engine/engine_core.h"
+#include "engine/kernels/parallel.h"
+#include "engine/loader/model_file.h"
+#include "engine/scoring.h"
+
+namespace kvcrush {
+
+namespace {
+
+double seconds_between(Clock::time_point from, Clock::time_point to) {
+  return std::chrono::duration<double>(to - from).count();
+}
+
+RequestTag tag_of(const Sequence& sequence) {
+  return {sequence.request_id, sequence.index};
+}
+
+bool contains(const std::vector<TokenId>& ids, TokenId token) {
+  return std::find(ids.begin(), ids.end(), token) != ids.end();
+}
+
+}  // namespace
+
+// A child begins where the prompt ends: its first token comes from the trunk's logits.
+void EngineCore::start_forks(const StepPlan& plan) {
+  for (std::size_t i = 0; i < plan.forks.size(); ++i) {
+    Sequence& child = *plan.forks[i].child;
+    child.compression_outcome.kv_bytes_after = child.cache.num_blocks() * limits_.block_bytes;
+    if (child.compression_outcome.enabled) observer_.on_pruned(tag_of(child), runner_.fork_reports()[i]);
+    const std::shared_ptr<ForkGroup> group = child.group;  // outlives a child that ends with its first token
+    if (child.kind == SequenceKind::kScore) {
+      score_rows(child, group->prompt_logits.data(), 1, model_->config.vocab_size);
+    } else {
+      std::vector<float> logits = group->prompt_logits;  // sampling works in place
+      apply(child, sample(child, logits));
+    }
+    drop_trunk_if_done(*group);
+  }
+}
+
+void EngineCore::use_logits(const StepPlan& plan, const at::Tensor& logits) {
+  struct Rows {
+    Sequence* sequence;
+    float* first;
+    int count;
+    int end_token;  // of the chunk
+  };
+  std::vector<Rows> wanted;
+  const int vocab_size = model_->config.vocab_size;
+  float* next = logits.defined() ? logits.data_ptr<float>() : nullptr;
+  for (const ScheduledChunk& chunk : plan.chunks) {
+    if (chunk.num_logit_rows == 0) continue;
+    wanted.push_back({chunk.sequence, next, chunk.num_logit_rows, chunk.first_token + chunk.num_tokens});
+    next += static_cast<std::int64_t>(chunk.num_logit_rows) * vocab_size;
+  }
+  // Trunks first: scores of the same step may be compared with theirs.
+  for (const Rows& rows : wanted) {
+    if (rows.sequence->kind != SequenceKind::kTrunk) continue;
+    keep_trunk_rows(*rows.sequence, rows.first,
+                    rows.end_token - rows.count - rows.sequence->num_prompt_tokens + 1, rows.count,
+                    vocab_size);
+    if (rows.sequence->num_uncomputed_tokens() == 0) ready_trunk(*rows.sequence);
+  }
+  std::vector<SampleResult> sampled(wanted.size());
+  parallel_for(static_cast<std::int64_t>(wanted.size()), [&](std::int64_t i, int) {
+    const Rows& rows = wanted[static_cast<std::size_t>(i)];
+    if (rows.sequence->kind == SequenceKind::kScore)
+      score_rows(*rows.sequence, rows.first, rows.count, vocab_size);
+    if (rows.sequence->kind == SequenceKind::kSample)
+      sampled[static_cast<std::size_t>(i)] =
+          sample(*rows.sequence, {rows.first, static_cast<std::size_t>(vocab_size)});
+  });
+  for (std::size_t i = 0; i < wanted.size(); ++i) {
+    if (wanted[i].sequence->kind == SequenceKind::kSample) apply(*wanted[i].sequence, std::move(sampled[i]));
+  }
+}
+
+SampleResult EngineCore::sample(const Sequence& sequence, std::span<float> logits) {
+  const int step = sequence.num_output_tokens();
+  const std::span<const TokenId> banned = step < sequence.sampling.min_tokens
+                                              ? std::span<const TokenId>(sequence.end_token_ids)
+                                              : std::span<const TokenId>();
+  return samplers_.at(sequence.id).sample(logits, step, banned);
+}
+
+void EngineCore::finish_scores(const StepPlan& plan) {
+  const auto finish_if_done = [&](Sequence& sequence) {
+    if (sequence.kind != SequenceKind::kScore || sequence.num_uncomputed_tokens() > 0) return;
+    ScoreEvent event{.index = sequence.index,
+                     .logprobs = sequence.score.logprobs,
+                     .kl_divergences = sequence.score.kl_divergences,
+                     .top1_agrees = sequence.score.top1_agrees,
+                     .full_logprobs = {}};
+    if (sequence.group != nullptr && sequence.group->compares) {
+      const float* full = sequence.group->full_log_probs.data();
+      for (int i = 0; i < sequence.num_output_tokens(); ++i) {
+        const TokenId token = sequence.token_ids[static_cast<std::size_t>(sequence.num_prompt_tokens + i)];
+        event.full_logprobs.push_back(full[static_cast<std::int64_t>(i) * model_->config.vocab_size + token]);
+      }
+    }
+    events_.push_back({.stream = sequence.stream, .event = std::move(event), .finished_request_id = {}});
+    finish_sequence(sequence.id, FinishReason::kStop);
+  };
+  for (const Fork& fork : plan.forks) {
+    if (Sequence* child = scheduler_.find_running(fork.child_id)) finish_if_done(*child);
+  }
+  for (const ScheduledChunk& chunk : plan.chunks) {
+    if (Sequence* sequence = scheduler_.find_running(chunk.sequence_id)) finish_if_done(*sequence);
+  }
+}
+
+// Back to the prompt's end, where its children begin.
+void EngineCore::ready_trunk(Sequence& trunk) {
+  trunk.cache.drop_newest(trunk.num_computed_tokens - trunk.num_prompt_tokens);
+  trunk.group->ready = true;
+  drop_trunk_if_done(*trunk.group);
+}
+
+void EngineCore::drop_trunk_if_done(ForkGroup& group) {
+  if (group.trunk == nullptr || group.num_waiting_children > 0) return;
+  if (!group.ready && group.num_live_children > 0) return;
+  const SequenceId id = group.trunk->id;
+  group.trunk = nullptr;
+  const std::unique_ptr<Sequence> trunk = scheduler_.remove(id);
+  runner_.forget(id, /*for_good=*/true);
+}
+
+void EngineCore::apply(Sequence& sequence, SampleResult sampled) {
+  const Clock::time_point now = Clock::now();
+  const bool is_first = !sequence.first_token_at.has_value();
+  observer_.on_token(tag_of(sequence), is_first,
+                     seconds_between(is_first ? sequence.arrived_at : sequence.last_token_at, now));
+  if (is_first) sequence.first_token_at = now;
+  sequence.last_token_at = now;
+
+  sequence.token_ids.push_back(sampled.token);
+  samplers_.at(sequence.id).observe_output(sampled.token);
+  const bool is_end = contains(sequence.end_token_ids, sampled.token);
+  events_.push_back({.stream = sequence.stream,
+                     .event = TokenEvent{.index = sequence.index,
+                                         .token = sampled.token,
+                                         .is_end_token = is_end,
+                                         .logprob = sampled.logprob,
+                                         .top_logprobs = std::move(sampled.top_logprobs)},
+                     .finished_request_id = {}});
+  if (is_end) {
+    finish_sequence(sequence.id, FinishReason::kStop);
+  } else if (sequence.num_output_tokens() >= sequence.sampling.max_tokens) {
+    finish_sequence(sequence.id, FinishReason::kLength);
+  }
+}
+
+}  // namespace kvcrush

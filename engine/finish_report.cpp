@@ -1,0 +1,70 @@
+#include "engine/finish_report.h"
+
+#include "engine/kv_cache/kv_storage.h"
+
+namespace kvcrush {
+
+namespace {
+
+double ms_between(Clock::time_point from, Clock::time_point to) {
+  return std::chrono::duration<double, std::milli>(to - from).count();
+}
+
+std::string why_nothing(const Sequence& sequence) {
+  const CompressionOutcome& outcome = sequence.compression_outcome;
+  const CacheSchedule& schedule = sequence.schedule;
+  std::string note;
+  if (schedule.prunes() && !outcome.pruned) {
+    note = sequence.num_computed_tokens <= schedule.budget_tokens()
+               ? "nothing pruned: " + std::to_string(sequence.num_computed_tokens) +
+                     " tokens fit the budget of " + std::to_string(schedule.budget_tokens())
+               : "nothing pruned: the sequence ended before its first prune was due";
+  }
+  if (schedule.packs() && sequence.cache.layer(0).num_packed_tokens() == 0) {
+    if (!note.empty()) note += "; ";
+    note += "nothing quantised: the newest " + std::to_string(schedule.window_tokens()) +
+            " tokens stay in f16, and fewer than " +
+            std::to_string(sequence.cache.format().tail_tokens_per_block) +
+            " came before them, or it ended first";
+  }
+  return note;
+}
+
+}  // namespace
+
+std::int64_t uncompressed_kv_bytes(const Sequence& sequence, const KvAccounting& accounting) {
+  const KvDtype dtype = is_quantised(accounting.default_dtype) ? KvDtype::kF16 : accounting.default_dtype;
+  const cpu::KvFormat format = make_kv_format(dtype, accounting.model.head_dim);
+  return static_cast<std::int64_t>(blocks_for(format, 0, sequence.num_computed_tokens)) *
+         accounting.model.num_layers * accounting.block_bytes;
+}
+
+FinishEvent make_finish_event(const Sequence& sequence, FinishReason reason, const KvAccounting& accounting) {
+  const Clock::time_point now = Clock::now();
+  FinishEvent event{.index = sequence.index,
+                    .reason = reason,
+                    .prompt_tokens = sequence.num_prompt_tokens,
+                    .completion_tokens = sequence.num_output_tokens(),
+                    .queue_ms = ms_between(sequence.arrived_at, sequence.first_scheduled_at.value_or(now)),
+                    .time_to_first_token_ms = sequence.first_token_at
+                                                  ? ms_between(sequence.arrived_at, *sequence.first_token_at)
+                                                  : 0,
+                    .total_ms = ms_between(sequence.arrived_at, now),
+                    .preemptions = sequence.num_preemptions,
+                    .compression = sequence.compression_outcome};
+  CompressionOutcome& outcome = event.compression;
+  outcome.kv_bytes_before = uncompressed_kv_bytes(sequence, accounting);
+  outcome.kv_bytes_held = sequence.cache.num_blocks() * accounting.block_bytes;
+  const ModelConfig& model = accounting.model;
+  outcome.kv_bytes_full_16bit = static_cast<std::int64_t>(sequence.num_computed_tokens) * model.num_layers *
+                                2 * model.num_kv_heads * model.head_dim * 2;
+  if (outcome.kv_bytes_after == 0) {  // neither pruned nor packed
+    const int cached = sequence.cache.max_cached_tokens();
+    outcome.kv_bytes_after = outcome.kv_bytes_held;
+    outcome.tokens_kept = {cached, static_cast<double>(cached), cached};
+  }
+  if (outcome.enabled) outcome.note = why_nothing(sequence);
+  return event;
+}
+
+}  // namespace kvcrush

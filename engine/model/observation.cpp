@@ -1,0 +1,158 @@
+#include "engine/model/observation.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "engine/core/status.h"
+#include "engine/kernels/parallel.h"
+
+namespace kvcrush {
+
+ObservationNeeds needs_of(const CachePolicy& policy) {
+  if (!policy.compression) return {};
+  switch (policy.compression->policy) {
+    case BasePolicy::kSnapKv:
+      return {.num_queries = policy.compression->window_tokens};
+    case BasePolicy::kTova:
+      return {.num_queries = 1};
+    case BasePolicy::kH2o:
+      return {.attention_sums = true};
+    case BasePolicy::kStreaming:
+    case BasePolicy::kKNorm:
+    case BasePolicy::kKeyDiff:
+      break;
+  }
+  return {};
+}
+
+ObservationNeeds merge(const ObservationNeeds& a, const ObservationNeeds& b) {
+  return {.num_queries = std::max(a.num_queries, b.num_queries),
+          .attention_sums = a.attention_sums || b.attention_sums};
+}
+
+Observation::Observation(const HeadLayout& heads, int num_layers, const ObservationNeeds& needs,
+                         at::Device device)
+    : heads_(heads), needs_(needs) {
+  const auto options = at::TensorOptions(at::kFloat).device(device);
+  queries_ = at::empty({num_layers, needs.num_queries, heads.num_heads * heads.head_dim}, options);
+  stats_ = at::empty({num_layers, needs.num_queries, heads.num_heads * 2}, options);
+  if (needs.attention_sums) sums_.resize(static_cast<std::size_t>(num_layers));
+}
+
+Observation Observation::clone_for(const ObservationNeeds& needs) const {
+  Observation copy(*this);
+  if (needs.num_queries == 0) {
+    copy.needs_.num_queries = 0;
+  } else {
+    copy.queries_ = queries_.clone();
+    copy.stats_ = stats_.clone();
+  }
+  if (!needs.attention_sums) {
+    copy.needs_.attention_sums = false;
+    copy.sums_.clear();
+  }
+  return copy;
+}
+
+void Observation::record(int layer, const at::Tensor& qkv, const at::Tensor& row_stats, int first_row,
+                         int num_tokens, int first_position) {
+  const int capacity = needs_.num_queries;
+  const auto copy = [&](at::Tensor& ring, const at::Tensor& source, int row, int slot) {
+    const std::int64_t width = ring.size(2);
+    if (!ring.is_cpu()) {
+      ring[layer][slot].copy_(source[row].flatten().narrow(0, 0, width));
+      return;
+    }
+    std::memcpy(ring.data_ptr<float>() + (static_cast<std::int64_t>(layer) * capacity + slot) * width,
+                source.const_data_ptr<float>() + row * source.stride(0),
+                sizeof(float) * static_cast<std::size_t>(width));
+  };
+  for (int i = std::max(0, num_tokens - capacity); i < num_tokens; ++i) {
+    const int slot = (first_position + i) % capacity;
+    copy(queries_, qkv, first_row + i, slot);
+    copy(stats_, row_stats, first_row + i, slot);
+  }
+}
+
+void Observation::accumulate(int layer, const at::Tensor& qkv, const at::Tensor& row_stats, int first_row,
+                             int num_tokens, const cpu::CachedLayer& cache, const KvStorage& kv) {
+  std::vector<float>& sums = sums_[static_cast<std::size_t>(layer)];
+  const auto num_heads = static_cast<std::size_t>(heads_.num_heads);
+  const auto num_cached = static_cast<std::size_t>(cache.num_cached);
+  const std::size_t old_cached = sums.size() / num_heads;
+  std::vector<float> grown(num_heads * num_cached, 0.0F);
+  for (std::size_t h = 0; h < num_heads; ++h)
+    std::copy_n(sums.begin() + static_cast<std::ptrdiff_t>(h * old_cached), old_cached,
+                grown.begin() + static_cast<std::ptrdiff_t>(h * num_cached));
+  sums = std::move(grown);
+  if (!use_cpu_kernels(kv.device())) {
+    const at::Tensor queries = qkv.narrow(0, first_row, num_tokens).narrow(1, 0, queries_.size(2));
+    const at::Tensor added =
+        reference::probability_sums(queries, heads_, cache, kv).to(at::kCPU).contiguous();
+    const float* data = added.const_data_ptr<float>();
+    for (std::size_t i = 0; i < sums.size(); ++i) sums[i] += data[i];
+    return;
+  }
+  std::vector<const float*> query_rows;
+  std::vector<const float*> stat_rows;
+  for (int i = first_row; i < first_row + num_tokens; ++i) {
+    query_rows.push_back(qkv.const_data_ptr<float>() + i * qkv.stride(0));
+    stat_rows.push_back(row_stats.const_data_ptr<float>() + i * row_stats.stride(0));
+  }
+  const int group = heads_.num_heads / heads_.num_kv_heads;
+  const float scale = 1.0F / std::sqrt(static_cast<float>(heads_.head_dim));
+  scratch_.resize(static_cast<std::size_t>(cpu::probability_scratch_floats() * num_kernel_threads()));
+  parallel_for(heads_.num_kv_heads, [&](std::int64_t h, int thread) {
+    cpu::cpu_kernels().probability_sums(kv.cpu_pool(), cache, static_cast<int>(h), group, query_rows.data(),
+                                        stat_rows.data(), num_tokens, scale,
+                                        scratch_.data() + cpu::probability_scratch_floats() * thread,
+                                        sums.data() + h * group * cache.num_cached);
+  });
+}
+
+const float* Observation::ring_row(const at::Tensor& ring, int layer, int position) const {
+  return ring.const_data_ptr<float>() +
+         (static_cast<std::int64_t>(layer) * needs_.num_queries + position % needs_.num_queries) *
+             ring.size(2);
+}
+
+std::vector<const float*> Observation::query_rows(int layer, int count, int end_position) const {
+  KVCRUSH_CHECK(count <= needs_.num_queries && end_position >= count);
+  std::vector<const float*> rows;
+  for (int p = end_position - count; p < end_position; ++p) rows.push_back(ring_row(queries_, layer, p));
+  return rows;
+}
+
+std::vector<const float*> Observation::stat_rows(int layer, int count, int end_position) const {
+  KVCRUSH_CHECK(count <= needs_.num_queries && end_position >= count);
+  std::vector<const float*> rows;
+  for (int p = end_position - count; p < end_position; ++p) rows.push_back(ring_row(stats_, layer, p));
+  return rows;
+}
+
+at::Tensor Observation::gather_queries(int layer, int count, int end_position) const {
+  KVCRUSH_CHECK(count <= needs_.num_queries && end_position >= count);
+  // The oldest position sits at end_position % capacity: rotate it to the front, take the newest.
+  return queries_[layer]
+      .roll(-(end_position % needs_.num_queries), 0)
+      .narrow(0, needs_.num_queries - count, count);
+}
+
+void Observation::keep_sums(int layer, std::span<const int> kept, int num_sets, int num_kept) {
+  std::vector<float>& sums = sums_[static_cast<std::size_t>(layer)];
+  const std::size_t num_heads = static_cast<std::size_t>(heads_.num_heads);
+  const std::size_t old_cached = sums.size() / num_heads;
+  const auto count = static_cast<std::size_t>(num_kept);
+  std::vector<float> moved(num_heads * count);
+  for (std::size_t h = 0; h < num_heads; ++h) {
+    const std::size_t set = h * static_cast<std::size_t>(num_sets) / num_heads;
+    for (std::size_t i = 0; i < count; ++i)
+      moved[h * count + i] = sums[h * old_cached + static_cast<std::size_t>(kept[set * count + i])];
+  }
+  sums = std::move(moved);
+}
+
+}  // namespace kvcrush

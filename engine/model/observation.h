@@ -1,0 +1,61 @@
+// What pruning must know of a sequence beside its KV cache: the newest rotated queries with the statistics of
+// their softmax, and, for h2o, how much each cached slot was attended to so far. Kept only for sequences that
+// prune by attention. Rings go by logical position, so it does not matter how the prompt was cut into chunks.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <span>
+#include <vector>
+
+#include "engine/kernels/ops.h"
+#include "engine/kvcrush/params.h"
+
+namespace kvcrush {
+
+struct ObservationNeeds {
+  int num_queries = 0;          // newest queries to keep
+  bool attention_sums = false;  // sums over all queries
+  bool any() const { return num_queries > 0 || attention_sums; }
+};
+ObservationNeeds needs_of(const CachePolicy& policy);
+ObservationNeeds merge(const ObservationNeeds& a, const ObservationNeeds& b);
+
+class Observation {
+ public:
+  Observation(const HeadLayout& heads, int num_layers, const ObservationNeeds& needs, at::Device device);
+
+  const ObservationNeeds& needs() const { return needs_; }
+  // A copy for a sequence that goes on from here and needs no more than this one; the ring keeps its size.
+  Observation clone_for(const ObservationNeeds& needs) const;
+  // Rows [first_row, first_row + num_tokens) of qkv and row_stats hold logical positions [first_position,
+  // ...).
+  void record(int layer, const at::Tensor& qkv, const at::Tensor& row_stats, int first_row, int num_tokens,
+              int first_position);
+  // Adds what these rows' queries attended to; `cache` holds their tokens.
+  void accumulate(int layer, const at::Tensor& qkv, const at::Tensor& row_stats, int first_row,
+                  int num_tokens, const cpu::CachedLayer& cache, const KvStorage& kv);
+
+  // The `count` newest positions before `end_position`, oldest first (CPU only).
+  std::vector<const float*> query_rows(int layer, int count, int end_position) const;
+  std::vector<const float*> stat_rows(int layer, int count, int end_position) const;
+  // The same queries as a tensor [count, Hq D], on any device.
+  at::Tensor gather_queries(int layer, int count, int end_position) const;
+
+  // [Hq, cached slots]
+  std::span<const float> attention_sums(int layer) const { return sums_[layer]; }
+  // The sums follow their tokens: slot i of query head h takes that of slot kept[set of h][i].
+  void keep_sums(int layer, std::span<const int> kept, int num_sets, int num_kept);
+
+ private:
+  const float* ring_row(const at::Tensor& ring, int layer, int position) const;
+
+  HeadLayout heads_;
+  ObservationNeeds needs_;
+  at::Tensor queries_;  // [num_layers, num_queries, Hq D]; position p lives in row p % num_queries
+  at::Tensor stats_;    // [num_layers, num_queries, Hq 2]
+  std::vector<std::vector<float>> sums_;  // [num_layers][Hq, cached slots]
+  std::vector<float> scratch_;            // per thread
+};
+
+}  // namespace kvcrush

@@ -1,0 +1,159 @@
+#include "engine/request_sequences.h"
+
+#include <algorithm>
+
+#include "engine/core/status.h"
+
+namespace kvcrush {
+
+namespace {
+
+std::vector<TokenId> end_tokens(const SamplingParams& sampling, const std::vector<TokenId>& model_stop_ids) {
+  std::vector<TokenId> ids = sampling.stop_token_ids;
+  if (!sampling.ignore_eos) ids.insert(ids.end(), model_stop_ids.begin(), model_stop_ids.end());
+  return ids;
+}
+
+const CachePolicy& policy_of(const EngineRequest& request, int index) {
+  return request.cache_policies.size() == 1 ? request.cache_policies.front()
+                                            : request.cache_policies[static_cast<std::size_t>(index)];
+}
+
+bool can_fork(const CachePolicy& policy) {
+  return !policy.compression || policy.compression->when == PruneWhen::kAfterPrompt;
+}
+
+std::unique_ptr<Sequence> make_sequence(const EngineRequest& request, const CachePolicy& policy,
+                                        const SequenceContext& context) {
+  const cpu::KvFormat format =
+      make_kv_format(policy.kv_dtype.value_or(context.default_dtype), context.model->head_dim);
+  auto sequence = std::make_unique<Sequence>(SequenceCache(*context.pool, context.model->num_layers, format));
+  sequence->request_id = request.request_id;
+  sequence->token_ids = request.prompt_token_ids;
+  sequence->num_prompt_tokens = sequence->num_tokens();
+  sequence->policy = policy;
+  sequence->schedule = CacheSchedule(policy, format, sequence->num_prompt_tokens, context.model->num_layers);
+  return sequence;
+}
+
+std::unique_ptr<Sequence> make_trunk(const EngineRequest& request, const SequenceContext& context) {
+  CachePolicy policy;  // every token, and in floats: children quantise by themselves
+  if (is_quantised(context.default_dtype)) policy.kv_dtype = KvDtype::kF16;
+  std::unique_ptr<Sequence> trunk = make_sequence(request, policy, context);
+  trunk->kind = SequenceKind::kTrunk;
+  trunk->index = -1;
+  trunk->group = std::make_shared<ForkGroup>();
+  trunk->group->trunk = trunk.get();
+  if (request.compare_to_full) {
+    trunk->group->compares = true;
+    trunk->token_ids.insert(trunk->token_ids.end(), request.continuation_token_ids.begin(),
+                            request.continuation_token_ids.end());
+  }
+  return trunk;
+}
+
+std::unique_ptr<Sequence> make_sample(const EngineRequest& request, int index,
+                                      const SequenceContext& context) {
+  std::unique_ptr<Sequence> sequence = make_sequence(request, policy_of(request, index), context);
+  sequence->index = index;
+  sequence->sampling = request.sampling;
+  sequence->end_token_ids = end_tokens(request.sampling, *context.model_stop_ids);
+  if (!request.continuation_token_ids.empty()) {
+    sequence->kind = SequenceKind::kScore;
+    sequence->token_ids.insert(sequence->token_ids.end(), request.continuation_token_ids.begin(),
+                               request.continuation_token_ids.end());
+  }
+  sequence->compression_outcome.enabled = sequence->schedule.prunes() || sequence->schedule.packs();
+  sequence->compression_outcome.budget_tokens = sequence->schedule.budget_tokens();
+  return sequence;
+}
+
+// Ties samples to the trunk where they fit the pool together. False: they do not.
+bool attach(Sequence& trunk, std::vector<std::unique_ptr<Sequence>>& samples, int num_pool_blocks) {
+  const int layers = trunk.cache.num_layers();
+  for (const auto& sample : samples) {
+    if (!can_fork(sample->policy)) continue;
+    const int prompt_and_one = sample->schedule.peak_blocks(sample->num_tokens(), /*forked=*/true);
+    trunk.child_blocks = std::max(trunk.child_blocks, prompt_and_one + layers);
+  }
+  if (trunk.peak_blocks() + trunk.child_blocks + layers > num_pool_blocks) return false;
+  for (auto& sample : samples) {
+    sample->group = trunk.group;
+    sample->forks = can_fork(sample->policy);
+    trunk.group->num_waiting_children += sample->forks ? 1 : 0;
+    ++trunk.group->num_live_children;
+  }
+  return true;
+}
+
+}  // namespace
+
+std::vector<std::unique_ptr<Sequence>> make_sequences(const EngineRequest& request,
+                                                      const std::shared_ptr<TokenStream>& stream,
+                                                      Clock::time_point arrived_at,
+                                                      const SequenceContext& context) {
+  std::vector<std::unique_ptr<Sequence>> sequences;
+  int num_forkable = 0;
+  for (int index = 0; index < request.num_samples; ++index) {
+    sequences.push_back(make_sample(request, index, context));
+    num_forkable += can_fork(sequences.back()->policy) ? 1 : 0;
+  }
+  if (num_forkable > 1 || request.compare_to_full) {
+    std::unique_ptr<Sequence> trunk = make_trunk(request, context);
+    if (attach(*trunk, sequences, context.pool->num_blocks())) {
+      sequences.insert(sequences.begin(), std::move(trunk));
+    } else {
+      KVCRUSH_CHECK(!request.compare_to_full);  // submit() refuses it
+    }
+  }
+  SequenceId id = context.first_id;
+  for (auto& sequence : sequences) {
+    sequence->id = id++;
+    sequence->stream = stream;
+    sequence->arrived_at = arrived_at;
+  }
+  return sequences;
+}
+
+ObservationNeeds needs_of_children(const EngineRequest& request) {
+  ObservationNeeds needs;
+  for (int index = 0; index < request.num_samples; ++index) {
+    const CachePolicy& policy = policy_of(request, index);
+    if (can_fork(policy)) needs = merge(needs, needs_of(policy));
+  }
+  return needs;
+}
+
+bool fits_beside_trunk(const EngineRequest& request, const ModelConfig& model, KvDtype default_dtype,
+                       int num_blocks) {
+  BlockPool pool(num_blocks);
+  const std::vector<TokenId> no_stop_ids;
+  const SequenceContext context{
+      .pool = &pool, .model = &model, .model_stop_ids = &no_stop_ids, .default_dtype = default_dtype};
+  const std::unique_ptr<Sequence> trunk = make_trunk(request, context);
+  std::vector<std::unique_ptr<Sequence>> samples;
+  for (int index = 0; index < request.num_samples; ++index)
+    samples.push_back(make_sample(request, index, context));
+  return attach(*trunk, samples, num_blocks);
+}
+
+int max_new_tokens(const CachePolicy& policy, const ModelConfig& model, KvDtype default_dtype,
+                   int max_context_tokens, int num_blocks, int num_prompt_tokens) {
+  const CacheSchedule schedule(policy,
+                               make_kv_format(policy.kv_dtype.value_or(default_dtype), model.head_dim),
+                               num_prompt_tokens, model.num_layers);
+  // The last token is sampled and never cached: it is counted all the same.
+  const auto fits = [&](int num_tokens) {
+    return schedule.peak_blocks(num_tokens, /*forked=*/false) <= num_blocks;
+  };
+  if (fits(max_context_tokens)) return max_context_tokens - num_prompt_tokens;
+  int low = 0;  // fits
+  int high = max_context_tokens;
+  while (high - low > 1) {
+    const int middle = low + (high - low) / 2;
+    (fits(middle) ? low : high) = middle;
+  }
+  return low - num_prompt_tokens;
+}
+
+}  // namespace kvcrush

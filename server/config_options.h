@@ -1,0 +1,31 @@
+// How options are declared: a flag, its variable and its place in the help. For config*.cpp alone.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cctype>
+#include <string>
+
+#include "kvcrush/v1/inference.pb.h"
+
+namespace kvcrush {
+
+inline std::string environment_name(std::string name) {
+  std::transform(name.begin(), name.end(), name.begin(),
+                 [](unsigned char c) { return c == '-' ? '_' : static_cast<char>(std::toupper(c)); });
+  return "KVCRUSH_" + name;
+}
+
+template <typename T>
+CLI::Option* add(CLI::App& app, const char* group, const std::string& name, T& value,
+                 const std::string& help) {
+  return app.add_option("--" + name, value, help)
+      ->group(group)
+      ->envname(environment_name(name))
+      ->capture_default_str();
+}
+
+// Every --default-* option of compression; only what is named is set in `given`, which outlives the parse.
+void add_compression_defaults(CLI::App& app, const char* group, v1::KvCompression& given);
+
+}  // namespace kvcrush

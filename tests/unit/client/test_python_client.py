@@ -1,0 +1,39 @@
+"""The Python client's requests, without a server. Needs the build's stubs and client/python on PYTHONPATH."""
+
+import pytest
+from kvcrush.v1 import inference_pb2 as pb
+from kvcrush_client import build_request, build_score_request
+
+
+def test_prompt_sampling_and_compression_arrive():
+    request = build_request("hi", request_id="r", max_tokens=3, stop=["a", "b"], seed=None,
+                            compression={"policy": "h2o", "kv_dtype": "int4", "preset": "paper", "value_norm": False})
+    assert (request.text, request.request_id, request.sampling.max_tokens) == ("hi", "r", 3)
+    assert list(request.sampling.stop) == ["a", "b"] and not request.sampling.HasField("seed")
+    c = request.compression
+    assert (c.policy, c.kv_dtype, c.preset) == (pb.BASE_POLICY_H2O, pb.KV_DTYPE_INT4, pb.PRESET_PAPER)
+    assert c.HasField("value_norm") and not c.value_norm
+    assert not build_request("hi").HasField("compression")
+    assert build_request("hi", compression={}).HasField("compression")
+
+
+def test_variants_are_one_compression_each():
+    request = build_request([1, 2], variants=[{"policy": "off"}, {}, {"target_compression": 8}])
+    assert list(request.token_ids.ids) == [1, 2] and not request.HasField("compression")
+    assert [v.policy for v in request.variants] == [pb.BASE_POLICY_OFF, 0, 0]
+    assert request.variants[2].target_compression == 8
+
+
+def test_score_request():
+    request = build_score_request([{"role": "user", "content": "hi"}], "answer", variants=[{"kv_dtype": "f16"}])
+    assert request.chat.messages[0].content == "hi" and request.continuation_text == "answer"
+    assert request.variants[0].kv_dtype == pb.KV_DTYPE_F16 and not request.HasField("compare_to_full")
+    ids = build_score_request("hi", [5, 6], compare_to_full=False, request_id="s")
+    assert list(ids.continuation_token_ids.ids) == [5, 6] and ids.HasField("compare_to_full")
+    assert ids.request_id == "s" and not ids.variants
+
+
+@pytest.mark.parametrize("field, value", [("policy", "magic"), ("kv_dtype", "int2"), ("nothing", 1)])
+def test_unknown_names_are_told(field, value):
+    with pytest.raises(ValueError, match=field):
+        build_score_request("a", "bc", variants=[{field: value}])

@@ -1,0 +1,85 @@
+#include <gtest/gtest.h>
+
+#include <string>
+
+#include "engine/kvcrush/params.h"
+
+namespace kvcrush {
+namespace {
+
+constexpr BasePolicy kPolicies[] = {BasePolicy::kSnapKv,    BasePolicy::kH2o,   BasePolicy::kTova,
+                                    BasePolicy::kStreaming, BasePolicy::kKNorm, BasePolicy::kKeyDiff};
+
+TEST(Presets, AreValidForEveryPolicyOnceABudgetIsThere) {
+  for (const Preset preset : {Preset::kDefault, Preset::kPaper}) {
+    for (const BasePolicy policy : kPolicies) {
+      CompressionParams params = preset_params(preset, policy);
+      EXPECT_EQ(params.policy, policy);
+      EXPECT_FALSE(params.budget_tokens.has_value() || params.budget_fraction.has_value());
+      params.budget_fraction = 0.25;
+      const Status status = validate(params);
+      EXPECT_TRUE(status.ok()) << status.message();
+    }
+  }
+}
+
+TEST(Presets, PaperIsThePublishedRecipe) {
+  for (const BasePolicy policy : kPolicies) {
+    const CompressionParams params = preset_params(Preset::kPaper, policy);
+    EXPECT_EQ(params.representative_share, 0.25);
+    EXPECT_EQ(params.anchor, AnchorKind::kMean);
+    EXPECT_EQ(params.pick, RepresentativePick::kFirst);
+    EXPECT_EQ(params.token_sets, TokenSets::kPerLayer);
+    EXPECT_EQ(params.layer_budgets, LayerBudgets::kUniform);
+    EXPECT_EQ(params.signature_heads, SignatureHeads::kQuery);
+    EXPECT_FALSE(params.value_norm);
+    EXPECT_EQ(params.pool_kernel_tokens, policy == BasePolicy::kSnapKv ? 7 : 1);
+  }
+}
+
+TEST(Presets, DefaultTakesWhatThePolicyCanUse) {
+  for (const BasePolicy policy : kPolicies) {
+    const CompressionParams params = preset_params(Preset::kDefault, policy);
+    EXPECT_EQ(params.value_norm, reads_attention(policy));
+    EXPECT_EQ(params.pool_kernel_tokens, policy == BasePolicy::kSnapKv ? 15 : 1);
+    EXPECT_EQ(params.representative_share, 0.0);
+  }
+}
+
+TEST(Presets, AttentionIsReadByThreePolicies) {
+  EXPECT_TRUE(reads_attention(BasePolicy::kSnapKv));
+  EXPECT_TRUE(reads_attention(BasePolicy::kH2o));
+  EXPECT_TRUE(reads_attention(BasePolicy::kTova));
+  EXPECT_FALSE(reads_attention(BasePolicy::kStreaming));
+  EXPECT_FALSE(reads_attention(BasePolicy::kKNorm));
+  EXPECT_FALSE(reads_attention(BasePolicy::kKeyDiff));
+}
+
+TEST(Targets, EachGivesAValidPolicyAndAHigherOneKeepsNoMore) {
+  double last_fraction = 1.0;
+  for (const int target : {2, 4, 8, 16}) {
+    const Result<CachePolicy> policy = policy_for_target(target);
+    ASSERT_TRUE(policy.ok()) << target;
+    ASSERT_TRUE(policy.value().kv_dtype.has_value());
+    EXPECT_TRUE(is_quantised(*policy.value().kv_dtype));
+    if (!policy.value().compression) continue;
+    EXPECT_TRUE(validate(*policy.value().compression).ok());
+    ASSERT_TRUE(policy.value().compression->budget_fraction.has_value());
+    EXPECT_LE(*policy.value().compression->budget_fraction, last_fraction);
+    last_fraction = *policy.value().compression->budget_fraction;
+  }
+  EXPECT_LT(last_fraction, 0.5);
+  EXPECT_FALSE(policy_for_target(2).value().compression.has_value());
+}
+
+TEST(Targets, OthersAreRefusedByName) {
+  for (const int target : {-2, 0, 1, 3, 5, 32}) {
+    const Status status = policy_for_target(target).status();
+    EXPECT_EQ(status.code(), StatusCode::kInvalidArgument);
+    EXPECT_EQ(status.message(),
+              "compression.target_compression is " + std::to_string(target) + ", allowed: 2, 4, 8, 16");
+  }
+}
+
+}  // namespace
+}  // namespace kvcrush
