@@ -152,7 +152,8 @@ void EngineCore::finish_sequence(SequenceId id, FinishReason reason) {
   const FinishEvent event =
       make_finish_event(*sequence, reason, {model_->config, default_dtype_, limits_.block_bytes});
   observer_.on_finished(tag_of(*sequence), event);
-  events_.push_back({sequence->stream, event, sequence->request_id});
+  emit(*sequence, event);
+  events_.back().finished_request_id = sequence->request_id;
   if (sequence->group == nullptr) return;
   --sequence->group->num_live_children;
   sequence->group->num_waiting_children -= sequence->forks ? 1 : 0;

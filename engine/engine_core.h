@@ -55,6 +55,7 @@ class EngineCore {
   void advance(const StepPlan& plan);
   // Gives the rows of logits to those who wanted them: samplers, scores, trunks.
   void use_logits(const StepPlan& plan, const at::Tensor& logits);
+  void emit(const Sequence& sequence, StreamEvent event);
   void start_forks(const StepPlan& plan);
   void finish_scores(const StepPlan& plan);
   void ready_trunk(Sequence& trunk);

@@ -26,6 +26,12 @@ bool contains(const std::vector<TokenId>& ids, TokenId token) {
 
 }  // namespace
 
+void EngineCore::emit(const Sequence& sequence, StreamEvent event) {
+  OutgoingEvent& outgoing = events_.emplace_back();
+  outgoing.stream = sequence.stream;
+  outgoing.event = std::move(event);
+}
+
 // A child begins where the prompt ends: its first token comes from the trunk's logits.
 void EngineCore::start_forks(const StepPlan& plan) {
   for (std::size_t i = 0; i < plan.forks.size(); ++i) {
@@ -103,7 +109,7 @@ void EngineCore::finish_scores(const StepPlan& plan) {
         event.full_logprobs.push_back(full[static_cast<std::int64_t>(i) * model_->config.vocab_size + token]);
       }
     }
-    events_.push_back({.stream = sequence.stream, .event = std::move(event), .finished_request_id = {}});
+    emit(sequence, std::move(event));
     finish_sequence(sequence.id, FinishReason::kStop);
   };
   for (const Fork& fork : plan.forks) {
@@ -141,13 +147,13 @@ void EngineCore::apply(Sequence& sequence, SampleResult sampled) {
   sequence.token_ids.push_back(sampled.token);
   samplers_.at(sequence.id).observe_output(sampled.token);
   const bool is_end = contains(sequence.end_token_ids, sampled.token);
-  events_.push_back({.stream = sequence.stream,
-                     .event = TokenEvent{.index = sequence.index,
-                                         .token = sampled.token,
-                                         .is_end_token = is_end,
-                                         .logprob = sampled.logprob,
-                                         .top_logprobs = std::move(sampled.top_logprobs)},
-                     .finished_request_id = {}});
+  TokenEvent event;
+  event.index = sequence.index;
+  event.token = sampled.token;
+  event.is_end_token = is_end;
+  event.logprob = sampled.logprob;
+  event.top_logprobs = std::move(sampled.top_logprobs);
+  emit(sequence, std::move(event));
   if (is_end) {
     finish_sequence(sequence.id, FinishReason::kStop);
   } else if (sequence.num_output_tokens() >= sequence.sampling.max_tokens) {
