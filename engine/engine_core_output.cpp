@@ -36,8 +36,12 @@ void EngineCore::emit(const Sequence& sequence, StreamEvent event) {
 void EngineCore::start_forks(const StepPlan& plan) {
   for (std::size_t i = 0; i < plan.forks.size(); ++i) {
     Sequence& child = *plan.forks[i].child;
-    child.compression_outcome.kv_bytes_after = child.cache.num_blocks() * limits_.block_bytes;
-    if (child.compression_outcome.enabled) observer_.on_pruned(tag_of(child), runner_.fork_reports()[i]);
+    const bool settled =
+        runner_.fork_reports()[i].tokens_evicted > 0 || child.cache.layer(0).num_packed_tokens() > 0;
+    if (settled) {
+      child.compression_outcome.kv_bytes_after = child.cache.num_blocks() * limits_.block_bytes;
+      observer_.on_pruned(tag_of(child), runner_.fork_reports()[i]);
+    }
     const std::shared_ptr<ForkGroup> group = child.group;  // outlives a child that ends with its first token
     if (child.kind == SequenceKind::kScore) {
       score_rows(child, group->prompt_logits.data(), 1, model_->config.vocab_size);

@@ -33,9 +33,14 @@ constexpr Pairs<v1::KvDtype, KvDtype, 5> kDtypes{{
     {v1::KV_DTYPE_INT8, KvDtype::kInt8},
     {v1::KV_DTYPE_INT4, KvDtype::kInt4},
 }};
-constexpr Pairs<v1::LayerBudgets, LayerBudgets, 2> kLayerBudgets{{
+constexpr Pairs<v1::LayerBudgets, LayerBudgets, 3> kLayerBudgets{{
     {v1::LAYER_BUDGETS_UNIFORM, LayerBudgets::kUniform},
     {v1::LAYER_BUDGETS_PYRAMID, LayerBudgets::kPyramid},
+    {v1::LAYER_BUDGETS_RISING, LayerBudgets::kRising},
+}};
+constexpr Pairs<v1::PoolShape, PoolShape, 2> kPoolShapes{{
+    {v1::POOL_SHAPE_MAX, PoolShape::kMax},
+    {v1::POOL_SHAPE_GAUSSIAN, PoolShape::kGaussian},
 }};
 constexpr Pairs<v1::SignatureHeads, SignatureHeads, 2> kSignatureHeads{{
     {v1::SIGNATURE_HEADS_QUERY, SignatureHeads::kQuery},
@@ -87,6 +92,26 @@ Wire wire_enum(Ours ours, const Pairs<Wire, Ours, N>& table) {
   return static_cast<Wire>(0);
 }
 
+void overlay_numbers(const v1::KvCompression& wire, CompressionParams& params) {
+  if (wire.budget_case() == v1::KvCompression::kBudgetTokens) {
+    params.budget_tokens = wire.budget_tokens();
+    params.budget_fraction.reset();
+    params.target_compression.reset();
+  } else if (wire.budget_case() == v1::KvCompression::kBudgetFraction) {
+    params.budget_fraction = wire.budget_fraction();
+    params.budget_tokens.reset();
+    params.target_compression.reset();
+  }
+  if (wire.has_representative_share()) params.representative_share = wire.representative_share();
+  if (wire.has_num_sink_tokens()) params.num_sink_tokens = wire.num_sink_tokens();
+  if (wire.has_window_tokens()) params.window_tokens = wire.window_tokens();
+  if (wire.has_pool_kernel_tokens()) params.pool_kernel_tokens = wire.pool_kernel_tokens();
+  if (wire.has_seed()) params.seed = wire.seed();
+  if (wire.has_value_norm()) params.value_norm = wire.value_norm();
+  if (wire.has_observed_queries()) params.observed_queries = wire.observed_queries();
+  if (wire.has_layer_weight()) params.layer_weight = wire.layer_weight();
+}
+
 std::string lower_without(std::string name, std::string_view prefix) {
   if (std::string_view(name).starts_with(prefix)) name.erase(0, prefix.size());
   std::transform(name.begin(), name.end(), name.begin(),
@@ -109,19 +134,7 @@ Status map_kv_dtype(v1::KvDtype wire, std::optional<KvDtype>& ours) {
 }
 
 Status overlay_fields(const v1::KvCompression& wire, CompressionParams& params) {
-  if (wire.budget_case() == v1::KvCompression::kBudgetTokens) {
-    params.budget_tokens = wire.budget_tokens();
-    params.budget_fraction.reset();
-  } else if (wire.budget_case() == v1::KvCompression::kBudgetFraction) {
-    params.budget_fraction = wire.budget_fraction();
-    params.budget_tokens.reset();
-  }
-  if (wire.has_representative_share()) params.representative_share = wire.representative_share();
-  if (wire.has_num_sink_tokens()) params.num_sink_tokens = wire.num_sink_tokens();
-  if (wire.has_window_tokens()) params.window_tokens = wire.window_tokens();
-  if (wire.has_pool_kernel_tokens()) params.pool_kernel_tokens = wire.pool_kernel_tokens();
-  if (wire.has_seed()) params.seed = wire.seed();
-  if (wire.has_value_norm()) params.value_norm = wire.value_norm();
+  overlay_numbers(wire, params);
   KVCRUSH_RETURN_IF_ERROR(map_enum("anchor", wire.anchor(), kAnchors, params.anchor));
   KVCRUSH_RETURN_IF_ERROR(map_enum("granularity", wire.granularity(), kGranularities, params.granularity));
   KVCRUSH_RETURN_IF_ERROR(map_enum("token_sets", wire.token_sets(), kTokenSets, params.token_sets));
@@ -129,7 +142,18 @@ Status overlay_fields(const v1::KvCompression& wire, CompressionParams& params) 
   KVCRUSH_RETURN_IF_ERROR(map_enum("when", wire.when(), kPruneWhens, params.when));
   KVCRUSH_RETURN_IF_ERROR(
       map_enum("layer_budgets", wire.layer_budgets(), kLayerBudgets, params.layer_budgets));
+  KVCRUSH_RETURN_IF_ERROR(map_enum("pool_shape", wire.pool_shape(), kPoolShapes, params.pool_shape));
   return map_enum("signature_heads", wire.signature_heads(), kSignatureHeads, params.signature_heads);
+}
+
+void fit_unnamed_fields(const v1::KvCompression& wire, CompressionParams& params) {
+  if (!wire.has_observed_queries()) {
+    params.observed_queries = std::min(params.observed_queries, params.window_tokens);
+  }
+  if (wire.pool_shape() == v1::POOL_SHAPE_UNSPECIFIED && params.pool_kernel_tokens == 1) {
+    params.pool_shape = PoolShape::kMax;
+  }
+  if (!wire.has_layer_weight() && params.token_sets == TokenSets::kPerLayer) params.layer_weight = 0.0;
 }
 
 v1::KvCompression to_proto(const CachePolicy& policy, KvDtype engine_dtype) {
@@ -154,7 +178,10 @@ v1::KvCompression to_proto(const CachePolicy& policy, KvDtype engine_dtype) {
   wire.set_seed(params.seed);
   wire.set_when(wire_enum(params.when, kPruneWhens));
   wire.set_layer_budgets(wire_enum(params.layer_budgets, kLayerBudgets));
+  if (params.policy == BasePolicy::kSnapKv) wire.set_observed_queries(params.observed_queries);
+  wire.set_pool_shape(wire_enum(params.pool_shape, kPoolShapes));
   wire.set_value_norm(params.value_norm);
+  wire.set_layer_weight(params.layer_weight);
   wire.set_signature_heads(wire_enum(params.signature_heads, kSignatureHeads));
   return wire;
 }

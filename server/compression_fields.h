@@ -18,7 +18,11 @@ Status map_policy(v1::BasePolicy wire, BasePolicy& ours);  // OFF is the caller'
 Status map_preset(v1::Preset wire, std::optional<Preset>& ours);
 Status map_kv_dtype(v1::KvDtype wire, std::optional<KvDtype>& ours);
 
-// Every field of how a cache is kept; `engine_dtype` is what an unset dtype means.
+// A field that `wire` leaves out never makes what it names invalid: observed queries are cut to the window,
+// nothing is pooled by a gaussian of width 1, and tokens chosen per layer have no layer weight.
+void fit_unnamed_fields(const v1::KvCompression& wire, CompressionParams& params);
+
+// Every field of how a cache is kept that the policy reads; `engine_dtype` is what an unset dtype means.
 v1::KvCompression to_proto(const CachePolicy& policy, KvDtype engine_dtype);
 
 // "BASE_POLICY_SNAPKV" as "snapkv", "KV_DTYPE_INT4" as "int4": for logs and labels.

@@ -66,9 +66,24 @@ Result<CachePolicy> map_off(const v1::KvCompression& wire) {
 
 // The operator's fields without those whose meaning hangs on the policy they were chosen for.
 v1::KvCompression for_any_policy(v1::KvCompression given) {
+  given.clear_observed_queries();
   given.clear_pool_kernel_tokens();
+  given.clear_pool_shape();
   given.clear_value_norm();
   return given;
+}
+
+// Puts what `wire` names over `params`, which come from presets or the operator; the result is valid.
+Status apply_fields(const v1::KvCompression& wire, CompressionParams& params) {
+  KVCRUSH_RETURN_IF_ERROR(overlay_fields(wire, params));
+  if (wire.has_observed_queries() && params.policy != BasePolicy::kSnapKv) {
+    return invalid_argument(fmt::format(
+        "compression.observed_queries is {}, allowed: unset with another policy than snapkv, which "
+        "does not read it",
+        wire.observed_queries()));
+  }
+  fit_unnamed_fields(wire, params);
+  return validate(params);
 }
 
 // What a request that prunes with `policy` starts from.
@@ -80,6 +95,7 @@ Result<CompressionParams> base_params(BasePolicy policy, std::optional<Preset> p
   CompressionParams params = preset_params(preset ? *preset : servers.value_or(Preset::kDefault), policy);
   params.budget_tokens = defaults.params.budget_tokens;
   params.budget_fraction = defaults.params.budget_fraction;
+  params.target_compression = defaults.params.target_compression;
   if (!preset) KVCRUSH_RETURN_IF_ERROR(overlay_fields(for_any_policy(defaults.given), params));
   return params;
 }
@@ -125,8 +141,7 @@ Result<CompressionDefaults> compression_defaults(const v1::KvCompression& given,
   KVCRUSH_RETURN_IF_ERROR(map_preset(given.preset(), preset));
   CompressionParams params = preset_params(preset.value_or(Preset::kDefault), policy);
   params.budget_fraction = 0.25;
-  KVCRUSH_RETURN_IF_ERROR(overlay_fields(given, params));
-  KVCRUSH_RETURN_IF_ERROR(validate(params));
+  KVCRUSH_RETURN_IF_ERROR(apply_fields(given, params));
   defaults.params = params;
   if (!off) defaults.policy.compression = params;
   KVCRUSH_RETURN_IF_ERROR(map_kv_dtype(given.kv_dtype(), defaults.policy.kv_dtype));
@@ -150,8 +165,7 @@ Result<CachePolicy> map_compression(const v1::KvCompression& wire, const Compres
   KVCRUSH_RETURN_IF_ERROR(map_preset(wire.preset(), preset));
   Result<CompressionParams> params = base_params(base, preset, defaults);
   KVCRUSH_RETURN_IF_ERROR(params.status());
-  KVCRUSH_RETURN_IF_ERROR(overlay_fields(wire, *params));
-  KVCRUSH_RETURN_IF_ERROR(validate(*params));
+  KVCRUSH_RETURN_IF_ERROR(apply_fields(wire, *params));
   policy.compression = std::move(params).value();
   return policy;
 }

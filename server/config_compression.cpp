@@ -33,6 +33,9 @@ constexpr std::pair<std::string_view, std::string_view> kOptionOfField[] = {
     {"compression.pick", "--default-pick"},
     {"compression.num_sink_tokens", "--default-sink-tokens"},
     {"compression.window_tokens", "--default-window-tokens"},
+    {"compression.observed_queries", "--default-observed-queries"},
+    {"compression.pool_shape", "--default-pool-shape"},
+    {"compression.layer_weight", "--default-layer-weight"},
     {"compression.pool_kernel_tokens", "--default-pool-kernel-tokens"},
     {"compression.value_norm", "--default-value-norm"},
     {"compression.layer_budgets", "--default-layer-budgets"},
@@ -148,9 +151,11 @@ void add_selection(const Declaration& declare, v1::KvCompression& given) {
       "What is kept or evicted as one: token, or block of 16 neighbouring tokens", "the preset's");
   declare.choice<v1::LayerBudgets>(
       "default-layer-budgets",
-      {{"uniform", v1::LAYER_BUDGETS_UNIFORM}, {"pyramid", v1::LAYER_BUDGETS_PYRAMID}},
+      {{"uniform", v1::LAYER_BUDGETS_UNIFORM},
+       {"pyramid", v1::LAYER_BUDGETS_PYRAMID},
+       {"rising", v1::LAYER_BUDGETS_RISING}},
       [&given](v1::LayerBudgets v) { given.set_layer_budgets(v); },
-      "uniform, or pyramid: more tokens in early layers than in late ones", "the preset's");
+      "uniform; pyramid: more tokens in early layers than in late ones; rising: the reverse", "the preset's");
   const auto tokens = [&](const char* name, void (v1::KvCompression::*set)(std::int32_t), const char* help) {
     declare.value<std::int32_t>(
         name, [&given, set](const std::int32_t& v) { (given.*set)(v); }, help, "the preset's");
@@ -158,12 +163,22 @@ void add_selection(const Declaration& declare, v1::KvCompression& given) {
   tokens("default-sink-tokens", &v1::KvCompression::set_num_sink_tokens,
          "First tokens that always stay, [0, 1024]");
   tokens("default-window-tokens", &v1::KvCompression::set_window_tokens,
-         "Last tokens that always stay and are observed, [1, 256]");
+         "Last tokens that always stay, [1, 256]");
+  tokens("default-observed-queries", &v1::KvCompression::set_observed_queries,
+         "How many of the window's last queries snapkv asks, [1, window]");
   tokens("default-pool-kernel-tokens", &v1::KvCompression::set_pool_kernel_tokens,
-         "Width of the max pool over attention scores in tokens, odd, [1, 63]");
+         "Width of the pool over attention scores in tokens, odd, [1, 63]");
+  declare.choice<v1::PoolShape>(
+      "default-pool-shape", {{"max", v1::POOL_SHAPE_MAX}, {"gaussian", v1::POOL_SHAPE_GAUSSIAN}},
+      [&given](v1::PoolShape v) { given.set_pool_shape(v); },
+      "How the pool spreads scores: max, or gaussian for a mean weighted by nearness", "the preset's");
   declare.value<bool>(
       "default-value-norm", [&given](const bool& v) { given.set_value_norm(v); },
-      "true or false: scores times the norm of what the token would write; for policies that read attention",
+      "true or false: attention times the norm of the token's value; for policies that read attention",
+      "the preset's");
+  declare.value<double>(
+      "default-layer-weight", [&given](const double& v) { given.set_layer_weight(v); },
+      "With per-kv-head sets: weight of the layer's mean importance beside the head's own, [0, 4]",
       "the preset's");
 }
 

@@ -102,7 +102,11 @@ void fill_finish_info(const FinishEvent& event, const v1::KvCompression& applied
   usage.set_total_ms(event.total_ms);
   usage.set_preemptions(event.preemptions);
   fill_report(event.compression, *info.mutable_compression());
-  *info.mutable_compression()->mutable_applied() = applied;
+  v1::KvCompression& as_done = *info.mutable_compression()->mutable_applied();
+  as_done = applied;
+  // A compression target becomes a budget only once the prompt's length is known.
+  if (as_done.budget_case() == v1::KvCompression::BUDGET_NOT_SET && event.compression.budget_tokens > 0)
+    as_done.set_budget_tokens(event.compression.budget_tokens);
 }
 
 }  // namespace kvcrush

@@ -121,14 +121,25 @@ void add_selection(CLI::App& app, const Message& message) {
       [=](v1::TokenSets v) { message().set_token_sets(v); }, "Who keeps the same tokens");
   add_choice<v1::LayerBudgets>(
       app, "--layer-budgets",
-      {{"uniform", v1::LAYER_BUDGETS_UNIFORM}, {"pyramid", v1::LAYER_BUDGETS_PYRAMID}},
+      {{"uniform", v1::LAYER_BUDGETS_UNIFORM},
+       {"pyramid", v1::LAYER_BUDGETS_PYRAMID},
+       {"rising", v1::LAYER_BUDGETS_RISING}},
       [=](v1::LayerBudgets v) { message().set_layer_budgets(v); }, "How the budget is spread over layers");
   whole("--sinks", &v1::KvCompression::set_num_sink_tokens, "First tokens, always kept, [0, 1024]");
-  whole("--window", &v1::KvCompression::set_window_tokens, "Last tokens, always kept and observed, [1, 256]");
-  whole("--pool-kernel", &v1::KvCompression::set_pool_kernel_tokens, "Width of the max pool, odd, [1, 63]");
+  whole("--window", &v1::KvCompression::set_window_tokens, "Last tokens, always kept, [1, 256]");
+  whole("--observed-queries", &v1::KvCompression::set_observed_queries,
+        "How many of the window's last queries snapkv asks, [1, window]");
+  whole("--pool-kernel", &v1::KvCompression::set_pool_kernel_tokens,
+        "Width of the pool over attention scores, odd, [1, 63]");
+  add_choice<v1::PoolShape>(
+      app, "--pool-shape", {{"max", v1::POOL_SHAPE_MAX}, {"gaussian", v1::POOL_SHAPE_GAUSSIAN}},
+      [=](v1::PoolShape v) { message().set_pool_shape(v); }, "How the pool spreads scores");
+  add_value<double>(
+      app, "--layer-weight", [=](const double& v) { message().set_layer_weight(v); },
+      "Weight of the layer's mean importance beside the head's own, [0, 4]; per-kv-head sets");
   app.add_flag_function(
          "--value-norm,!--no-value-norm", [=](std::int64_t count) { message().set_value_norm(count > 0); },
-         "Scores times the norm of what the token would write; policies that read attention")
+         "Attention times the norm of the token's value; policies that read attention")
       ->group(kGroup);
 }
 

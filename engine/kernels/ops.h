@@ -88,9 +88,8 @@ at::Tensor probability_sums(const at::Tensor& queries, const HeadLayout& heads, 
                             const KvStorage& kv);
 // -|K| or -cos(K, mean K): [Hkv, num_cached].
 at::Tensor key_scores(const cpu::CachedLayer& cache, bool against_mean, const KvStorage& kv);
-// |projection V|: [Hq, num_cached]. projection [Hq, rank, D].
-at::Tensor value_norms(const at::Tensor& projection, const HeadLayout& heads, const cpu::CachedLayer& cache,
-                       const KvStorage& kv);
+// |V|: [Hkv, num_cached].
+at::Tensor value_norms(const cpu::CachedLayer& cache, const KvStorage& kv);
 // Slot i of KV head h in `to` takes what slot sources[h][i] of `from` holds; sources: [1 or Hkv,
 // to.num_cached]. The two may share blocks.
 void rewrite(std::span<const int> sources, const cpu::CachedLayer& from, const cpu::CachedLayer& to,

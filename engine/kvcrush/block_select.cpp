@@ -4,7 +4,6 @@
 #include <numeric>
 
 #include "engine/core/status.h"
-#include "engine/kvcrush/token_scores.h"
 
 namespace kvcrush {
 namespace {
@@ -43,11 +42,9 @@ std::span<const int> BlockSelector::select(const SelectionInput& input) {
       count_blocks(input.num_tokens, input.budget_tokens, input.num_sink_tokens, input.window_tokens);
   const FreeUnits free = share_out(num_free, input.representative_share);
 
-  importance_.resize(to_size(input.num_tokens - num_fixed));
-  sum_over_heads(input.scores, input.num_heads, importance_);
-  unit_tokens_ =
-      std::span<const float>(importance_)
-          .subspan(to_size(first_unit * kBlock - input.num_sink_tokens), to_size(num_units * kBlock));
+  KVCRUSH_CHECK(input.importance.size() == to_size(input.num_tokens - num_fixed));
+  unit_tokens_ = input.importance.subspan(to_size(first_unit * kBlock - input.num_sink_tokens),
+                                          to_size(num_units * kBlock));
   weigh_units();
   kept_.keep_most_important(unit_importance_, free.num_important);
   if (free.num_representatives > 0) {

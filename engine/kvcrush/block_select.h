@@ -33,9 +33,9 @@ BlockCounts count_blocks(int num_tokens, int budget_tokens, int num_sink_tokens,
 // Reusable scratch around one selection; not for two threads at once.
 class BlockSelector {
  public:
-  // Kept slots, ascending, or all when there are no more than budget_tokens, which is at least
-  // min_budget_tokens() of block granularity. How many: budget_tokens less 0..15, whatever the scores. Valid
-  // until the next call. Allocates only when an input is larger than all before.
+  // Reads no scores. Kept slots, ascending, or all when there are no more than budget_tokens, which is at
+  // least min_budget_tokens() of block granularity. How many: budget_tokens less 0..15, whatever the scores.
+  // Valid until the next call. Allocates only when an input is larger than all before.
   std::span<const int> select(const SelectionInput& input);
 
  private:
@@ -43,8 +43,7 @@ class BlockSelector {
   void sign_units();
   void list_kept_slots(int first_unit_slot, int num_tokens);
 
-  std::vector<float> importance_;       // [num_candidates]
-  std::span<const float> unit_tokens_;  // [num_units * kSelectionBlockTokens] of importance_
+  std::span<const float> unit_tokens_;  // [num_units * kSelectionBlockTokens] of the importance
   std::vector<float> unit_importance_;  // [num_units]
   SignatureTable signatures_;
   TopSelection top_;

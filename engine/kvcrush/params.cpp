@@ -11,7 +11,8 @@ namespace {
 
 constexpr int kMaxSinkTokens = 1024;
 constexpr int kMaxWindowTokens = 256;
-constexpr int kMaxPoolKernelTokens = 63;
+constexpr double kMaxLayerWeight = 4.0;
+constexpr int kMaxTargetCompression = 64;
 
 // At worst the block after the sinks and the one before the window are cut, each by all but one token; these
 // pieces stay too.
@@ -56,21 +57,44 @@ const char* name_of(BasePolicy policy) {
   return "keydiff";
 }
 
+Status check_observed_queries(const CompressionParams& params) {
+  const int count = params.observed_queries;
+  if (params.policy != BasePolicy::kSnapKv || (count >= 1 && count <= params.window_tokens)) return {};
+  const std::string most = to_text(params.window_tokens);
+  return refuse("observed_queries", to_text(count), "[1, " + most + "] with window_tokens " + most);
+}
+
 Status check_scores(const CompressionParams& params) {
   const int kernel = params.pool_kernel_tokens;
   if (kernel < 1 || kernel > kMaxPoolKernelTokens || kernel % 2 == 0) {
     return refuse("pool_kernel_tokens", to_text(kernel), "odd, [1, " + to_text(kMaxPoolKernelTokens) + "]");
   }
-  if (reads_attention(params.policy)) return {};
+  const bool is_gaussian = params.pool_shape == PoolShape::kGaussian;
+  if (reads_attention(params.policy)) {
+    if (!is_gaussian || kernel > 1) return {};
+    return refuse("pool_shape", "gaussian", "max with pool_kernel_tokens 1, which pools nothing");
+  }
   const std::string reason =
       std::string(" with policy ") + name_of(params.policy) + ", which reads no attention";
   if (kernel != 1) return refuse("pool_kernel_tokens", to_text(kernel), "1" + reason);
+  if (is_gaussian) return refuse("pool_shape", "gaussian", "max" + reason);
   if (params.value_norm) return refuse("value_norm", "true", "false" + reason);
   return {};
 }
 
+Status check_layer_weight(const CompressionParams& params) {
+  const double weight = params.layer_weight;
+  if (!(weight >= 0.0 && weight <= kMaxLayerWeight)) {
+    return refuse("layer_weight", to_text(weight), "[0, " + to_text(kMaxLayerWeight) + "]");
+  }
+  if (weight == 0.0 || params.token_sets == TokenSets::kPerKvHead) return {};
+  return refuse("layer_weight", to_text(weight), "0 with token_sets per_layer, where every head has a say");
+}
+
 Status check_budget(const CompressionParams& params) {
-  if (params.budget_tokens.has_value() == params.budget_fraction.has_value()) {
+  if (params.target_compression && !params.budget_tokens && !params.budget_fraction)
+    return check_range("target_compression", *params.target_compression, 2, kMaxTargetCompression);
+  if (params.target_compression || params.budget_tokens.has_value() == params.budget_fraction.has_value()) {
     return invalid_argument(std::string("compression.budget: ") + (params.budget_tokens ? "both" : "none") +
                             " of budget_tokens and budget_fraction given, allowed: exactly one");
   }
@@ -99,7 +123,9 @@ bool reads_attention(BasePolicy policy) {
 Status validate(const CompressionParams& params) {
   KVCRUSH_RETURN_IF_ERROR(check_range("num_sink_tokens", params.num_sink_tokens, 0, kMaxSinkTokens));
   KVCRUSH_RETURN_IF_ERROR(check_range("window_tokens", params.window_tokens, 1, kMaxWindowTokens));
+  KVCRUSH_RETURN_IF_ERROR(check_observed_queries(params));
   KVCRUSH_RETURN_IF_ERROR(check_scores(params));
+  KVCRUSH_RETURN_IF_ERROR(check_layer_weight(params));
   if (!(params.representative_share >= 0.0 && params.representative_share <= 1.0)) {
     return refuse("representative_share", to_text(params.representative_share), "[0, 1]");
   }
@@ -122,6 +148,7 @@ int layer_budget_tokens(const CompressionParams& params, int budget_tokens, int 
   KVCRUSH_CHECK(layer >= 0 && layer < num_layers);
   if (params.layer_budgets == LayerBudgets::kUniform || num_layers == 1) return budget_tokens;
   const int num_fixed_tokens = params.num_sink_tokens + params.window_tokens;
+  if (params.layer_budgets == LayerBudgets::kRising) layer = num_layers - 1 - layer;
   // free * (1.5 - layer / (num_layers - 1)) over the common denominator, so that the floor is exact.
   const std::int64_t num_free_tokens = budget_tokens - num_fixed_tokens;
   const std::int64_t num_steps = num_layers - 1;

@@ -1,6 +1,6 @@
 // The recommended settings, in one place: what a preset and a compression target stand for.
+#include <algorithm>
 #include <array>
-#include <optional>
 #include <string>
 
 #include "engine/kvcrush/params.h"
@@ -8,18 +8,8 @@
 namespace kvcrush {
 namespace {
 
-struct TargetChoice {
-  int target;                           // 16-bit full-cache bytes over bytes kept
-  KvDtype dtype;                        // int8 alone is a factor of 2, int4 alone of 3 to 3.5
-  std::optional<double> kept_fraction;  // of the prompt's tokens; unset: all
-};
-
-constexpr std::array<TargetChoice, 4> kTargetChoices = {{
-    {2, KvDtype::kInt8, std::nullopt},
-    {4, KvDtype::kInt4, 0.78},
-    {8, KvDtype::kInt4, 0.39},
-    {16, KvDtype::kInt4, 0.19},
-}};
+constexpr std::array kTargets = {2, 4, 8, 16};
+constexpr int kTargetOfInt4Alone = 2;  // it reaches 3 to 3.5
 
 CompressionParams paper_params(BasePolicy policy) {
   CompressionParams params;
@@ -28,8 +18,11 @@ CompressionParams paper_params(BasePolicy policy) {
   params.anchor = AnchorKind::kMean;
   params.pick = RepresentativePick::kFirst;
   params.token_sets = TokenSets::kPerLayer;
+  params.observed_queries = params.window_tokens;
   params.pool_kernel_tokens = policy == BasePolicy::kSnapKv ? 7 : 1;
+  params.pool_shape = PoolShape::kMax;
   params.value_norm = false;
+  params.layer_weight = 0.0;
   return params;
 }
 
@@ -39,8 +32,12 @@ CompressionParams default_params(BasePolicy policy) {
   params.representative_share = 0.0;
   // Streaming scores are the same in every head: sets of their own would only repeat the work.
   params.token_sets = policy == BasePolicy::kStreaming ? TokenSets::kPerLayer : TokenSets::kPerKvHead;
-  params.pool_kernel_tokens = policy == BasePolicy::kSnapKv ? 15 : 1;
+  if (policy == BasePolicy::kSnapKv) params.observed_queries = 16;
+  params.pool_kernel_tokens = policy == BasePolicy::kSnapKv ? 21 : 1;
+  params.pool_shape = policy == BasePolicy::kSnapKv ? PoolShape::kGaussian : PoolShape::kMax;
   params.value_norm = reads_attention(policy);
+  params.layer_budgets = policy == BasePolicy::kSnapKv ? LayerBudgets::kRising : LayerBudgets::kUniform;
+  params.layer_weight = reads_attention(policy) ? 1.0 : 0.0;
   return params;
 }
 
@@ -51,20 +48,17 @@ CompressionParams preset_params(Preset preset, BasePolicy policy) {
 }
 
 Result<CachePolicy> policy_for_target(int target) {
-  std::string allowed;
-  for (const TargetChoice& choice : kTargetChoices) {
-    allowed += (allowed.empty() ? "" : ", ") + std::to_string(choice.target);
-    if (choice.target != target) continue;
-    CachePolicy policy;
-    policy.kv_dtype = choice.dtype;
-    if (choice.kept_fraction) {
-      policy.compression = preset_params(Preset::kDefault, BasePolicy::kSnapKv);
-      policy.compression->budget_fraction = choice.kept_fraction;
-    }
-    return policy;
+  if (std::find(kTargets.begin(), kTargets.end(), target) == kTargets.end()) {
+    return invalid_argument("compression.target_compression is " + std::to_string(target) +
+                            ", allowed: 2, 4, 8, 16");
   }
-  return invalid_argument("compression.target_compression is " + std::to_string(target) +
-                          ", allowed: " + allowed);
+  CachePolicy policy;
+  policy.kv_dtype = KvDtype::kInt4;
+  if (target > kTargetOfInt4Alone) {
+    policy.compression = preset_params(Preset::kDefault, BasePolicy::kSnapKv);
+    policy.compression->target_compression = target;
+  }
+  return policy;
 }
 
 }  // namespace kvcrush

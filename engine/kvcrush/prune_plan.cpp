@@ -4,6 +4,7 @@
 #include <cstddef>
 
 #include "engine/core/status.h"
+#include "engine/kvcrush/importance.h"
 
 namespace kvcrush {
 namespace {
@@ -31,6 +32,11 @@ SelectionInput selection_input(const CompressionParams& params, int budget_token
   return input;
 }
 
+std::span<const float> row_of(const std::vector<float>& rows, int row, int num_rows) {
+  const std::size_t size = rows.size() / to_size(num_rows);
+  return std::span<const float>(rows).subspan(to_size(row) * size, size);
+}
+
 }  // namespace
 
 int num_kept_tokens(const CompressionParams& params, int budget_tokens, int num_tokens) {
@@ -55,13 +61,17 @@ void plan_layer(const CompressionParams& params, int budget_tokens, int layer,
     const int num_candidates = observation.num_tokens - params.num_sink_tokens - params.window_tokens;
     scratch.scores.resize(to_size(num_heads) * to_size(num_candidates));
     token_scores(params, observation, scratch.score, scratch.scores);
+    scratch.importance.resize(to_size(out.num_sets) * to_size(num_candidates));
+    weigh_tokens(scratch.scores, num_heads, out.num_sets, params.layer_weight, scratch.layer_sums,
+                 scratch.importance);
   }
   SelectionInput input = selection_input(params, budget_tokens, layer, observation, out.num_sets);
-  const std::size_t set_size = prunes ? scratch.scores.size() / to_size(out.num_sets) : 0;
   for (int set = 0; set < out.num_sets; ++set) {
     input.first_head = set * input.num_heads;
-    if (prunes)
-      input.scores = std::span<const float>(scratch.scores).subspan(to_size(set) * set_size, set_size);
+    if (prunes) {
+      input.importance = row_of(scratch.importance, set, out.num_sets);
+      input.scores = row_of(scratch.scores, set, out.num_sets);
+    }
     const std::span<const int> kept = params.granularity == Granularity::kBlock
                                           ? scratch.block_selector.select(input)
                                           : scratch.selector.select(input);

@@ -21,7 +21,9 @@ struct LayerPrunePlan {
 // Reused from layer to layer; not for two threads at once.
 struct PruneScratch {
   ScoreScratch score;
-  std::vector<float> scores;  // [num_heads, num_candidates]
+  std::vector<float> scores;      // [num_heads, num_candidates]
+  std::vector<float> layer_sums;  // [num_candidates]
+  std::vector<float> importance;  // [num_sets, num_candidates]
   Selector selector;
   BlockSelector block_selector;
 };

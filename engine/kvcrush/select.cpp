@@ -4,7 +4,6 @@
 #include <numeric>
 
 #include "engine/core/status.h"
-#include "engine/kvcrush/token_scores.h"
 
 namespace kvcrush {
 namespace {
@@ -25,14 +24,14 @@ std::span<const int> Selector::select(const SelectionInput& input) {
   }
   const int num_free = input.budget_tokens - num_fixed;
   const FreeUnits free = share_out(num_free, input.representative_share);
-  importance_.resize(to_size(input.num_tokens - num_fixed));
-  sum_over_heads(input.scores, input.num_heads, importance_);
-  kept_.keep_most_important(importance_, free.num_important);
+  KVCRUSH_CHECK(input.importance.size() == to_size(input.num_tokens - num_fixed));
+  kept_.keep_most_important(input.importance, free.num_important);
   if (free.num_representatives > 0) {
     sign_tokens(input, num_free);
     const int first_bit = input.first_head / input.heads_per_bit;
-    kept_.keep_representatives(importance_, signatures_, {input.anchor, first_bit, input.seed, input.layer},
-                               input.pick, free.num_representatives);
+    kept_.keep_representatives(input.importance, signatures_,
+                               {input.anchor, first_bit, input.seed, input.layer}, input.pick,
+                               free.num_representatives);
   }
   list_kept_slots(input);
   return kept_slots_;
@@ -41,7 +40,7 @@ std::span<const int> Selector::select(const SelectionInput& input) {
 void Selector::sign_tokens(const SelectionInput& input, int num_free) {
   const int group = input.heads_per_bit;
   KVCRUSH_CHECK(group >= 1 && input.num_heads % group == 0 && input.first_head % group == 0);
-  const std::size_t num_candidates = importance_.size();
+  const std::size_t num_candidates = input.importance.size();
   signatures_.reset(input.num_heads / group, static_cast<int>(num_candidates));
   for (int head = 0; head < input.num_heads; ++head) {
     const TopCut cut =

@@ -14,9 +14,10 @@
 namespace kvcrush {
 
 struct SelectionInput {
-  // [num_heads, num_candidates], finite; candidates are slots num_sink_tokens .. num_tokens - window_tokens
-  // - 1. Ignored when num_tokens <= budget_tokens.
-  std::span<const float> scores;
+  // Both ignored when num_tokens <= budget_tokens; finite. Candidates are slots num_sink_tokens .. num_tokens
+  // - window_tokens - 1.
+  std::span<const float> importance = {};  // [num_candidates] what each is worth
+  std::span<const float> scores = {};  // [num_heads, num_candidates] what each head thinks of it: signatures
   int num_heads = 0;
   int first_head = 0;  // query head of the layer that row 0 is: random and alternating anchors go by it
   // Neighbouring heads that share one bit, set where any of them wants the token: 1, or the query heads of a
@@ -45,7 +46,6 @@ class Selector {
   void list_kept_slots(const SelectionInput& input);
 
   // Indices are candidates: slot minus num_sink_tokens.
-  std::vector<float> importance_;  // [num_candidates]
   SignatureTable signatures_;
   TopSelection top_;
   KeptUnits kept_;

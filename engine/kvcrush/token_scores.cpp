@@ -1,6 +1,8 @@
 #include "engine/kvcrush/token_scores.h"
 
 #include <algorithm>
+#include <array>
+#include <cmath>
 #include <cstddef>
 #include <limits>
 
@@ -23,13 +25,11 @@ int widen_maxima(std::span<float> padded, int kernel) {
   return width;
 }
 
-void mean_and_pool_row(std::span<const float> sums, float num_queries, int kernel, std::span<float> padded,
-                       std::span<float> out) {
-  const std::size_t half = static_cast<std::size_t>(kernel / 2);
-  for (std::size_t i = 0; i < sums.size(); ++i) padded[half + i] = sums[i] / num_queries;
+// `padded` holds a row with half a kernel of room at either end; destroys it.
+void max_pool(int kernel, std::span<float> padded, std::span<float> out) {
+  const auto half = static_cast<std::ptrdiff_t>(kernel / 2);
   std::fill_n(padded.begin(), half, -std::numeric_limits<float>::infinity());
-  std::fill(padded.begin() + static_cast<std::ptrdiff_t>(half + sums.size()), padded.end(),
-            -std::numeric_limits<float>::infinity());
+  std::fill(padded.end() - half, padded.end(), -std::numeric_limits<float>::infinity());
   const int width = widen_maxima(padded, kernel);
   // Two windows of `width` that overlap cover the kernel.
   const float* const low = padded.data();
@@ -37,8 +37,46 @@ void mean_and_pool_row(std::span<const float> sums, float num_queries, int kerne
   for (std::size_t i = 0; i < out.size(); ++i) out[i] = std::max(low[i], high[i]);
 }
 
+void set_gaussian_weights(int kernel, std::vector<float>& weights) {
+  std::array<double, kMaxPoolKernelTokens> bell;
+  double total = 0.0;
+  for (int i = 0; i < kernel; ++i) {
+    const double deviations = (i - kernel / 2) / (kernel / 4.0);
+    bell[static_cast<std::size_t>(i)] = std::exp(-0.5 * (deviations * deviations));
+    total += bell[static_cast<std::size_t>(i)];
+  }
+  weights.resize(static_cast<std::size_t>(kernel));
+  for (std::size_t i = 0; i < weights.size(); ++i) weights[i] = static_cast<float>(bell[i] / total);
+}
+
+// `padded` as for max_pool. Tokens go in pieces that stay in the first-level cache over all taps.
+void weighted_pool(std::span<const float> weights, std::span<float> padded, std::span<float> out) {
+  constexpr std::size_t kPieceTokens = 1024;
+  const auto half = static_cast<std::ptrdiff_t>(weights.size() / 2);
+  std::fill_n(padded.begin(), half, 0.0f);
+  std::fill(padded.end() - half, padded.end(), 0.0f);
+  for (std::size_t begin = 0; begin < out.size(); begin += kPieceTokens) {
+    const std::size_t count = std::min(kPieceTokens, out.size() - begin);
+    float* const sums = out.data() + begin;
+    std::fill_n(sums, count, 0.0f);
+    for (std::size_t tap = 0; tap < weights.size(); ++tap) {
+      const float weight = weights[tap];
+      const float* const values = padded.data() + begin + tap;
+      for (std::size_t i = 0; i < count; ++i) sums[i] += weight * values[i];
+    }
+  }
+}
+
 std::size_t to_size(int value) {
   return static_cast<std::size_t>(value);
+}
+
+void divide(std::span<const float> dividends, float divisor, std::span<float> out) {
+  for (std::size_t i = 0; i < out.size(); ++i) out[i] = dividends[i] / divisor;
+}
+
+void multiply(std::span<const float> factors, std::span<float> values) {
+  for (std::size_t i = 0; i < values.size(); ++i) values[i] *= factors[i];
 }
 
 // The part of one layer that scores are made of, row by row.
@@ -61,14 +99,25 @@ void attention_scores(const CompressionParams& params, const LayerObservation& o
                       const Candidates& candidates, ScoreScratch& scratch, std::span<float> scores) {
   const std::size_t num_rows = to_size(observation.num_heads);
   KVCRUSH_CHECK(observation.probability_sums.size() == num_rows * candidates.num_tokens);
+  KVCRUSH_CHECK(!params.value_norm || observation.value_norms.size() == num_rows * candidates.num_tokens);
   const int kernel = params.pool_kernel_tokens;
-  KVCRUSH_CHECK(kernel >= 1 && kernel % 2 == 1);
+  KVCRUSH_CHECK(kernel >= 1 && kernel <= kMaxPoolKernelTokens && kernel % 2 == 1);
   const int divisor = params.policy == BasePolicy::kH2o ? 1 : observation.num_queries;
   KVCRUSH_CHECK(divisor >= 1);
+  const bool is_gaussian = params.pool_shape == PoolShape::kGaussian;
+  if (is_gaussian) set_gaussian_weights(kernel, scratch.pool_weights);
   scratch.padded_row.resize(candidates.count + to_size(kernel) - 1);
+  const std::span<float> values =
+      std::span<float>(scratch.padded_row).subspan(to_size(kernel / 2), candidates.count);
   for (std::size_t row = 0; row < num_rows; ++row) {
-    mean_and_pool_row(candidates.of(observation.probability_sums, row), static_cast<float>(divisor), kernel,
-                      scratch.padded_row, candidates.row_of(scores, row));
+    divide(candidates.of(observation.probability_sums, row), static_cast<float>(divisor), values);
+    if (params.value_norm) multiply(candidates.of(observation.value_norms, row), values);
+    const std::span<float> out = candidates.row_of(scores, row);
+    if (is_gaussian) {
+      weighted_pool(scratch.pool_weights, scratch.padded_row, out);
+    } else {
+      max_pool(kernel, scratch.padded_row, out);
+    }
   }
 }
 
@@ -88,17 +137,6 @@ void key_scores(const LayerObservation& observation, const Candidates& candidate
   for (std::size_t row = 0; row < num_rows; ++row) {
     const auto source = candidates.of(observation.key_scores, row / (num_rows / num_kv_heads));
     std::copy(source.begin(), source.end(), candidates.row_of(scores, row).begin());
-  }
-}
-
-void multiply_by_value_norms(const LayerObservation& observation, const Candidates& candidates,
-                             std::span<float> scores) {
-  const std::size_t num_rows = to_size(observation.num_heads);
-  KVCRUSH_CHECK(observation.value_norms.size() == num_rows * candidates.num_tokens);
-  for (std::size_t row = 0; row < num_rows; ++row) {
-    const float* const norms = candidates.of(observation.value_norms, row).data();
-    float* const products = candidates.row_of(scores, row).data();
-    for (std::size_t i = 0; i < candidates.count; ++i) products[i] *= norms[i];
   }
 }
 
@@ -125,18 +163,6 @@ void token_scores(const CompressionParams& params, const LayerObservation& obser
     case BasePolicy::kKeyDiff:
       key_scores(observation, candidates, scores);
       break;
-  }
-  if (params.value_norm) multiply_by_value_norms(observation, candidates, scores);
-}
-
-void sum_over_heads(std::span<const float> scores, int num_heads, std::span<float> importance) {
-  const std::size_t count = importance.size();
-  KVCRUSH_CHECK(num_heads >= 1 && scores.size() == to_size(num_heads) * count);
-  std::copy_n(scores.begin(), count, importance.begin());
-  float* const sums = importance.data();
-  for (std::size_t head = 1; head < to_size(num_heads); ++head) {
-    const float* const row = scores.data() + head * count;
-    for (std::size_t i = 0; i < count; ++i) sums[i] += row[i];
   }
 }
 

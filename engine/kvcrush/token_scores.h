@@ -1,5 +1,5 @@
-// From what was observed in one layer to a score per query head and candidate slot (docs: kvcrush.md, steps 1
-// and 2). Every base policy fills the same array; selection does not know which one did.
+// From what was observed in one layer to a score per query head and candidate slot (docs: kvcrush.md, step
+// 1). Every base policy fills the same array; selection does not know which one did.
 #pragma once
 
 #include <span>
@@ -21,28 +21,27 @@ struct LayerObservation {
   int num_queries = 0;  // how many were summed, >= 1
   // knorm: -|K|; keydiff: -cos(K, mean K of the head over all slots). [num_kv_heads, num_tokens]
   std::span<const float> key_scores = {};
-  // value_norm: norm of the token's value, as this query head writes it. [num_heads, num_tokens]
+  // value_norm: |V| of the query head's KV head. [num_heads, num_tokens]
   std::span<const float> value_norms = {};
 };
 
 struct ScoreScratch {
-  std::vector<float> padded_row;
+  std::vector<float> padded_row;    // [half a kernel, candidates, half a kernel]
+  std::vector<float> pool_weights;  // [pool_kernel_tokens]
 };
 
 // Fills `scores` [num_heads, num_candidates]. Candidates are slots params.num_sink_tokens .. num_tokens -
 // params.window_tokens - 1, at least one.
-// - snapkv, tova: probability_sums / num_queries, then the largest within pool_kernel_tokens (odd, stride 1,
-//   clipped to the candidates);
+// - snapkv, tova: probability_sums / num_queries, times value_norms if params.value_norm says so, then pooled
+//   over pool_kernel_tokens (odd, stride 1, clipped to the candidates);
 // - h2o: the same without the division: num_queries is not read;
 // - streaming: the slot's index, in every head;
 // - knorm, keydiff: key_scores of the query head's KV head.
-// With value_norm each is multiplied by its value_norms after pooling. float32 throughout, each operation
-// rounded. Time grows with the tokens times the logarithm of the kernel.
+// Pools are the largest, or a sum over taps in ascending order with weights exp(-0.5 ((i - kernel / 2) /
+// (kernel / 4.0))^2), kernel / 2 rounded down, made to sum to 1 in double before they are rounded; taps
+// beyond the candidates add 0. float32 throughout, each operation rounded. Time grows with the tokens times
+// the kernel, or its logarithm for the largest.
 void token_scores(const CompressionParams& params, const LayerObservation& observation, ScoreScratch& scratch,
                   std::span<float> scores);
-
-// A token's importance: its `scores` [num_heads, num_candidates] summed over heads in ascending order,
-// float32.
-void sum_over_heads(std::span<const float> scores, int num_heads, std::span<float> importance);
 
 }  // namespace kvcrush

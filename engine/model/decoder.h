@@ -21,7 +21,6 @@ class Decoder {
   Decoder(const ModelConfig& config, ModelWeights weights, int max_batch_tokens, at::Device device);
 
   const HeadLayout& heads() const { return heads_; }
-  const ModelWeights& weights() const { return weights_; }
   // Writes the chunks' K and V into their slots and returns logits [batch.logit_rows.size(), vocab] on the
   // model's device, valid until the next call; undefined when no logits are wanted.
   at::Tensor forward(StepBatch& batch, KvStorage& kv, const AttentionTap& tap);

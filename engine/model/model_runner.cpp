@@ -8,23 +8,13 @@
 
 namespace kvcrush {
 
-namespace {
-
-std::vector<at::Tensor> value_projections(const ModelWeights& weights) {
-  std::vector<at::Tensor> projections;
-  for (const LayerWeights& layer : weights.layers) projections.push_back(layer.value_projection);
-  return projections;
-}
-
-}  // namespace
-
 ModelRunner::ModelRunner(const ModelConfig& config, ModelWeights weights, const KvLayout& kv_layout,
                          int num_blocks, int max_batch_tokens, at::Device device)
     : config_(config),
       device_(device),
       kv_(kv_layout, num_blocks, device),
       decoder_(config, std::move(weights), max_batch_tokens, device),
-      pruner_(decoder_.heads(), value_projections(decoder_.weights())) {}
+      pruner_(decoder_.heads(), config.num_layers) {}
 
 at::Tensor ModelRunner::run(const StepPlan& plan) {
   fork_reports_.clear();

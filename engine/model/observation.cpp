@@ -15,7 +15,7 @@ ObservationNeeds needs_of(const CachePolicy& policy) {
   if (!policy.compression) return {};
   switch (policy.compression->policy) {
     case BasePolicy::kSnapKv:
-      return {.num_queries = policy.compression->window_tokens};
+      return {.num_queries = policy.compression->observed_queries};
     case BasePolicy::kTova:
       return {.num_queries = 1};
     case BasePolicy::kH2o:

@@ -41,7 +41,7 @@ void plan_all(int num_tokens, LayerPrunePlan& out) {
 
 ReadingsMemo::Key ReadingsMemo::key_of(const CompressionParams& params) {
   const bool by_window = params.policy == BasePolicy::kSnapKv;
-  return {params.policy, by_window ? params.window_tokens : 0, params.value_norm};
+  return {params.policy, by_window ? params.observed_queries : 0, params.value_norm};
 }
 const Readings* ReadingsMemo::find(const CompressionParams& params) const {
   const auto it = readings_.find(key_of(params));
@@ -51,11 +51,10 @@ Readings& ReadingsMemo::make(const CompressionParams& params) {
   return readings_[key_of(params)];
 }
 
-Pruner::Pruner(const HeadLayout& heads, std::vector<at::Tensor> value_projections)
+Pruner::Pruner(const HeadLayout& heads, int num_layers)
     : heads_(heads),
-      value_projections_(std::move(value_projections)),
-      readings_(value_projections_.size()),
-      plans_(value_projections_.size()) {}
+      readings_(static_cast<std::size_t>(num_layers)),
+      plans_(static_cast<std::size_t>(num_layers)) {}
 
 PruneReport Pruner::settle(Sequence& sequence, const Settling& settling, Observation* observation,
                            KvStorage& kv) {
@@ -157,7 +156,7 @@ void Pruner::plan(const Sequence& sequence, const Sequence& source, bool prune, 
         .num_kv_heads = heads_.num_kv_heads,
         .num_tokens = num_tokens,
         .probability_sums = readings[layer].probability_sums,
-        .num_queries = params.policy == BasePolicy::kSnapKv ? params.window_tokens : 1,
+        .num_queries = params.policy == BasePolicy::kSnapKv ? params.observed_queries : 1,
         .key_scores = readings[layer].key_scores,
         .value_norms = readings[layer].value_norms};
     plan_layer(params, sequence.schedule.layer_budget(static_cast<int>(index)), static_cast<int>(index),

@@ -37,8 +37,7 @@ class ReadingsMemo {
 
 class Pruner {
  public:
-  // value_projections: per layer [Hq, rank, D], so that |projection V| is about |W_o V| of that head.
-  Pruner(const HeadLayout& heads, std::vector<at::Tensor> value_projections);
+  Pruner(const HeadLayout& heads, int num_layers);
 
   // Prunes and packs the layers of `sequence` as `settling` says and adds what it did to
   // sequence.compression_outcome. observation: of this sequence, recorded up to num_computed_tokens; null
@@ -63,7 +62,6 @@ class Pruner {
   void add_outcome(Sequence& sequence, bool pruned, const PruneReport& report) const;
 
   HeadLayout heads_;
-  std::vector<at::Tensor> value_projections_;
   // Reused from prune to prune.
   Readings readings_;
   std::vector<LayerPrunePlan> plans_;             // per layer

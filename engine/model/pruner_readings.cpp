@@ -13,7 +13,7 @@ namespace kvcrush {
 namespace {
 
 int num_observed_queries(const CompressionParams& params) {
-  if (params.policy == BasePolicy::kSnapKv) return params.window_tokens;
+  if (params.policy == BasePolicy::kSnapKv) return params.observed_queries;
   return params.policy == BasePolicy::kTova ? 1 : 0;
 }
 
@@ -85,13 +85,12 @@ void Pruner::read_layer(const CompressionParams& params, const Sequence& source,
     }
   }
   if (params.value_norm) {
-    const at::Tensor& projection = value_projections_[static_cast<std::size_t>(layer)];
     out.value_norms.resize(static_cast<std::size_t>(heads_.num_heads) * num_cached);
-    for (int h = 0; h < heads_.num_heads; ++h) {
-      cpu::cpu_kernels().value_norms(pool, cache, h / group,
-                                     projection.const_data_ptr<float>() + h * projection.stride(0),
-                                     static_cast<int>(projection.size(1)), scratch.data(),
-                                     out.value_norms.data() + static_cast<std::size_t>(h) * num_cached);
+    for (int h = 0; h < heads_.num_kv_heads; ++h) {
+      float* const norms = out.value_norms.data() + static_cast<std::size_t>(h * group) * num_cached;
+      cpu::cpu_kernels().value_norms(pool, cache, h, scratch.data(), norms);
+      for (int g = 1; g < group; ++g)
+        std::copy_n(norms, num_cached, norms + static_cast<std::size_t>(g) * num_cached);
     }
   }
 }
@@ -110,7 +109,7 @@ void Pruner::read_layer_reference(const CompressionParams& params, const Sequenc
     assign(out.key_scores, reference::key_scores(cache, params.policy == BasePolicy::kKeyDiff, kv));
   if (params.value_norm)
     assign(out.value_norms,
-           reference::value_norms(value_projections_[static_cast<std::size_t>(layer)], heads_, cache, kv));
+           reference::value_norms(cache, kv).repeat_interleave(heads_.num_heads / heads_.num_kv_heads, 0));
 }
 
 }  // namespace kvcrush

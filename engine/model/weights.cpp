@@ -6,7 +6,6 @@
 
 #include "engine/core/status.h"
 #include "engine/model/rope_table.h"
-#include "engine/model/value_projection.h"
 
 namespace kvcrush {
 
@@ -49,12 +48,7 @@ LayerWeights load_layer(const ModelFile& model, int layer, at::Device device) {
   if (model.weights.contains(prefix + "q_bias")) {
     weights.qkv.bias = read_stacked(model, prefix, {"q_bias", "k_bias", "v_bias"}).to(device);
   }
-  const at::Tensor output = read_stacked(model, prefix, {"o_proj"});
-  weights.output = make_linear_weight(output, device);
-  const HeadLayout heads{.num_heads = model.config.num_heads,
-                         .num_kv_heads = model.config.num_kv_heads,
-                         .head_dim = model.config.head_dim};
-  weights.value_projection = make_value_projection(output, heads, kValueProjectionRank).to(device);
+  weights.output = read_linear(model, prefix, {"o_proj"}, device);
   weights.post_attention_norm = read_stacked(model, prefix, {"post_attention_norm"}).to(device);
   weights.gate_up = read_linear(model, prefix, {"gate_proj", "up_proj"}, device);
   weights.down = read_linear(model, prefix, {"down_proj"}, device);

@@ -12,8 +12,6 @@
 
 namespace kvcrush {
 
-inline constexpr int kValueProjectionRank = 16;
-
 struct LayerWeights {
   at::Tensor input_norm;           // [hidden]
   LinearWeight qkv;                // [(Hq + 2 Hkv) D, hidden]: q, k and v in one projection
@@ -21,7 +19,6 @@ struct LayerWeights {
   at::Tensor post_attention_norm;  // [hidden]
   LinearWeight gate_up;            // [2 intermediate, hidden]
   LinearWeight down;               // [hidden, intermediate]
-  at::Tensor value_projection;     // [Hq, kValueProjectionRank or less, D]: value_projection.h
 };
 
 // Rows of the embedding matrix, converted from the mapped file as they are needed: a vocabulary's worth of

@@ -22,10 +22,36 @@ CacheSchedule::CacheSchedule(const CachePolicy& policy, const cpu::KvFormat& for
       num_prompt_tokens_(num_prompt_tokens),
       num_layers_(num_layers),
       window_tokens_(policy.compression ? policy.compression->window_tokens : kDefaultWindowTokens) {
-  if (compression_) budget_tokens_ = resolve_budget_tokens(*compression_, num_prompt_tokens);
+  if (compression_) {
+    budget_tokens_ = compression_->target_compression
+                         ? budget_for_target(*compression_->target_compression)
+                         : resolve_budget_tokens(*compression_, num_prompt_tokens);
+  }
   const int least = std::max(window_tokens_, budget_tokens_ / kBudgetShareOfHysteresis);
   const int unit = std::max(format.tail_tokens_per_block, 1);
   hysteresis_tokens_ = cpu::ceil_div(std::max(least, 1), unit) * unit;
+}
+
+// The largest budget whose blocks, at the prompt's end, take no more than the target leaves; the least one
+// where none does.
+int CacheSchedule::budget_for_target(int target) const {
+  constexpr int kHalfTokensPerBlock = 2 * cpu::kTileTokens;  // 16-bit tokens of a block
+  const double allowed = static_cast<double>(num_prompt_tokens_) / kHalfTokensPerBlock / target * num_layers_;
+  const auto blocks_at = [&](int budget) {
+    int blocks = 0;
+    for (int layer = 0; layer < num_layers_; ++layer) {
+      const int kept =
+          std::min(num_prompt_tokens_, layer_budget_tokens(*compression_, budget, layer, num_layers_));
+      const int packable = packs() ? std::max(0, kept - window_tokens_) : 0;
+      const int packed = packable / format_.tail_tokens_per_block * format_.tail_tokens_per_block;
+      blocks += blocks_for(format_, packed, kept - packed);
+    }
+    return blocks;
+  };
+  const int least = min_budget_tokens(*compression_);
+  int budget = std::max(least, num_prompt_tokens_);
+  while (budget > least && blocks_at(budget) > allowed) --budget;
+  return budget;
 }
 
 int CacheSchedule::layer_budget(int layer) const {
@@ -101,18 +127,19 @@ int CacheSchedule::layer_peak_blocks(int layer, int num_tokens, bool forked) con
   const auto blocks_of = [&](int cached, int unpacked) {
     if (!packs()) return blocks_for(format_, 0, cached);
     const int tail = std::min(cached, unpacked);
-    return blocks_for(format_, cached - tail, tail);
+    // A shorter tail beside a packed block that is just begun takes one more.
+    return blocks_for(format_, cached - tail, tail) + (cached > tail ? 1 : 0);
   };
   const int tail_slack = window_tokens_ + hysteresis_tokens_ + format_.tail_tokens_per_block;
   const int most_decoding =
       prunes() ? std::min(num_tokens, layer_budget(layer) + hysteresis_tokens_) : num_tokens;
   int peak = blocks_of(most_decoding, tail_slack);
   if (forked) return peak;
-  if (prunes() && compression_->when == PruneWhen::kDuringPrefill) {
-    const int cached = std::min(prompt, layer_budget(layer) + kPrefillSlackTokens);
-    return std::max(peak, blocks_of(cached, kPrefillSlackTokens + tail_slack));
-  }
-  return std::max(peak, blocks_for(format_, 0, prompt));
+  // Nothing is packed before the first boundary.
+  const bool prunes_early = prunes() && compression_->when == PruneWhen::kDuringPrefill;
+  const int most_unpacked =
+      prunes_early ? std::min(prompt, layer_budget(layer) + kPrefillSlackTokens) : prompt;
+  return std::max(peak, blocks_for(format_, 0, most_unpacked));
 }
 
 int CacheSchedule::peak_blocks(int num_tokens, bool forked) const {

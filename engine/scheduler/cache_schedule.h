@@ -58,6 +58,7 @@ class CacheSchedule {
   int pack_threshold(int num_computed) const;
   int prune_excess(const SequenceCache& cache) const;
   int pack_excess(const SequenceCache& cache) const;
+  int budget_for_target(int target) const;
   int layer_peak_blocks(int layer, int num_tokens, bool forked) const;
 
   std::optional<CompressionParams> compression_;

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "engine/kvcrush/importance.h"
 #include "engine/kvcrush/prune_plan.h"
 
 namespace {
@@ -31,7 +32,10 @@ void run_selection(benchmark::State& state, Select& selector) {
   const int num_heads = static_cast<int>(state.range(0));
   constexpr int kNumCandidates = kNumTokens - kSinkTokens - kWindowTokens;
   const auto scores = log_normal(static_cast<std::size_t>(num_heads) * kNumCandidates);
-  const kvcrush::SelectionInput input{.scores = scores,
+  std::vector<float> importance(kNumCandidates);
+  kvcrush::sum_over_heads(scores, num_heads, importance);
+  const kvcrush::SelectionInput input{.importance = importance,
+                                      .scores = scores,
                                       .num_heads = num_heads,
                                       .num_tokens = kNumTokens,
                                       .budget_tokens = kBudgetTokens,
@@ -70,17 +74,17 @@ void BM_PlanLayer(benchmark::State& state) {
   const int num_heads = static_cast<int>(state.range(3));
   const int num_kv_heads = num_heads == 9 ? 3 : 8;
   const auto rows = log_normal(static_cast<std::size_t>(num_heads) * kNumTokens);
+  kvcrush::CompressionParams params =
+      kvcrush::preset_params(static_cast<kvcrush::Preset>(state.range(1)), policy);
+  params.granularity = static_cast<kvcrush::Granularity>(state.range(2));
   const kvcrush::LayerObservation observation{
       .num_heads = num_heads,
       .num_kv_heads = num_kv_heads,
       .num_tokens = kNumTokens,
       .probability_sums = rows,
-      .num_queries = policy == kvcrush::BasePolicy::kTova ? 1 : kWindowTokens,
+      .num_queries = policy == kvcrush::BasePolicy::kTova ? 1 : params.observed_queries,
       .key_scores = std::span<const float>(rows).first(static_cast<std::size_t>(num_kv_heads) * kNumTokens),
       .value_norms = rows};
-  kvcrush::CompressionParams params =
-      kvcrush::preset_params(static_cast<kvcrush::Preset>(state.range(1)), policy);
-  params.granularity = static_cast<kvcrush::Granularity>(state.range(2));
   kvcrush::PruneScratch scratch;
   kvcrush::LayerPrunePlan plan;
   while (state.KeepRunning()) {

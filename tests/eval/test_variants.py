@@ -32,6 +32,13 @@ def test_general_names():
         window_tokens=16, when=pb.PRUNE_WHEN_DURING_PREFILL)
 
 
+def test_selection_fields_have_no_short_names():
+    assert proto("x=default:0.25,observed_queries=8,pool_kernel_tokens=21,pool_shape=gaussian,layer_weight=0.5") == pb.KvCompression(
+        preset=pb.PRESET_DEFAULT, budget_fraction=0.25, kv_dtype=pb.KV_DTYPE_F16, observed_queries=8, pool_kernel_tokens=21,
+        pool_shape=pb.POOL_SHAPE_GAUSSIAN, layer_weight=0.5)
+    assert proto("x=layer_weight=0").HasField("layer_weight")
+
+
 def test_a_general_name_may_start_from_a_short_one():
     assert proto("x=default:0.25:int4,budget=100") == pb.KvCompression(preset=pb.PRESET_DEFAULT, budget_tokens=100, kv_dtype=pb.KV_DTYPE_INT4)
 

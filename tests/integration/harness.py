@@ -27,7 +27,7 @@ sys.path[:0] = PYTHON_PATH
 import grpc  # noqa: E402
 from kvcrush.v1 import inference_pb2 as pb  # noqa: E402
 from kvcrush.v1 import inference_pb2_grpc as pb_grpc  # noqa: E402
-from kvcrush_client import Client, build_request  # noqa: E402,F401
+from kvcrush_client import Client, build_request, build_score_request  # noqa: E402,F401
 
 SLOWNESS = float(os.environ.get("KVCRUSH_TEST_SLOWNESS", "1"))  # stretches waits, for sanitizer builds
 READY_TIMEOUT_S = 120 * SLOWNESS

@@ -15,7 +15,8 @@ ANCHORS = ("random", "zeros", "ones", "mean", "alternating")
 PICKS = ("first", "best")
 GRANULARITIES = ("token", "block")
 SIGNATURE_HEADS = ("query", "kv")
-LAYER_BUDGETS = ("uniform", "pyramid")
+LAYER_BUDGETS = ("uniform", "pyramid", "rising")
+POOL_SHAPES = ("max", "gaussian")
 BLOCK = 16
 _MASK64 = (1 << 64) - 1
 
@@ -53,11 +54,33 @@ def max_pool(values, kernel):
     return pooled
 
 
-def token_scores(policy, sums, num_queries, num_sinks, window, pool_kernel, key_scores=None, value_norms=None):
+def gaussian_weights(kernel):
+    """[kernel] float32 that sum to about 1: a bell of standard deviation kernel / 4."""
+    deviations = [(i - kernel // 2) / (kernel / 4.0) for i in range(kernel)]
+    bell = [math.exp(-0.5 * (d * d)) for d in deviations]
+    total = 0.0
+    for weight in bell:
+        total += weight
+    return np.array([weight / total for weight in bell]).astype(np.float32)
+
+
+def gaussian_pool(values, kernel):
+    """Sum over taps in ascending order of weight times neighbour, float32; nothing comes from beyond the row."""
+    half = kernel // 2
+    padded = np.pad(values, ((0, 0), (half, half)))
+    pooled = np.zeros_like(values)
+    for i, weight in enumerate(gaussian_weights(kernel)):
+        pooled = pooled + weight * padded[:, i : i + values.shape[1]]
+    return pooled
+
+
+def token_scores(
+    policy, sums, num_queries, num_sinks, window, pool_kernel, key_scores=None, value_norms=None, pool_shape="max"
+):
     """Step 1. [num_heads, num_candidates] float32.
 
     sums [num_heads, n] gives the shape even where the policy does not read it; key_scores [num_kv_heads, n];
-    value_norms [num_heads, n], or None.
+    value_norms [num_heads, n], or None; only policies that read attention may have them or a pool.
     """
     num_heads, n = sums.shape
     candidates = slice(num_sinks, n - window)
@@ -65,12 +88,12 @@ def token_scores(policy, sums, num_queries, num_sinks, window, pool_kernel, key_
         values = sums[:, candidates].astype(np.float32)
         if policy != "h2o":
             values = values / np.float32(num_queries)
-        scores = max_pool(values, pool_kernel)
-    elif policy == "streaming":
-        scores = np.tile(np.arange(n, dtype=np.float32)[candidates], (num_heads, 1))
-    else:
-        scores = np.repeat(key_scores[:, candidates], num_heads // len(key_scores), axis=0)
-    return scores if value_norms is None else scores * value_norms[:, candidates]
+        if value_norms is not None:
+            values = values * value_norms[:, candidates]
+        return (max_pool if pool_shape == "max" else gaussian_pool)(values, pool_kernel)
+    if policy == "streaming":
+        return np.tile(np.arange(n, dtype=np.float32)[candidates], (num_heads, 1))
+    return np.repeat(key_scores[:, candidates], num_heads // len(key_scores), axis=0)
 
 
 def key_scores(policy, keys):
@@ -92,6 +115,14 @@ def float32_sum(rows):
     for row in rows:
         total = total + row
     return total
+
+
+def importance_of(scores, num_sets=1, layer_weight=0.0):
+    """[num_sets, num_candidates] float32 of scores [num_heads, num_candidates]."""
+    own = np.stack([float32_sum(rows) for rows in np.split(scores, num_sets)])
+    if layer_weight == 0:
+        return own
+    return own + np.float32(layer_weight) * (float32_sum(own) / np.float32(num_sets))
 
 
 def anchor_bits(kind, first_bit, num_bits, seed, layer, evicted_signatures):
@@ -130,9 +161,9 @@ def keep_units(importance, free, share, sign, anchor, pick, seed, layer, first_b
 
 
 def select(
-    scores, num_tokens, budget, num_sinks, window, share, anchor, pick, seed, layer, first_head=0, heads_per_bit=1
+    importance, scores, num_tokens, budget, num_sinks, window, share, anchor, pick, seed, layer, first_head=0, heads_per_bit=1
 ):
-    """Steps 2-8. Kept slots, ascending; scores [num_heads, num_candidates] float32."""
+    """Steps 3-8. Kept slots, ascending; importance [num_candidates], scores [num_heads, num_candidates], float32."""
     if num_tokens <= budget:
         return np.arange(num_tokens)
     num_heads, num_candidates = scores.shape
@@ -145,18 +176,18 @@ def select(
             wanted[head, largest(scores[head], free)] = True
         return wanted.reshape(num_heads // heads_per_bit, heads_per_bit, num_candidates).any(axis=1).T
 
-    kept = keep_units(float32_sum(scores), free, share, sign, anchor, pick, seed, layer, first_head // heads_per_bit)
+    kept = keep_units(importance, free, share, sign, anchor, pick, seed, layer, first_head // heads_per_bit)
     slots = list(range(num_sinks)) + [num_sinks + t for t in kept] + list(range(num_tokens - window, num_tokens))
     assert len(slots) == budget
     return np.array(slots)
 
 
-def select_blocks(scores, num_tokens, budget, num_sinks, window, share, anchor, pick, seed, layer):
-    """Kept slots when whole aligned blocks stay or go; scores [num_heads, num_candidates] float32."""
+def select_blocks(token_importance, num_tokens, budget, num_sinks, window, share, anchor, pick, seed, layer):
+    """Kept slots when whole aligned blocks stay or go; token_importance [num_candidates] float32."""
     if num_tokens <= budget:
         return np.arange(num_tokens)
     importance = np.zeros(num_tokens, np.float32)
-    importance[num_sinks : num_tokens - window] = float32_sum(scores)
+    importance[num_sinks : num_tokens - window] = token_importance
     starts = [b for b in range(0, num_tokens, BLOCK) if b >= num_sinks and b + BLOCK <= num_tokens - window]
     slots_of = np.array([range(b, b + BLOCK) for b in starts])
     fixed = sorted(set(range(num_tokens)) - set(slots_of.ravel().tolist()))
@@ -183,27 +214,32 @@ def layer_budget(kind, budget, layer, num_layers, num_sinks, window, granularity
     """Budget of one layer when the mean over layers is `budget`."""
     if kind == "uniform" or num_layers == 1:
         return budget
-    free = (budget - num_sinks - window) * (Fraction(3, 2) - Fraction(layer, num_layers - 1))
+    slope = Fraction(layer, num_layers - 1)
+    free = (budget - num_sinks - window) * (Fraction(1, 2) + slope if kind == "rising" else Fraction(3, 2) - slope)
     return max(num_sinks + window + math.floor(free), min_budget(num_sinks, window, granularity))
 
 
 def plan_layer(
     sums, num_queries, num_kv_heads, budget, num_sinks, window, pool_kernel, per_kv_head, policy="snapkv",
-    key_scores=None, value_norms=None, granularity="token", signature_heads="query", **selection,
+    key_scores=None, value_norms=None, pool_shape="max", layer_weight=0.0, granularity="token",
+    signature_heads="query", **selection,
 ):  # fmt: skip
     """Kept slots [num_sets, kept] of one layer; `sums`, `key_scores`, `value_norms` as in token_scores."""
     num_heads, num_tokens = sums.shape
     num_sets = num_kv_heads if per_kv_head else 1
     if num_tokens <= budget:
         return np.tile(np.arange(num_tokens), (num_sets, 1))
-    scores = token_scores(policy, sums, num_queries, num_sinks, window, pool_kernel, key_scores, value_norms)
+    scores = token_scores(
+        policy, sums, num_queries, num_sinks, window, pool_kernel, key_scores, value_norms, pool_shape
+    )
+    importance = importance_of(scores, num_sets, layer_weight)
     rows = num_heads // num_sets
     sets = []
     for i in range(num_sets):
-        set_scores = scores[i * rows : (i + 1) * rows]
         if granularity == "block":
-            sets.append(select_blocks(set_scores, num_tokens, budget, num_sinks, window, **selection))
+            sets.append(select_blocks(importance[i], num_tokens, budget, num_sinks, window, **selection))
             continue
         bits = {"first_head": i * rows, "heads_per_bit": num_heads // num_kv_heads if signature_heads == "kv" else 1}
-        sets.append(select(set_scores, num_tokens, budget, num_sinks, window, **bits, **selection))
+        set_scores = scores[i * rows : (i + 1) * rows]
+        sets.append(select(importance[i], set_scores, num_tokens, budget, num_sinks, window, **bits, **selection))
     return np.stack(sets)

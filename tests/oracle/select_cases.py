@@ -67,7 +67,10 @@ def plan_cases(draw):
     case["num_layers"] = case["layer"] + draw(st.integers(1, 60))
     case["num_queries"] = 1 if policy == "tova" else draw(st.integers(1, 40))
     case["pool_kernel"] = draw(st.integers(0, 31)) * 2 + 1 if reads_attention else 1
+    case["pool_shape"] = draw(st.sampled_from(reference.POOL_SHAPES if case["pool_kernel"] > 1 else ("max",)))
     case["value_norm"] = reads_attention and draw(st.booleans())
+    weights = st.one_of(st.sampled_from((0.0, 1.0, 4.0)), st.floats(0, 4))
+    case["layer_weight"] = draw(weights) if case["per_kv_head"] else 0.0
     return case
 
 

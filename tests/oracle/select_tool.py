@@ -30,8 +30,9 @@ class SelectTool:
             for array in (first, key_scores, value_norms)
         ]
         header = struct.pack(
-            "=dQ23i",
+            "=ddQ24i",
             case.get("share", 0.0),
+            case.get("layer_weight", 0.0),
             case.get("seed", 0),
             mode,
             num_heads,
@@ -53,6 +54,7 @@ class SelectTool:
             reference.SIGNATURE_HEADS.index(case.get("signature_heads", "query")),
             reference.LAYER_BUDGETS.index(case.get("layer_budgets", "uniform")),
             int(value_norms is not None),
+            reference.POOL_SHAPES.index(case.get("pool_shape", "max")),
             *(array.size for array in arrays),
         )
         header += b"\0" * (-len(header) % 8)

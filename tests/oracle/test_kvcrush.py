@@ -25,11 +25,12 @@ def check_select(tool, scores, granularity="token", signature_heads="query", num
     bits = {"granularity": granularity, "signature_heads": signature_heads, "num_kv_heads": num_kv_heads}
     names = dict(case)
     first_head = names.pop("first_head", 0)
+    importance = reference.importance_of(scores)[0]
     if granularity == "block":
-        expected = reference.select_blocks(scores, **names)
+        expected = reference.select_blocks(importance, **names)
     else:
         group = len(scores) // num_kv_heads if signature_heads == "kv" else 1
-        expected = reference.select(scores, first_head=first_head, heads_per_bit=group, **names)
+        expected = reference.select(importance, scores, first_head=first_head, heads_per_bit=group, **names)
     actual = tool.ask(SELECT, np.int32, scores, num_heads=len(scores), **bits, **case)
     np.testing.assert_array_equal(actual, expected, err_msg=f"{case} {bits}")
     return actual
@@ -160,6 +161,8 @@ def test_every_policy_in_every_mode(tool, policy, granularity, signature_heads, 
             sums = make_observation(case, rng)
             check_plan(tool, sums, budget=100, num_sinks=4, window=16, num_queries=1,
                        pool_kernel=5 if reads_attention else 1, granularity=granularity,
+                       pool_shape="gaussian" if reads_attention and share < 1 else "max",
+                       layer_weight=0.5 if per_kv_head else 0.0,
                        signature_heads=signature_heads, per_kv_head=per_kv_head, share=share, anchor=anchor,
                        pick="best", seed=9, layer=1, num_layers=5, layer_budgets="pyramid", **case)  # fmt: skip
 
@@ -169,11 +172,23 @@ def test_every_policy_in_every_mode(tool, policy, granularity, signature_heads, 
 def test_scores_equal_the_reference_bit_for_bit(tool, case):
     case["num_tokens"] = case["num_sinks"] + case["window"] + case["num_tokens"]
     sums = make_observation(case, np.random.default_rng(case.pop("data_seed")))
-    names = ("policy", "num_queries", "num_sinks", "window", "pool_kernel", "key_scores", "value_norms")
+    names = ("policy", "num_queries", "num_sinks", "window", "pool_kernel", "pool_shape", "key_scores", "value_norms")
     expected = reference.token_scores(sums=sums, **{name: case[name] for name in names if name in case})
     actual = ask_about(tool, SCORES, np.float32, sums, **case).reshape(expected.shape)
     assert expected.dtype == np.float32
     np.testing.assert_array_equal(actual.view(np.int32), expected.view(np.int32))
+
+
+@pytest.mark.parametrize("kernel", range(3, 64, 2))
+def test_every_gaussian_kernel_bit_for_bit(tool, kernel):
+    assert abs(reference.gaussian_weights(kernel).sum() - 1) < 1e-6
+    rng = np.random.default_rng(kernel)
+    for num_candidates in (1, 2, kernel // 2, kernel, 1024, 1025, 2300):
+        sums = make_scores("attention_like", (2, num_candidates + 1), rng)
+        case = {"num_queries": 3, "num_sinks": 0, "window": 1, "pool_kernel": kernel, "pool_shape": "gaussian"}
+        expected = reference.token_scores("snapkv", sums, **case)
+        actual = ask_about(tool, SCORES, np.float32, sums, num_tokens=num_candidates + 1, budget=2, **case)
+        np.testing.assert_array_equal(actual.view(np.int32), expected.ravel().view(np.int32))
 
 
 @settings(max_examples=300, derandomize=True, deadline=None)
@@ -198,7 +213,7 @@ def test_layer_budgets_equal_the_reference(tool, kind, granularity, num_layers, 
 @pytest.mark.parametrize("anchor", reference.ANCHORS)
 @pytest.mark.parametrize(
     "policy,pool_kernel",
-    [("snapkv", 1), ("snapkv", 7), ("h2o", 15), ("tova", 1), ("knorm", 1), ("keydiff", 1)],
+    [("snapkv", 1), ("snapkv", 7), ("snapkv", 21), ("h2o", 15), ("tova", 1), ("knorm", 1), ("keydiff", 1)],
 )
 @pytest.mark.parametrize("heads", [(9, 3), (32, 8)])
 def test_attention_of_random_queries_and_keys(tool, attention, per_kv_head, anchor, policy, pool_kernel, heads):
@@ -209,8 +224,9 @@ def test_attention_of_random_queries_and_keys(tool, attention, per_kv_head, anch
         for share in (0.0, 0.1, 0.25, 1.0):
             check_plan(tool, sums, num_tokens=sums.shape[1], policy=policy, num_queries=num_queries,
                        num_kv_heads=num_kv_heads, budget=120, num_sinks=4, window=32, pool_kernel=pool_kernel,
-                       per_kv_head=per_kv_head, share=share, anchor=anchor, pick=pick, seed=11, layer=17,
-                       **data)  # fmt: skip
+                       pool_shape="gaussian" if pool_kernel == 21 else "max", per_kv_head=per_kv_head,
+                       layer_weight=1.0 if per_kv_head and share < 1 else 0.0, share=share, anchor=anchor, pick=pick,
+                       seed=11, layer=17, **data)  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -67,3 +67,6 @@ def test_selections_on_real_attention_equal_the_reference(tool, observed, index,
         check_plan(tool, sums, num_tokens=sums.shape[1], budget=budget, num_sinks=4, window=WINDOW, num_queries=WINDOW,
                    pool_kernel=7, share=share, anchor=anchor, pick=pick, seed=11, layer=LAYERS[index], num_kv_heads=3,
                    per_kv_head=per_kv_head)
+    check_plan(tool, sums, num_tokens=sums.shape[1], budget=NUM_TOKENS // 4, num_sinks=4, window=WINDOW, num_queries=WINDOW,
+               pool_kernel=21, pool_shape="gaussian", share=0.0, anchor=anchor, pick="first", seed=11, layer=LAYERS[index],
+               num_kv_heads=3, per_kv_head=per_kv_head, layer_weight=1.0 if per_kv_head else 0.0)

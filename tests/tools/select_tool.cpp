@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "engine/core/status.h"
+#include "engine/kvcrush/importance.h"
 #include "engine/kvcrush/prune_plan.h"
 
 namespace {
@@ -20,12 +21,13 @@ namespace {
 enum class Mode : std::int32_t { kSelect, kPlan, kScores, kBudgets };
 
 struct Header {
-  double representative_share;
+  double representative_share, layer_weight;
   std::uint64_t seed;
   Mode mode;
   std::int32_t num_heads, num_kv_heads, first_head, num_tokens, budget_tokens, num_sink_tokens, window_tokens;
   std::int32_t num_queries, pool_kernel_tokens, layer, num_layers;
   std::int32_t policy, anchor, pick, token_sets, granularity, signature_heads, layer_budgets, value_norm;
+  std::int32_t pool_shape;
   std::int32_t num_first_floats, num_key_floats, num_norm_floats;
 };
 
@@ -62,8 +64,11 @@ kvcrush::CompressionParams params_of(const Header& header) {
   params.pick = static_cast<kvcrush::RepresentativePick>(header.pick);
   params.num_sink_tokens = header.num_sink_tokens;
   params.window_tokens = header.window_tokens;
+  params.observed_queries = 1;  // the observation says how many there were
   params.pool_kernel_tokens = header.pool_kernel_tokens;
+  params.pool_shape = static_cast<kvcrush::PoolShape>(header.pool_shape);
   params.value_norm = header.value_norm != 0;
+  params.layer_weight = header.layer_weight;
   params.seed = header.seed;
   params.layer_budgets = static_cast<kvcrush::LayerBudgets>(header.layer_budgets);
   params.signature_heads = static_cast<kvcrush::SignatureHeads>(header.signature_heads);
@@ -83,7 +88,10 @@ kvcrush::LayerObservation observation_of(const Header& header, const Arrays& arr
 void answer_select(const Header& header, std::span<const float> scores, kvcrush::PruneScratch& scratch) {
   const kvcrush::CompressionParams params = params_of(header);
   const bool shares_bits = params.signature_heads == kvcrush::SignatureHeads::kKv;
+  std::vector<float> importance(scores.size() / static_cast<std::size_t>(header.num_heads));
+  kvcrush::sum_over_heads(scores, header.num_heads, importance);
   const kvcrush::SelectionInput input{
+      .importance = importance,
       .scores = scores,
       .num_heads = header.num_heads,
       .first_head = header.first_head,

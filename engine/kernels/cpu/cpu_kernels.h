@@ -77,10 +77,9 @@ struct KernelTable {
   // attention_scratch_floats().
   void (*key_scores)(const KvPool& pool, const CachedLayer& cache, int kv_head, bool against_mean,
                      float* scratch, float* scores);
-  // norms[num_cached]: |projection V| of each slot, projection [rank, head_dim]. scratch:
-  // probability_scratch_floats().
-  void (*value_norms)(const KvPool& pool, const CachedLayer& cache, int kv_head, const float* projection,
-                      int rank, float* scratch, float* norms);
+  // norms[num_cached]: |V| of each slot. scratch: attention_scratch_floats().
+  void (*value_norms)(const KvPool& pool, const CachedLayer& cache, int kv_head, float* scratch,
+                      float* norms);
   // Writes one head's part of one block: `count` tokens from slots `sources` (ascending) of `from`, in the
   // block layout of `dtype`. float from float converts, quantised from float quantises, quantised from the
   // same dtype moves codes. `target` lies outside the blocks of `from`. scratch: attention_scratch_floats().

@@ -125,11 +125,8 @@ at::Tensor key_scores(const cpu::CachedLayer& cache, bool against_mean, const Kv
   return at::where(norms > 0, -(k * mean).sum(-1) / norms, at::zeros_like(norms));
 }
 
-at::Tensor value_norms(const at::Tensor& projection, const HeadLayout& heads, const cpu::CachedLayer& cache,
-                       const KvStorage& kv) {
-  const at::Tensor v =
-      read_cached(cache, kv).second.repeat_interleave(heads.num_heads / heads.num_kv_heads, 0);
-  return at::matmul(v, projection.transpose(1, 2)).norm(2, -1);
+at::Tensor value_norms(const cpu::CachedLayer& cache, const KvStorage& kv) {
+  return read_cached(cache, kv).second.norm(2, -1);
 }
 
 }  // namespace kvcrush::reference

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Iterator
 from kvcrush_eval import EvalError, data, metrics
 from kvcrush_eval.jobs import GenerateJob, Job, ScoreJob
 
-PROBE_TOKENS = 32        # of the gold answer
 NEEDLE_MAX_TOKENS = 16   # a number of seven digits, one token each, and some slack
 KV_MAX_TOKENS = 48       # a UUID
 SPEED_PROMPT_TOKENS = (1000, 3000)
@@ -26,6 +25,7 @@ class Options:
     ppl_prompt_tokens: int = 512
     ppl_tokens: int = 3000
     ppl_windows: int = 4              # per text
+    probe_tokens: int = 16            # of the gold answer
 
 
 Tokenize = Callable[[str], list[int]]
@@ -85,7 +85,7 @@ def probe(folder: data.DataFolder, options: Options, _: Tokenize) -> Iterator[Jo
     for dataset, row, prompt in rows:
         # A raw prompt that ends in a word goes on with a space; an assistant's turn and a new line do not.
         space = " " if isinstance(prompt, str) and not prompt[-1].isspace() else ""
-        yield ScoreJob("probe", dataset, row["_id"], prompt, space + row["answers"][0], PROBE_TOKENS, True)
+        yield ScoreJob("probe", dataset, row["_id"], prompt, space + row["answers"][0], options.probe_tokens, True)
 
 
 def ppl(folder: data.DataFolder, options: Options, tokenize: Tokenize) -> Iterator[Job]:

@@ -30,10 +30,27 @@ TEST_F(CompressionOptionsTest, SetsNothingThatWasNotGiven) {
 }
 
 TEST_F(CompressionOptionsTest, FillsEveryField) {
-  parse({"--policy=tova", "--budget=0.5", "--share=0.1", "--anchor=alternating", "--token-sets=per-kv-head",
-         "--pick=best", "--sinks=2", "--window=16", "--pool-kernel=15", "--prune-seed=8",
-         "--when=during-prefill", "--granularity=block", "--preset=paper", "--kv-dtype=int4",
-         "--target-compression=8", "--layer-budgets=pyramid", "--value-norm", "--signature-heads=kv"});
+  parse({"--policy=tova",
+         "--budget=0.5",
+         "--share=0.1",
+         "--anchor=alternating",
+         "--token-sets=per-kv-head",
+         "--pick=best",
+         "--sinks=2",
+         "--window=16",
+         "--pool-kernel=15",
+         "--prune-seed=8",
+         "--when=during-prefill",
+         "--granularity=block",
+         "--preset=paper",
+         "--kv-dtype=int4",
+         "--target-compression=8",
+         "--layer-budgets=pyramid",
+         "--value-norm",
+         "--signature-heads=kv",
+         "--observed-queries=12",
+         "--pool-shape=gaussian",
+         "--layer-weight=0.5"});
   const auto& c = request_.compression();
   EXPECT_EQ(c.policy(), v1::BASE_POLICY_TOVA);
   EXPECT_EQ(c.budget_fraction(), 0.5);
@@ -53,8 +70,11 @@ TEST_F(CompressionOptionsTest, FillsEveryField) {
   EXPECT_EQ(c.layer_budgets(), v1::LAYER_BUDGETS_PYRAMID);
   EXPECT_TRUE(c.value_norm());
   EXPECT_EQ(c.signature_heads(), v1::SIGNATURE_HEADS_KV);
+  EXPECT_EQ(c.observed_queries(), 12);
+  EXPECT_EQ(c.pool_shape(), v1::POOL_SHAPE_GAUSSIAN);
+  EXPECT_EQ(c.layer_weight(), 0.5);
   // A field added to the message needs an option too.
-  EXPECT_EQ(v1::KvCompression::descriptor()->field_count(), 19);
+  EXPECT_EQ(v1::KvCompression::descriptor()->field_count(), 22);
 }
 
 TEST_F(CompressionOptionsTest, EveryPolicyAndDtypeHasItsWord) {
@@ -80,6 +100,8 @@ TEST_F(CompressionOptionsTest, RefusesUnknownWordsAndBudgets) {
   EXPECT_THROW(parse({"--policy", "magic"}), CLI::ValidationError);
   EXPECT_THROW(parse({"--anchor", "2"}), CLI::ValidationError);
   EXPECT_THROW(parse({"--kv-dtype", "int2"}), CLI::ValidationError);
+  EXPECT_THROW(parse({"--pool-shape", "box"}), CLI::ValidationError);
+  EXPECT_THROW(parse({"--layer-weight", "much"}), CLI::ConversionError);
   EXPECT_THROW(parse({"--budget", "half"}), CLI::ValidationError);
   EXPECT_THROW(parse({"--target-compression", "much"}), CLI::ConversionError);
 }
@@ -105,6 +127,12 @@ TEST(ParseVariant, TakesTheNamesOfTheOptions) {
   EXPECT_FALSE(variant->value_norm());
   EXPECT_EQ(variant->token_sets(), v1::TOKEN_SETS_PER_KV_HEAD);
   EXPECT_TRUE(variant->has_num_sink_tokens());
+  const auto pooled = parse_variant("observed_queries=16,pool_kernel=21,pool_shape=gaussian,layer_weight=0");
+  ASSERT_TRUE(pooled.ok()) << pooled.status().message;
+  EXPECT_EQ(pooled->observed_queries(), 16);
+  EXPECT_EQ(pooled->pool_kernel_tokens(), 21);
+  EXPECT_EQ(pooled->pool_shape(), v1::POOL_SHAPE_GAUSSIAN);
+  EXPECT_TRUE(pooled->has_layer_weight());
   EXPECT_FALSE(parse_variant("value_norm=false")->value_norm());
   EXPECT_TRUE(parse_variant("value_norm=true")->value_norm());
   // Nothing named: the server's default compression.

@@ -7,12 +7,14 @@ from kvcrush_client import build_request, build_score_request
 
 def test_prompt_sampling_and_compression_arrive():
     request = build_request("hi", request_id="r", max_tokens=3, stop=["a", "b"], seed=None,
-                            compression={"policy": "h2o", "kv_dtype": "int4", "preset": "paper", "value_norm": False})
+                            compression={"policy": "h2o", "kv_dtype": "int4", "preset": "paper", "value_norm": False,
+                                         "pool_shape": "gaussian", "layer_weight": 0.5})
     assert (request.text, request.request_id, request.sampling.max_tokens) == ("hi", "r", 3)
     assert list(request.sampling.stop) == ["a", "b"] and not request.sampling.HasField("seed")
     c = request.compression
     assert (c.policy, c.kv_dtype, c.preset) == (pb.BASE_POLICY_H2O, pb.KV_DTYPE_INT4, pb.PRESET_PAPER)
     assert c.HasField("value_norm") and not c.value_norm
+    assert (c.pool_shape, c.layer_weight) == (pb.POOL_SHAPE_GAUSSIAN, 0.5) and not c.HasField("observed_queries")
     assert not build_request("hi").HasField("compression")
     assert build_request("hi", compression={}).HasField("compression")
 

@@ -45,6 +45,7 @@ class EngineTest : public ::testing::Test {
     CompressionParams params = preset_params(Preset::kPaper, policy);
     params.budget_fraction = 0.25;
     params.window_tokens = 8;
+    params.observed_queries = 8;
     return params;
   }
 

@@ -14,12 +14,11 @@ namespace {
 
 constexpr int kBlock = kSelectionBlockTokens;
 
-// Sinks 0..3; units 1..4 are slots 16..79; window 80..83. `scores` [num_heads, 76] must outlive the input.
+// Sinks 0..3; units 1..4 are slots 16..79; window 80..83. `importance` [76] must outlive the input.
 constexpr int kNumCandidates = 76;
-SelectionInput input_of(std::span<const float> scores, int num_free_blocks, double share) {
+SelectionInput input_of(std::span<const float> importance, int num_free_blocks, double share) {
   SelectionInput input;
-  input.scores = scores;
-  input.num_heads = static_cast<int>(scores.size()) / kNumCandidates;
+  input.importance = importance;
   input.num_sink_tokens = 4;
   input.window_tokens = 4;
   input.num_tokens = 84;
@@ -56,23 +55,23 @@ TEST(BlockSelect, KeepsAllWithinBudget) {
   EXPECT_EQ(selector.select(input).size(), 3U);
 }
 
-TEST(BlockSelect, ShareZeroKeepsTheHeaviestBlocksOverAllHeads) {
-  std::vector<float> scores(2 * kNumCandidates, 0.0f);
-  scores[candidate(20)] = 5;                // head 0: one strong token of unit 1
-  for (int slot = 32; slot < 48; ++slot) {  // head 1: unit 2 is better in sum
-    scores[kNumCandidates + candidate(slot)] = 0.5f;
+TEST(BlockSelect, ShareZeroKeepsTheHeaviestBlocks) {
+  std::vector<float> importance(kNumCandidates, 0.0f);
+  importance[candidate(20)] = 5;            // one strong token of unit 1
+  for (int slot = 32; slot < 48; ++slot) {  // unit 2 is better in sum
+    importance[candidate(slot)] = 0.5f;
   }
-  scores[candidate(4)] = 100;  // before the first unit: always kept, no matter here
-  EXPECT_EQ(kept_units(input_of(scores, 1, 0.0)), (std::vector<int>{2}));
-  EXPECT_EQ(kept_units(input_of(scores, 2, 0.0)), (std::vector<int>{1, 2}));
+  importance[candidate(4)] = 100;  // before the first unit: always kept, no matter here
+  EXPECT_EQ(kept_units(input_of(importance, 1, 0.0)), (std::vector<int>{2}));
+  EXPECT_EQ(kept_units(input_of(importance, 2, 0.0)), (std::vector<int>{1, 2}));
   // Units 3 and 4 tie: the lower stays.
-  EXPECT_EQ(kept_units(input_of(scores, 3, 0.0)), (std::vector<int>{1, 2, 3}));
+  EXPECT_EQ(kept_units(input_of(importance, 3, 0.0)), (std::vector<int>{1, 2, 3}));
 }
 
 TEST(BlockSelect, ARestOfTheBudgetBelowABlockIsLeftOver) {
-  const std::vector<float> scores(kNumCandidates, 1.0f);
+  const std::vector<float> importance(kNumCandidates, 1.0f);
   BlockSelector selector;
-  SelectionInput input = input_of(scores, 1, 0.0);
+  SelectionInput input = input_of(importance, 1, 0.0);
   for (int extra = 0; extra < kBlock; ++extra) {
     input.budget_tokens = 36 + extra;
     EXPECT_EQ(selector.select(input).size(), 36U);
@@ -84,27 +83,27 @@ TEST(BlockSelect, ARestOfTheBudgetBelowABlockIsLeftOver) {
 TEST(BlockSelect, RepresentativesGoByWhichTokensOfTheBlockAreGood) {
   // 64 tokens in units, 32 bits: units 1 and 3 have their first halves, 2 and 4 their last ones, the odd
   // units weigh more.
-  std::vector<float> scores(kNumCandidates, 0.0f);
+  std::vector<float> importance(kNumCandidates, 0.0f);
   for (int offset = 0; offset < 8; ++offset) {
-    scores[candidate(16 + offset)] = 4;
-    scores[candidate(48 + offset)] = 3;
-    scores[candidate(32 + 8 + offset)] = 1;
-    scores[candidate(64 + 8 + offset)] = 2;
+    importance[candidate(16 + offset)] = 4;
+    importance[candidate(48 + offset)] = 3;
+    importance[candidate(32 + 8 + offset)] = 1;
+    importance[candidate(64 + 8 + offset)] = 2;
   }
   // I = 1: unit 1. Evicted 2 3 4 with bits last, first, last; mean anchor: last half. Order 2 4 | 3.
-  SelectionInput input = input_of(scores, 2, 0.5);
+  SelectionInput input = input_of(importance, 2, 0.5);
   EXPECT_EQ(kept_units(input), (std::vector<int>{1, 2}));
   input.pick = RepresentativePick::kBest;
   EXPECT_EQ(kept_units(input), (std::vector<int>{1, 3}));
   // I = 1, R = 2: groups {2} {4 3}.
-  input = input_of(scores, 3, 0.7);
+  input = input_of(importance, 3, 0.7);
   EXPECT_EQ(kept_units(input), (std::vector<int>{1, 2, 4}));
 }
 
 TEST(BlockSelect, ShareOneHasOnlyRepresentatives) {
-  std::vector<float> scores(kNumCandidates, 0.0f);
-  for (int slot = 64; slot < 80; ++slot) scores[candidate(slot)] = 9;  // unit 4 alone matters
-  SelectionInput input = input_of(scores, 1, 1.0);
+  std::vector<float> importance(kNumCandidates, 0.0f);
+  for (int slot = 64; slot < 80; ++slot) importance[candidate(slot)] = 9;  // unit 4 alone matters
+  SelectionInput input = input_of(importance, 1, 1.0);
   input.anchor = AnchorKind::kZeros;
   // The half of the bits that is left over goes to unit 1 by ties; 2 and 3 are at 0, and 2 comes first.
   EXPECT_EQ(kept_units(input), (std::vector<int>{2}));
@@ -117,16 +116,15 @@ TEST(BlockSelect, EverySizeKeepsWhatTheCountsSay) {
   BlockSelector selector;
   for (int round = 0; round < 500; ++round) {
     SelectionInput input;
-    input.num_heads = 1 + static_cast<int>(generator() % 5);
     input.num_sink_tokens = static_cast<int>(generator() % 40);
     input.window_tokens = 1 + static_cast<int>(generator() % 40);
     input.budget_tokens =
         input.num_sink_tokens + input.window_tokens + 46 + static_cast<int>(generator() % 60);
     input.num_tokens = input.budget_tokens + 1 + static_cast<int>(generator() % 100);
     const int num_candidates = input.num_tokens - input.num_sink_tokens - input.window_tokens;
-    std::vector<float> scores(static_cast<std::size_t>(input.num_heads * num_candidates));
-    for (float& score : scores) score = static_cast<float>(generator() % 3);
-    input.scores = scores;
+    std::vector<float> importance(static_cast<std::size_t>(num_candidates));
+    for (float& value : importance) value = static_cast<float>(generator() % 3);
+    input.importance = importance;
     input.representative_share = static_cast<double>(generator() % 11) / 10.0;
     input.anchor = static_cast<AnchorKind>(round % 5);
     const std::span<const int> slots = selector.select(input);
@@ -146,10 +144,9 @@ TEST(BlockSelect, EverySizeKeepsWhatTheCountsSay) {
 
 TEST(BlockSelect, WarmSelectionAllocatesNothing) {
   std::mt19937 generator(2);
-  std::vector<float> scores(9 * 500);
-  for (float& score : scores) score = static_cast<float>(generator() % 1000);
-  SelectionInput input = {.scores = scores,
-                          .num_heads = 9,
+  std::vector<float> importance(500);
+  for (float& value : importance) value = static_cast<float>(generator() % 1000);
+  SelectionInput input = {.importance = importance,
                           .num_tokens = 508,
                           .budget_tokens = 120,
                           .num_sink_tokens = 4,

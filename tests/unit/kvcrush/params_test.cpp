@@ -36,7 +36,11 @@ void expect_accepted(const std::function<void(CompressionParams&)>& change) {
 
 TEST(CompressionParams, AcceptsTheEndsOfEveryRange) {
   expect_accepted([](auto&) {});
-  expect_accepted([](auto& p) { p.num_sink_tokens = 0, p.window_tokens = 1, p.budget_tokens = 2; });
+  expect_accepted([](auto& p) {
+    p.num_sink_tokens = 0, p.window_tokens = 1, p.observed_queries = 1, p.budget_tokens = 2;
+  });
+  expect_accepted([](auto& p) { p.window_tokens = p.observed_queries = 220; });
+  expect_accepted([](auto& p) { p.token_sets = TokenSets::kPerKvHead, p.layer_weight = 4.0; });
   expect_accepted([](auto& p) { p.num_sink_tokens = 1024, p.window_tokens = 256, p.budget_tokens = 1281; });
   expect_accepted([](auto& p) { p.pool_kernel_tokens = 1, p.representative_share = 0.0; });
   expect_accepted([](auto& p) { p.pool_kernel_tokens = 63, p.representative_share = 1.0; });
@@ -55,6 +59,12 @@ TEST(CompressionParams, NamesFieldValueAndRange) {
   expect_refused([](auto& p) { p.representative_share = 1.5; }, "representative_share is 1.5, ", "[0, 1]");
   expect_refused([](auto& p) { p.representative_share = -1.0; }, "representative_share is -1, ", "[0, 1]");
   expect_refused([](auto& p) { p.representative_share = -0.1; }, "representative_share is -0.1, ", "[0, 1]");
+  expect_refused([](auto& p) { p.observed_queries = 0; }, "observed_queries is 0",
+                 "[1, 32] with window_tokens 32");
+  expect_refused([](auto& p) { p.window_tokens = 20; }, "observed_queries is 32",
+                 "[1, 20] with window_tokens");
+  expect_refused([](auto& p) { p.layer_weight = -0.5; }, "layer_weight is -0.5, ", "[0, 4]");
+  expect_refused([](auto& p) { p.layer_weight = 4.5; }, "layer_weight is 4.5, ", "[0, 4]");
   expect_refused([](auto& p) { p.budget_tokens.reset(), p.budget_fraction = 0.0; }, "budget_fraction is 0, ",
                  "(0, 1]");
   expect_refused([](auto& p) { p.budget_tokens.reset(), p.budget_fraction = 1.01; },
@@ -63,6 +73,7 @@ TEST(CompressionParams, NamesFieldValueAndRange) {
 
 TEST(CompressionParams, RefusesNan) {
   const double nan = std::numeric_limits<double>::quiet_NaN();
+  expect_refused([=](auto& p) { p.layer_weight = nan; }, "layer_weight is nan", "[0, 4]");
   expect_refused([=](auto& p) { p.representative_share = nan; }, "representative_share is nan", "[0, 1]");
   expect_refused([=](auto& p) { p.budget_tokens.reset(), p.budget_fraction = nan; }, "budget_fraction is nan",
                  "(0, 1]");
@@ -95,12 +106,28 @@ TEST(CompressionParams, WhatNeedsAttentionNeedsAPolicyThatReadsIt) {
     expect_refused([=](auto& p) { p.policy = policy; }, "pool_kernel_tokens is 7", "1 with policy");
     expect_refused([=](auto& p) { p.policy = policy, p.pool_kernel_tokens = 1, p.value_norm = true; },
                    "value_norm is true", "which reads no attention");
+    expect_refused(
+        [=](auto& p) { p.policy = policy, p.pool_kernel_tokens = 1, p.pool_shape = PoolShape::kGaussian; },
+        "pool_shape is gaussian", "which reads no attention");
     expect_accepted([=](auto& p) { p.policy = policy, p.pool_kernel_tokens = 1; });
   }
   expect_refused([](auto& p) { p.policy = BasePolicy::kKNorm; }, "pool_kernel_tokens", "policy knorm,");
   for (const BasePolicy policy : {BasePolicy::kSnapKv, BasePolicy::kH2o, BasePolicy::kTova}) {
     expect_accepted([=](auto& p) { p.policy = policy, p.pool_kernel_tokens = 15, p.value_norm = true; });
   }
+}
+
+TEST(CompressionParams, OnlySnapKvCountsItsQueries) {
+  for (const BasePolicy policy : {BasePolicy::kH2o, BasePolicy::kTova}) {
+    expect_accepted([=](auto& p) { p.policy = policy, p.window_tokens = 8; });
+  }
+}
+
+TEST(CompressionParams, AGaussianNeedsAPoolAndALayerWeightNeedsSets) {
+  expect_refused([](auto& p) { p.pool_kernel_tokens = 1, p.pool_shape = PoolShape::kGaussian; },
+                 "pool_shape is gaussian", "max with pool_kernel_tokens 1");
+  expect_accepted([](auto& p) { p.pool_kernel_tokens = 3, p.pool_shape = PoolShape::kGaussian; });
+  expect_refused([](auto& p) { p.layer_weight = 1.0; }, "layer_weight is 1", "0 with token_sets per_layer");
 }
 
 TEST(CompressionParams, ResolvesBudgets) {
@@ -138,6 +165,27 @@ TEST(LayerBudgets, PyramidFallsFromThreeHalvesOfTheFreePartToHalfOfIt) {
   EXPECT_EQ(layer_budgets(params, 136, 2), (std::vector<int>{186, 86}));
   // 6 free: 9, 7, 5, 3 with no rounding where the binary fraction 1/3 would have some.
   EXPECT_EQ(layer_budgets(params, 42, 4), (std::vector<int>{45, 43, 41, 39}));
+}
+
+TEST(LayerBudgets, RisingIsThePyramidTurnedAround) {
+  CompressionParams params = valid_params();
+  params.layer_budgets = LayerBudgets::kRising;
+  EXPECT_EQ(layer_budgets(params, 136, 5), (std::vector<int>{86, 111, 136, 161, 186}));
+  EXPECT_EQ(layer_budgets(params, 136, 1), (std::vector<int>{136}));
+}
+
+TEST(Validate, ExactlyOneKindOfBudget) {
+  CompressionParams params = valid_params();
+  params.budget_tokens.reset();
+  params.budget_fraction.reset();
+  EXPECT_FALSE(validate(params).ok());
+  params.target_compression = 8;
+  EXPECT_TRUE(validate(params).ok());
+  params.budget_fraction = 0.5;
+  EXPECT_FALSE(validate(params).ok());
+  params.budget_fraction.reset();
+  params.target_compression = 1;
+  EXPECT_NE(validate(params).message().find("target_compression is 1"), std::string::npos);
 }
 
 TEST(LayerBudgets, PyramidNeverGoesBelowTheLeastBudget) {

@@ -34,6 +34,10 @@ TEST(Presets, PaperIsThePublishedRecipe) {
     EXPECT_EQ(params.signature_heads, SignatureHeads::kQuery);
     EXPECT_FALSE(params.value_norm);
     EXPECT_EQ(params.pool_kernel_tokens, policy == BasePolicy::kSnapKv ? 7 : 1);
+    EXPECT_EQ(params.pool_shape, PoolShape::kMax);
+    EXPECT_EQ(params.window_tokens, 32);
+    EXPECT_EQ(params.observed_queries, 32);
+    EXPECT_EQ(params.layer_weight, 0.0);
   }
 }
 
@@ -41,9 +45,19 @@ TEST(Presets, DefaultTakesWhatThePolicyCanUse) {
   for (const BasePolicy policy : kPolicies) {
     const CompressionParams params = preset_params(Preset::kDefault, policy);
     EXPECT_EQ(params.value_norm, reads_attention(policy));
-    EXPECT_EQ(params.pool_kernel_tokens, policy == BasePolicy::kSnapKv ? 15 : 1);
+    EXPECT_EQ(params.layer_weight, reads_attention(policy) ? 1.0 : 0.0);
+    EXPECT_EQ(params.pool_kernel_tokens, policy == BasePolicy::kSnapKv ? 21 : 1);
+    EXPECT_EQ(params.pool_shape, policy == BasePolicy::kSnapKv ? PoolShape::kGaussian : PoolShape::kMax);
+    EXPECT_EQ(params.token_sets,
+              policy == BasePolicy::kStreaming ? TokenSets::kPerLayer : TokenSets::kPerKvHead);
     EXPECT_EQ(params.representative_share, 0.0);
   }
+}
+
+TEST(Presets, DefaultAsksTheNewestHalfOfTheWindow) {
+  const CompressionParams params = preset_params(Preset::kDefault, BasePolicy::kSnapKv);
+  EXPECT_EQ(params.window_tokens, 32);
+  EXPECT_EQ(params.observed_queries, 16);
 }
 
 TEST(Presets, AttentionIsReadByThreePolicies) {
@@ -55,21 +69,15 @@ TEST(Presets, AttentionIsReadByThreePolicies) {
   EXPECT_FALSE(reads_attention(BasePolicy::kKeyDiff));
 }
 
-TEST(Targets, EachGivesAValidPolicyAndAHigherOneKeepsNoMore) {
-  double last_fraction = 1.0;
+TEST(Targets, EachGivesAValidPolicyInInt4) {
   for (const int target : {2, 4, 8, 16}) {
     const Result<CachePolicy> policy = policy_for_target(target);
     ASSERT_TRUE(policy.ok()) << target;
-    ASSERT_TRUE(policy.value().kv_dtype.has_value());
-    EXPECT_TRUE(is_quantised(*policy.value().kv_dtype));
-    if (!policy.value().compression) continue;
+    EXPECT_EQ(policy.value().kv_dtype, KvDtype::kInt4);
+    if (target == 2) continue;
     EXPECT_TRUE(validate(*policy.value().compression).ok());
-    ASSERT_TRUE(policy.value().compression->budget_fraction.has_value());
-    EXPECT_LE(*policy.value().compression->budget_fraction, last_fraction);
-    last_fraction = *policy.value().compression->budget_fraction;
+    EXPECT_EQ(policy.value().compression->target_compression, target);
   }
-  EXPECT_LT(last_fraction, 0.5);
-  EXPECT_FALSE(policy_for_target(2).value().compression.has_value());
 }
 
 TEST(Targets, OthersAreRefusedByName) {

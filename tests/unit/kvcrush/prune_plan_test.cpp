@@ -59,6 +59,28 @@ TEST(PlanLayer, OneSetPerKvHead) {
   EXPECT_EQ(plan.kept_slots, (std::vector<int>{0, 1, 2, 5, 0, 3, 4, 5}));
 }
 
+TEST(PlanLayer, LayerWeightLetsHeadsSpeakForEachOther) {
+  CompressionParams params = params_of(TokenSets::kPerKvHead);
+  // kSums with head 1 louder: by two queries its slots 3 and 4 have 2 and the means are 0.5 0.5 1 1.
+  const std::vector<float> sums = {9, 2, 2, 0, 0, 9, 9, 0, 0, 4, 4, 9};
+  params.layer_weight = 4.0;
+  EXPECT_EQ(plan_of(params, sums, 2, 2, 6).kept_slots, (std::vector<int>{0, 3, 4, 5, 0, 3, 4, 5}));
+  params.layer_weight = 0.5;
+  EXPECT_EQ(plan_of(params, sums, 2, 2, 6).kept_slots, (std::vector<int>{0, 1, 2, 5, 0, 3, 4, 5}));
+}
+
+TEST(PlanLayer, LayerWeightWorksOnBlocks) {
+  CompressionParams params = params_of(TokenSets::kPerKvHead);
+  params.granularity = Granularity::kBlock;
+  params.budget_tokens = 48;
+  std::vector<float> sums(2 * 100, 0.0f);
+  sums[40] = 1;        // head 0: unit 2
+  sums[100 + 90] = 3;  // head 1: unit 5
+  EXPECT_EQ(plan_of(params, sums, 2, 2, 100).kept_slots[16], 32);
+  params.layer_weight = 1.5;  // unit 2 has 0.5 + 0.375, unit 5 has 1.125
+  EXPECT_EQ(plan_of(params, sums, 2, 2, 100).kept_slots[16], 80);
+}
+
 TEST(PlanLayer, GroupedQueryHeadsVoteTogether) {
   const LayerPrunePlan plan = plan_of(params_of(TokenSets::kPerKvHead), kSums, 2, 1, 6);
   EXPECT_EQ(plan.num_sets, 1);
@@ -160,9 +182,11 @@ TEST(PlanLayer, WarmPlanAllocatesNothingInAnyMode) {
     for (int mode = 0; mode < 24; ++mode) {
       params.policy = static_cast<BasePolicy>(mode % 6);
       params.pool_kernel_tokens = reads_attention(params.policy) ? 15 : 1;
+      params.pool_shape = params.policy == BasePolicy::kH2o ? PoolShape::kGaussian : PoolShape::kMax;
       params.value_norm = reads_attention(params.policy);
       params.granularity = mode / 6 % 2 == 0 ? Granularity::kToken : Granularity::kBlock;
       params.token_sets = mode / 12 == 0 ? TokenSets::kPerLayer : TokenSets::kPerKvHead;
+      params.layer_weight = mode / 12;
       plan_layer(params, 150, 0, observation, scratch, plan);
     }
   }

@@ -8,6 +8,7 @@
 #include <span>
 #include <vector>
 
+#include "engine/kvcrush/importance.h"
 #include "tests/tools/allocation_counter.h"
 
 namespace kvcrush {
@@ -26,7 +27,15 @@ SelectionInput input_of(std::span<const float> scores, int num_heads, int budget
   return input;
 }
 
-std::vector<int> kept(const SelectionInput& input) {
+std::vector<float> importance_of(const SelectionInput& input) {
+  std::vector<float> importance(input.scores.size() / static_cast<std::size_t>(input.num_heads));
+  sum_over_heads(input.scores, input.num_heads, importance);
+  return importance;
+}
+
+std::vector<int> kept(SelectionInput input) {
+  const std::vector<float> importance = importance_of(input);
+  input.importance = importance;
   Selector selector;
   const auto slots = selector.select(input);
   return {slots.begin(), slots.end()};
@@ -46,10 +55,22 @@ TEST(Select, ShareZeroIsTheBasePolicy) {
   EXPECT_EQ(kept(input_of(scores, 1, 4, 0.0)), (std::vector<int>{0, 2, 4, 5}));
 }
 
-TEST(Select, ImportanceSumsHeads) {
+TEST(Select, EquallyImportantTokensGoByTheirSlot) {
   // Sums: 5, 6, 5, 4; the tie for second place goes to the lower slot.
   const std::vector<float> scores = {5, 1, 0, 2, 0, 5, 5, 2};
   EXPECT_EQ(kept(input_of(scores, 2, 4, 0.0)), (std::vector<int>{0, 1, 2, 5}));
+}
+
+TEST(Select, ImportanceChoosesAndScoresSign) {
+  // F = 4, R = 2. Important by their own: slots 7 and 8. By the one head's scores slots 1 2 3 4 have the bit.
+  const std::vector<float> scores = {9, 8, 7, 6, 5, 4, 3, 2};
+  const std::vector<float> importance = {1, 2, 3, 4, 5, 6, 7, 8};
+  SelectionInput input = input_of(scores, 1, 6, 0.5);
+  input.importance = importance;
+  input.anchor = AnchorKind::kZeros;
+  Selector selector;
+  const auto slots = selector.select(input);  // order 5 6 | 1 2 3 4, groups {5 6 1} {2 3 4}
+  EXPECT_EQ(std::vector<int>(slots.begin(), slots.end()), (std::vector<int>{0, 2, 5, 7, 8, 9}));
 }
 
 TEST(Select, RepresentativesSpreadOverDistances) {
@@ -141,6 +162,8 @@ TEST(Select, EverySizeGivesExactlyTheBudgetInOrder) {
     SelectionInput input =
         input_of(scores, num_heads, num_free + 2, static_cast<double>(generator() % 11) / 10.0);
     input.anchor = static_cast<AnchorKind>(round % 5);
+    const std::vector<float> importance = importance_of(input);
+    input.importance = importance;
     const auto slots = selector.select(input);
     ASSERT_EQ(static_cast<int>(slots.size()), input.budget_tokens);
     EXPECT_EQ(slots.front(), 0);
@@ -154,6 +177,8 @@ TEST(Select, WarmSelectionAllocatesNothing) {
   std::vector<float> scores(9 * 500);
   for (float& score : scores) score = static_cast<float>(generator() % 1000);
   SelectionInput input = input_of(scores, 9, 120, 0.25);
+  const std::vector<float> importance = importance_of(input);
+  input.importance = importance;
   Selector selector;
   selector.select(input);
   const int before = num_allocations();
@@ -167,9 +192,13 @@ TEST(Select, WarmSelectionAllocatesNothing) {
 TEST(Select, ScratchOfALargerCaseLeavesNoTrace) {
   std::vector<float> large(70 * 300, 1.0f);
   Selector selector;
-  selector.select(input_of(large, 70, 100, 0.5));
+  SelectionInput first = input_of(large, 70, 100, 0.5);
+  first.importance = std::span<const float>(large).first(300);
+  selector.select(first);
   const std::vector<float> small = {6, 9, 3, 8, 2, 5, 1, 4};
-  const auto slots = selector.select(input_of(small, 1, 6, 0.5));
+  SelectionInput second = input_of(small, 1, 6, 0.5);
+  second.importance = small;
+  const auto slots = selector.select(second);
   EXPECT_EQ(std::vector<int>(slots.begin(), slots.end()), kept(input_of(small, 1, 6, 0.5)));
 }
 

@@ -3,7 +3,9 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
+#include <numeric>
 #include <random>
 #include <vector>
 
@@ -93,7 +95,7 @@ TEST(TokenScores, KeyScoresAreSharedByTheGroup) {
   }
 }
 
-TEST(TokenScores, ValueNormsMultiplyAfterPooling) {
+TEST(TokenScores, ValueNormsMultiplyBeforePooling) {
   const std::vector<float> sums = {100, 1, 2, 0, 100, 100, 4, 0, 0, 100};
   const std::vector<float> norms = {7, 10, 1, 3, 7, 7, 1, 2, 5, 7};
   CompressionParams params = params_of(BasePolicy::kSnapKv, 1, 1, 3);
@@ -104,15 +106,48 @@ TEST(TokenScores, ValueNormsMultiplyAfterPooling) {
                                .probability_sums = sums,
                                .num_queries = 2,
                                .value_norms = norms}),
-            (std::vector<float>{10, 1, 3, 2, 4, 0}));
+            (std::vector<float>{5, 5, 1, 2, 2, 0}));
 }
 
-TEST(TokenScores, ImportanceSumsHeadsInOrder) {
-  // 1e8 swallows small numbers in float32, so the order of the sum shows: the first would be 0 backwards.
-  const std::vector<float> scores = {1e8f, 1, 1, -1e8f, -1e8f, 1e8f, 1, 2, 3};
-  std::vector<float> importance(3);
-  sum_over_heads(scores, 3, importance);
-  EXPECT_EQ(importance, (std::vector<float>{1, -1e8f, 1e8f}));
+TEST(GaussianPool, IsABellOfAQuarterOfTheKernel) {
+  CompressionParams params = params_of(BasePolicy::kSnapKv, 1, 1, 3);
+  params.pool_shape = PoolShape::kGaussian;
+  // Standard deviation 0.75: e^(-8/9) of the middle on either side.
+  const double side = std::exp(-8.0 / 9.0);
+  const auto middle_weight = static_cast<float>(1.0 / (1.0 + 2.0 * side));
+  const auto side_weight = static_cast<float>(side / (1.0 + 2.0 * side));
+  EXPECT_EQ(attention_scores_of(params, {100, 0, 0, 1, 0, 0, 100}, 1, 1),
+            (std::vector<float>{0, side_weight, middle_weight, side_weight, 0}));
+  // At the rim the weight beyond is lost; neither sinks nor window leak in.
+  EXPECT_EQ(attention_scores_of(params, {100, 4, 0, 0, 100}, 1, 2),
+            (std::vector<float>{2 * middle_weight, 2 * side_weight, 0}));
+}
+
+TEST(GaussianPool, KeepsTheSumAwayFromTheRimsForEveryKernel) {
+  for (int kernel = 3; kernel <= 63; kernel += 2) {
+    CompressionParams params = params_of(BasePolicy::kTova, 0, 1, kernel);
+    params.pool_shape = PoolShape::kGaussian;
+    std::vector<float> sums(130, 0.0f);
+    sums[64] = 1.0f;
+    const std::vector<float> scores = attention_scores_of(params, sums, 1, 1);
+    EXPECT_NEAR(std::accumulate(scores.begin(), scores.end(), 0.0), 1.0, 1e-6) << kernel;
+    EXPECT_EQ(std::count_if(scores.begin(), scores.end(), [](float score) { return score > 0; }), kernel);
+    EXPECT_EQ(std::max_element(scores.begin(), scores.end()) - scores.begin(), 64);
+  }
+}
+
+TEST(GaussianPool, ScratchOfAWiderKernelLeavesNoTrace) {
+  const std::vector<float> sums(200, 1.0f);
+  CompressionParams params = params_of(BasePolicy::kSnapKv, 0, 1, 63);
+  params.pool_shape = PoolShape::kGaussian;
+  const LayerObservation observation{
+      .num_heads = 1, .num_kv_heads = 1, .num_tokens = 200, .probability_sums = sums, .num_queries = 1};
+  std::vector<float> scores(199);
+  ScoreScratch scratch;
+  token_scores(params, observation, scratch, scores);
+  params.pool_kernel_tokens = 5;
+  token_scores(params, observation, scratch, scores);
+  EXPECT_EQ(scores, scores_of(params, observation));
 }
 
 }  // namespace

