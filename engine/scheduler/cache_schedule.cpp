@@ -22,39 +22,67 @@ CacheSchedule::CacheSchedule(const CachePolicy& policy, const cpu::KvFormat& for
       num_prompt_tokens_(num_prompt_tokens),
       num_layers_(num_layers),
       window_tokens_(policy.compression ? policy.compression->window_tokens : kDefaultWindowTokens) {
-  if (compression_) {
-    budget_tokens_ = compression_->target_compression
-                         ? budget_for_target(*compression_->target_compression)
-                         : resolve_budget_tokens(*compression_, num_prompt_tokens);
+  if (compression_ && compression_->target_compression) {
+    fill_target_budgets(*compression_->target_compression);
+  } else if (compression_) {
+    budget_tokens_ = resolve_budget_tokens(*compression_, num_prompt_tokens);
   }
   const int least = std::max(window_tokens_, budget_tokens_ / kBudgetShareOfHysteresis);
   const int unit = std::max(format.tail_tokens_per_block, 1);
   hysteresis_tokens_ = cpu::ceil_div(std::max(least, 1), unit) * unit;
 }
 
-// The largest budget whose blocks, at the prompt's end, take no more than the target leaves; the least one
-// where none does.
-int CacheSchedule::budget_for_target(int target) const {
-  constexpr int kHalfTokensPerBlock = 2 * cpu::kTileTokens;  // 16-bit tokens of a block
-  const double allowed = static_cast<double>(num_prompt_tokens_) / kHalfTokensPerBlock / target * num_layers_;
-  const auto blocks_at = [&](int budget) {
-    int blocks = 0;
-    for (int layer = 0; layer < num_layers_; ++layer) {
-      const int kept =
-          std::min(num_prompt_tokens_, layer_budget_tokens(*compression_, budget, layer, num_layers_));
-      const int packable = packs() ? std::max(0, kept - window_tokens_) : 0;
-      const int packed = packable / format_.tail_tokens_per_block * format_.tail_tokens_per_block;
-      blocks += blocks_for(format_, packed, kept - packed);
-    }
-    return blocks;
-  };
-  const int least = min_budget_tokens(*compression_);
-  int budget = std::max(least, num_prompt_tokens_);
-  while (budget > least && blocks_at(budget) > allowed) --budget;
-  return budget;
+// Tokens that fill so many blocks to the last slot: nothing is gained by keeping fewer.
+int CacheSchedule::block_capacity(int num_blocks) const {
+  if (!packs()) return num_blocks * format_.tail_tokens_per_block;
+  const int tail_blocks = cpu::ceil_div(window_tokens_, format_.tail_tokens_per_block);
+  return window_tokens_ + (num_blocks - tail_blocks) * format_.packed_tokens_per_block;
+}
+
+// Shares the blocks that the target leaves, at the prompt's end, over the layers in the shape that the params
+// ask for, and fills them. Every layer gets enough for the least budget, whatever the target.
+void CacheSchedule::fill_target_budgets(int target) {
+  constexpr double kHalfTokensPerBlock = 2 * cpu::kTileTokens;  // 16-bit tokens of a block
+  int least_blocks = 1;
+  while (block_capacity(least_blocks) < min_budget_tokens(*compression_)) ++least_blocks;
+  int most_blocks = least_blocks;
+  while (block_capacity(most_blocks) < num_prompt_tokens_) ++most_blocks;
+  const double allowed = num_prompt_tokens_ / kHalfTokensPerBlock / target * num_layers_;
+  int left = std::max(0, static_cast<int>(allowed) - least_blocks * num_layers_);
+  std::vector<int> blocks(static_cast<std::size_t>(num_layers_), least_blocks);
+  // Weights of layers: budgets of a mean of 1,000 free tokens. What a full layer cannot take goes to the
+  // others.
+  const int fixed = compression_->num_sink_tokens + compression_->window_tokens;
+  std::vector<double> share(blocks.size());
+  double total = 0;
+  for (std::size_t l = 0; l < share.size(); ++l) {
+    share[l] = layer_budget_tokens(*compression_, fixed + 1000, static_cast<int>(l), num_layers_) - fixed;
+    total += share[l];
+  }
+  double taken = 0;
+  int given = 0;
+  for (std::size_t l = 0; l < blocks.size(); ++l) {  // cumulative, so that rounding does not add up
+    taken += share[l] / total * left;
+    const int extra = std::min(static_cast<int>(taken + 0.5) - given, most_blocks - blocks[l]);
+    blocks[l] += extra;
+    given += extra;
+  }
+  left -= given;
+  for (std::size_t l = blocks.size(); l-- > 0 && left > 0;) {
+    const int extra = std::min(left, most_blocks - blocks[l]);
+    blocks[l] += extra;
+    left -= extra;
+  }
+  std::int64_t sum = 0;
+  for (const int count : blocks) {
+    target_budgets_.push_back(std::max(min_budget_tokens(*compression_), block_capacity(count)));
+    sum += target_budgets_.back();
+  }
+  budget_tokens_ = static_cast<int>(sum / num_layers_);
 }
 
 int CacheSchedule::layer_budget(int layer) const {
+  if (!target_budgets_.empty()) return target_budgets_[static_cast<std::size_t>(layer)];
   return layer_budget_tokens(*compression_, budget_tokens_, layer, num_layers_);
 }
 
@@ -100,8 +128,8 @@ Settling CacheSchedule::due(int num_computed, const SequenceCache& cache) const 
   return due;
 }
 
-// Tokens leave the tail by whole tail blocks, so that packing in place always finds room
-// (cpu::can_rewrite_in_place).
+// Packs all but the window where that can be done in place (cpu::can_rewrite_in_place); else as many tokens
+// as fill whole tail blocks, which always can.
 SequenceCache::LayerShape CacheSchedule::settled_shape(int layer, const Settling& settling, int num_packed,
                                                        int num_tail) const {
   const int num_cached = num_packed + num_tail;
@@ -114,7 +142,10 @@ SequenceCache::LayerShape CacheSchedule::settled_shape(int layer, const Settling
     shape.num_packed = std::max(packable, 0);
   } else if (settling.pack) {
     const int unit = format_.tail_tokens_per_block;
-    shape.num_packed = num_packed + (packable - num_packed) / unit * unit;
+    const int more_blocks = blocks_for(format_, packable, 0) - blocks_for(format_, num_packed, 0);
+    const int leaves_tail = num_tail - (kept - packable);
+    const bool fits = leaves_tail >= more_blocks * unit;
+    shape.num_packed = fits ? packable : num_packed + (packable - num_packed) / unit * unit;
   }
   shape.num_tail = kept - shape.num_packed;
   return shape;

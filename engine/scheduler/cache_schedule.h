@@ -9,7 +9,9 @@
 //                            beyond the window wait to be packed
 #pragma once
 
+#include <optional>
 #include <span>
+#include <vector>
 
 #include "engine/kernels/cpu/kv_layout.h"
 #include "engine/kv_cache/block_table.h"
@@ -58,7 +60,8 @@ class CacheSchedule {
   int pack_threshold(int num_computed) const;
   int prune_excess(const SequenceCache& cache) const;
   int pack_excess(const SequenceCache& cache) const;
-  int budget_for_target(int target) const;
+  int block_capacity(int num_blocks) const;
+  void fill_target_budgets(int target);
   int layer_peak_blocks(int layer, int num_tokens, bool forked) const;
 
   std::optional<CompressionParams> compression_;
@@ -66,6 +69,7 @@ class CacheSchedule {
   int num_prompt_tokens_ = 0;
   int num_layers_ = 0;
   int budget_tokens_ = 0;
+  std::vector<int> target_budgets_;  // [num_layers]; empty: layer_budget_tokens() says
   int window_tokens_ = 0;
   int hysteresis_tokens_ = 0;
 };

@@ -79,8 +79,7 @@ TEST(CacheScheduleTest, PacksWithoutPruning) {
   const std::vector<int> settled = live(schedule, kInt4, 600);
   ASSERT_EQ(settled.size(), 4U);
   EXPECT_EQ(settled.front(), 500);
-  EXPECT_EQ(settled[1],
-            512);  // 480 - 32 of 500 could be packed by whole tail blocks; the rest makes one more
+  EXPECT_EQ(settled[1], 532);
 }
 
 TEST(CacheScheduleTest, EveryLifeStaysWithinItsPeakAndPacksInPlace) {
@@ -113,14 +112,14 @@ TEST(CacheScheduleTest, TargetIsMetInBlocksAtThePromptsEnd) {
         blocks += blocks_for(kInt4, shape.num_packed, shape.num_tail);
       }
       const double allowed = static_cast<double>(kLayers) * prompt / 32 / target;
-      const bool is_least = schedule.budget_tokens() == min_budget_tokens(*policy.compression);
-      EXPECT_TRUE(blocks <= allowed || is_least) << prompt << " " << target << ": " << blocks;
+      const int least = 2 * kLayers;  // the window, and one packed block
+      EXPECT_LE(blocks, std::max<double>(allowed, least)) << prompt << " " << target;
       EXPECT_GT(blocks, allowed - 2 * kLayers) << "and no more is given away than rounding takes";
     }
   }
-  // Nothing to choose from: the least budget.
-  const CacheSchedule tiny(policy_for_target(16).value(), kInt4, 60, kLayers);
-  EXPECT_EQ(tiny.budget_tokens(), min_budget_tokens(*policy_for_target(16)->compression));
+  // Out of reach: the least number of blocks, and every slot of them.
+  const CacheSchedule tiny(policy_for_target(16).value(), kInt4, 600, kLayers);
+  EXPECT_EQ(tiny.budget_tokens(), 32 + 112);
 }
 
 }  // namespace
