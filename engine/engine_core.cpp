@@ -54,7 +54,7 @@ void EngineCore::add(const EngineRequest& request, const std::shared_ptr<TokenSt
   for (auto& sequence : make_sequences(request, stream, arrived_at, context)) {
     next_id_ = sequence->id + 1;
     if (sequence->kind == SequenceKind::kTrunk) {
-      runner_.expect_children(sequence->id, needs_of_children(request));
+      runner_.expect_children(sequence->id, needs_of_children(request, default_dtype_));
     } else {
       observer_.on_arrived(tag_of(*sequence), sequence->num_prompt_tokens);
     }

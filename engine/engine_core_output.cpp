@@ -45,7 +45,7 @@ void EngineCore::start_forks(const StepPlan& plan) {
     const std::shared_ptr<ForkGroup> group = child.group;  // outlives a child that ends with its first token
     if (child.kind == SequenceKind::kScore) {
       score_rows(child, group->prompt_logits.data(), 1, model_->config.vocab_size);
-    } else {
+    } else if (child.num_output_tokens() == 0) {         // else it was preempted: its tokens are known
       std::vector<float> logits = group->prompt_logits;  // sampling works in place
       apply(child, sample(child, logits));
     }

@@ -19,8 +19,21 @@ const CachePolicy& policy_of(const EngineRequest& request, int index) {
                                             : request.cache_policies[static_cast<std::size_t>(index)];
 }
 
-bool can_fork(const CachePolicy& policy) {
-  return !policy.compression || policy.compression->when == PruneWhen::kAfterPrompt;
+// The float dtype that a sequence prefills in.
+KvDtype tail_dtype(const CachePolicy& policy, KvDtype default_dtype) {
+  const KvDtype dtype = policy.kv_dtype.value_or(default_dtype);
+  return is_quantised(dtype) ? KvDtype::kF16 : dtype;
+}
+
+// The dtype in which the full cache is compared, else that of the first sample.
+KvDtype trunk_dtype(const EngineRequest& request, KvDtype default_dtype) {
+  return tail_dtype(request.compare_to_full ? CachePolicy{} : request.cache_policies.front(), default_dtype);
+}
+
+// From a trunk in another dtype it would not become what it is by itself, to the bit.
+bool can_fork(const CachePolicy& policy, KvDtype trunk, KvDtype default_dtype) {
+  return (!policy.compression || policy.compression->when == PruneWhen::kAfterPrompt) &&
+         tail_dtype(policy, default_dtype) == trunk;
 }
 
 std::unique_ptr<Sequence> make_sequence(const EngineRequest& request, const CachePolicy& policy,
@@ -37,9 +50,9 @@ std::unique_ptr<Sequence> make_sequence(const EngineRequest& request, const Cach
 }
 
 std::unique_ptr<Sequence> make_trunk(const EngineRequest& request, const SequenceContext& context) {
-  CachePolicy policy;  // every token, and in floats: children quantise by themselves
-  if (is_quantised(context.default_dtype)) policy.kv_dtype = KvDtype::kF16;
-  std::unique_ptr<Sequence> trunk = make_sequence(request, policy, context);
+  CachePolicy every_token;
+  every_token.kv_dtype = trunk_dtype(request, context.default_dtype);
+  std::unique_ptr<Sequence> trunk = make_sequence(request, every_token, context);
   trunk->kind = SequenceKind::kTrunk;
   trunk->index = -1;
   trunk->group = std::make_shared<ForkGroup>();
@@ -56,6 +69,8 @@ std::unique_ptr<Sequence> make_sample(const EngineRequest& request, int index,
                                       const SequenceContext& context) {
   std::unique_ptr<Sequence> sequence = make_sequence(request, policy_of(request, index), context);
   sequence->index = index;
+  sequence->forkable =
+      can_fork(sequence->policy, trunk_dtype(request, context.default_dtype), context.default_dtype);
   sequence->sampling = request.sampling;
   sequence->end_token_ids = end_tokens(request.sampling, *context.model_stop_ids);
   if (!request.continuation_token_ids.empty()) {
@@ -68,18 +83,21 @@ std::unique_ptr<Sequence> make_sample(const EngineRequest& request, int index,
   return sequence;
 }
 
-// Ties samples to the trunk where they fit the pool together. False: they do not.
+// Ties samples to the trunk where it fits the pool beside the largest of them at its longest: then a trunk
+// and one child can always go on, and children come to an end one by one. False: it does not.
 bool attach(Sequence& trunk, std::vector<std::unique_ptr<Sequence>>& samples, int num_pool_blocks) {
   const int layers = trunk.cache.num_layers();
   for (const auto& sample : samples) {
-    if (!can_fork(sample->policy)) continue;
-    const int prompt_and_one = sample->schedule.peak_blocks(sample->num_tokens(), /*forked=*/true);
-    trunk.child_blocks = std::max(trunk.child_blocks, prompt_and_one + layers);
+    if (!sample->forkable) continue;
+    const int whole =
+        sample->num_prompt_tokens + std::max(sample->num_output_tokens(), sample->sampling.max_tokens);
+    trunk.child_blocks =
+        std::max(trunk.child_blocks, sample->schedule.peak_blocks(whole, /*forked=*/true) + layers);
   }
   if (trunk.peak_blocks() + trunk.child_blocks + layers > num_pool_blocks) return false;
   for (auto& sample : samples) {
     sample->group = trunk.group;
-    sample->forks = can_fork(sample->policy);
+    sample->forks = sample->forkable;
     trunk.group->num_waiting_children += sample->forks ? 1 : 0;
     ++trunk.group->num_live_children;
   }
@@ -96,11 +114,14 @@ std::vector<std::unique_ptr<Sequence>> make_sequences(const EngineRequest& reque
   int num_forkable = 0;
   for (int index = 0; index < request.num_samples; ++index) {
     sequences.push_back(make_sample(request, index, context));
-    num_forkable += can_fork(sequences.back()->policy) ? 1 : 0;
+    num_forkable += sequences.back()->forkable ? 1 : 0;
   }
   if (num_forkable > 1 || request.compare_to_full) {
     std::unique_ptr<Sequence> trunk = make_trunk(request, context);
     if (attach(*trunk, sequences, context.pool->num_blocks())) {
+      // Those that prefill by themselves come last: they must not stand before children in the queue.
+      std::stable_partition(sequences.begin(), sequences.end(),
+                            [](const auto& sample) { return sample->forkable; });
       sequences.insert(sequences.begin(), std::move(trunk));
     } else {
       KVCRUSH_CHECK(!request.compare_to_full);  // submit() refuses it
@@ -115,11 +136,12 @@ std::vector<std::unique_ptr<Sequence>> make_sequences(const EngineRequest& reque
   return sequences;
 }
 
-ObservationNeeds needs_of_children(const EngineRequest& request) {
+ObservationNeeds needs_of_children(const EngineRequest& request, KvDtype default_dtype) {
   ObservationNeeds needs;
+  const KvDtype trunk = trunk_dtype(request, default_dtype);
   for (int index = 0; index < request.num_samples; ++index) {
     const CachePolicy& policy = policy_of(request, index);
-    if (can_fork(policy)) needs = merge(needs, needs_of(policy));
+    if (can_fork(policy, trunk, default_dtype)) needs = merge(needs, needs_of(policy));
   }
   return needs;
 }

@@ -22,14 +22,14 @@ struct SequenceContext {
 
 // In ascending order of id: the trunk first, where there is one. Samples fork from a trunk when there are
 // several or scores are compared, and when pool blocks suffice for the trunk beside the largest of them;
-// samples that prune during prefill never do.
+// samples that prune during prefill, or prefill in another float dtype, never do.
 std::vector<std::unique_ptr<Sequence>> make_sequences(const EngineRequest& request,
                                                       const std::shared_ptr<TokenStream>& stream,
                                                       Clock::time_point arrived_at,
                                                       const SequenceContext& context);
 
 // What a trunk must observe for its children.
-ObservationNeeds needs_of_children(const EngineRequest& request);
+ObservationNeeds needs_of_children(const EngineRequest& request, KvDtype default_dtype);
 
 // Whether the pool, empty otherwise, holds a trunk beside the largest of the request's samples: what
 // comparing needs.

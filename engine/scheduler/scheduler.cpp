@@ -67,7 +67,7 @@ bool Scheduler::admit_fork(Sequence& child, StepPlan& plan) {
         child.schedule.settled_shape(layer, settling, 0, trunk.cache.layer(layer).num_tail_tokens()));
   if (!child.cache.try_assign(shapes)) return false;
   child.num_computed_tokens = child.num_prompt_tokens;
-  child.forks = false;  // should it be preempted, it is on its own
+  child.forks = false;
   --child.group->num_waiting_children;
   plan.forks.push_back({child.group->trunk, &child, child.id});
   running_.push_back(std::move(waiting_.front()));
@@ -122,7 +122,13 @@ void Scheduler::preempt_youngest(StepPlan& plan) {
     return true;
   });
   plan.preemptions.push_back({victim.get(), victim->cache.num_blocks()});
-  if (victim->kind == SequenceKind::kTrunk) victim->group->ready = false;
+  if (victim->kind == SequenceKind::kTrunk) {
+    victim->group->ready = false;
+  } else if (victim->group != nullptr && victim->group->trunk != nullptr && victim->forkable &&
+             !victim->forks) {
+    victim->forks = true;  // once more: it need not prefill the prompt, and its trunk has kept room for it
+    ++victim->group->num_waiting_children;
+  }
   victim->cache.clear();
   victim->num_computed_tokens = 0;
   victim->score = {};

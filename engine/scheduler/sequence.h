@@ -58,7 +58,8 @@ struct Sequence {
   CacheSchedule schedule;
   std::shared_ptr<TokenStream> stream;
   std::shared_ptr<ForkGroup> group;  // null: the only sample, and nothing to compare with
-  bool forks = false;                // waits for the group's trunk and takes its KV
+  bool forkable = false;             // its KV at the prompt's end comes from the trunk's, while there is one
+  bool forks = false;                // waits for the group's trunk to do so
   int child_blocks = 0;              // of a trunk: peak blocks of its largest child
   ScoreProgress score;
 

@@ -19,23 +19,24 @@ VARIANTS = [
 PROMPT_TOKENS = 900
 
 
-def test_variants_say_what_they_say_alone(server, long_prompt):
+def test_variants_say_what_they_say_alone(long_prompt):
     prompt = long_prompt(PROMPT_TOKENS)
-    before = server.metrics()
-    samples = collect(server.stub.Generate(build_request(prompt, temperature=0, max_tokens=20, ignore_eos=True, variants=VARIANTS)))
-    wait_idle(server)
-    after = server.metrics()
-    assert sorted(samples) == list(range(len(VARIANTS)))
-    for index, variant in enumerate(VARIANTS):
-        alone = generate(server, prompt, max_tokens=20, ignore_eos=True, compression=variant)
-        assert samples[index].token_ids == alone.token_ids, variant
-        together, separate = samples[index].finish.compression, alone.finish.compression
-        assert together.applied == separate.applied
-        assert (together.pruned, together.tokens_kept) == (separate.pruned, separate.tokens_kept), variant
-    eventually(lambda: server.metrics()["kvcrush_kv_blocks_used"] == 0, "the trunk to be gone")
-    # One prefill for all but the one that prunes during it, and 20 tokens for each.
-    tokens = after["kvcrush_iteration_tokens_sum"] - before["kvcrush_iteration_tokens_sum"]
-    assert tokens <= 2 * PROMPT_TOKENS + 20 * len(VARIANTS)
+    with running_server("--kv-dtype", "f16") as server:
+        before = server.metrics()["kvcrush_iteration_tokens_sum"]
+        samples = collect(server.stub.Generate(build_request(prompt, temperature=0, max_tokens=20, ignore_eos=True,
+                                                             variants=VARIANTS)))
+        wait_idle(server)
+        tokens = server.metrics()["kvcrush_iteration_tokens_sum"] - before
+        # One prefill for all but the one that prunes during it and the one in float32; 20 tokens for each.
+        assert tokens <= 3 * PROMPT_TOKENS + 20 * len(VARIANTS)
+        assert sorted(samples) == list(range(len(VARIANTS)))
+        for index, variant in enumerate(VARIANTS):
+            alone = generate(server, prompt, max_tokens=20, ignore_eos=True, compression=variant)
+            assert samples[index].token_ids == alone.token_ids, variant
+            together, separate = samples[index].finish.compression, alone.finish.compression
+            assert together.applied == separate.applied
+            assert (together.pruned, together.tokens_kept) == (separate.pruned, separate.tokens_kept), variant
+        eventually(lambda: server.metrics()["kvcrush_kv_blocks_used"] == 0, "the trunk to be gone")
 
 
 def test_samples_of_one_request_share_a_prefill_and_differ_by_seed(server, long_prompt):

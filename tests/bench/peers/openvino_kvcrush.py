@@ -34,7 +34,7 @@ except ImportError as missing:
 
 LENGTHS = {"2k": (1700, 2300), "3k": (2700, 3300)}  # prompt tokens
 SHORT_ANSWERS = ("hotpotqa", "2wikimqa", "triviaqa", "trec", "multifieldqa_en", "qasper", "passage_retrieval_en")
-DEFAULT_ROWS = ("peer full", "peer pruned", "peer pruned u8", "ours full", "ours pruned", "ours paper", "ours target 8")
+DEFAULT_ROWS = ("peer full", "peer pruned", "peer pruned u8", "ours full", "ours pruned", "ours pruned in prefill", "ours target 8")
 KEPT = 0.25
 WARM_TOKENS = 64
 
@@ -113,7 +113,7 @@ def _machine() -> str:
     return f"{os.cpu_count()} cores of {name} ({best})"
 
 
-def _method(peer: engines.Peer, budgets: dict[str, int]) -> list[str]:
+def _method(peer: engines.Peer, budgets: dict[str, int], max_new_tokens: int) -> list[str]:
     eviction = {length: peer.eviction(budget) for length, budget in budgets.items()}
     blocks = ", ".join(f"{e['crush_blocks']} blocks at {length}" for length, e in eviction.items())
     return [
@@ -127,6 +127,8 @@ def _method(peer: engines.Peer, budgets: dict[str, int]) -> list[str]:
         "`pruned in prefill` prunes every chunk, `target 8` is target_compression 8, which picks its own budget.",
         "KV bytes of the peer: cache_usage of its metrics after each step, times the pool. Ours: held at the end from the report; peak from "
         "the block layout (the whole prompt in f16 where it is pruned at its end; budget and a chunk when pruned in prefill).",
+        f"A LongBench prompt counts its first {max_new_tokens} tokens at most, needles alike; the samples are few, so the last column, how long greedy "
+        "decoding stays with the engine's own full cache, tells more about what pruning changes.",
         "A round takes one prompt of each length through all rows; prompts differ between rounds, so min-max holds both the prompts' and the "
         "machine's spread."]
 
@@ -145,13 +147,13 @@ def write(args: argparse.Namespace, records: list[dict], meta: dict) -> None:
 def run(args: argparse.Namespace) -> None:
     folder = data.DataFolder(args.data)
     if not args.model.is_file():
-        raise EvalError(f"--model {args.model} is not a file; `make model` fetches it, or name another GGUF")
+        raise EvalError(f"--model {args.model} is not a file; `make setup` fetches it, or name another GGUF")
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
     engines.install_peer()
     ours = engines.Ours(args.server_binary, args.model, args.threads, args.batch_tokens)
     peer = engines.Peer(args.model, args.threads, args.batch_tokens, args.anchor, LENGTHS["3k"][1] + args.max_new_tokens + WARM_TOKENS)
     try:
-        prompts = load_prompts(folder, ours.tokenize, args.limit)
+        prompts = load_prompts(folder, ours.tokenize, args.limit or args.rounds)
         budgets = {length: budget_tokens(chosen) for length, chosen in prompts.items()}
         for row in args.rows:
             for budget in budgets.values():
@@ -166,7 +168,7 @@ def run(args: argparse.Namespace) -> None:
         "date": datetime.date.today().isoformat(), "command": shlex.join([".cache/venv/bin/python", *sys.argv]), "machine": _machine(),
         "peer_version": next(iter(peer.meta.values()))["version"] if peer.meta else "not run", "server_version": ours.info.server_version,
         "model": args.model.name, "threads": args.threads, "batch_tokens": args.batch_tokens, "max_new_tokens": args.max_new_tokens,
-        "load_average": load, "notes": args.note, "budgets": budgets, "method": _method(peer, budgets),
+        "load_average": load, "notes": args.note, "budgets": budgets, "method": _method(peer, budgets, args.max_new_tokens),
         "lengths": {length: f"{min(n)}-{max(n)} tokens, budget {budgets[length]} for both" for length, n in sizes.items()}})
     print(f"wrote {args.out}.md, .json and .png", file=sys.stderr)
 
@@ -190,7 +192,7 @@ def main() -> int:
     add("--data", type=pathlib.Path, required=True, metavar="DIR", help="folder with longbench/ and needle/")
     add("--out", type=pathlib.Path, required=True, metavar="STEM", help="writes STEM.md, STEM.json and STEM.png, e.g. docs/results/DATE-openvino")
     add("--rounds", type=_positive, default=6, metavar="N", help="each takes one prompt of each length through all rows (default: %(default)s)")
-    add("--limit", type=_positive, default=100, metavar="N", help="distinct prompts of each length at most (default: %(default)s)")
+    add("--limit", type=_positive, metavar="N", help="distinct prompts of each length; with fewer than rounds they come again (default: as many as rounds)")
     add("--rows", type=_rows, default=list(DEFAULT_ROWS), metavar="A,B",
         help=f"of: {', '.join([*engines.PEER_ROWS, *engines.OUR_ROWS])} (default: {', '.join(DEFAULT_ROWS)})")
     add("--max-new-tokens", type=_positive, default=32, metavar="N", help="(default: %(default)s)")

@@ -46,6 +46,10 @@ class Collector {
     std::lock_guard lock(mutex_);
     return num_finish_events_;
   }
+  ScoreEvent score(int index) {
+    std::lock_guard lock(mutex_);
+    return scores_.at(index);
+  }
   std::vector<TokenEvent> events() {
     std::lock_guard lock(mutex_);
     return events_;
@@ -59,6 +63,9 @@ class Collector {
         EXPECT_FALSE(finishes_.contains(token->index)) << "token after finish";
         tokens_[token->index].push_back(token->token);
         events_.push_back(std::move(*token));
+      } else if (auto* score = std::get_if<ScoreEvent>(&event)) {
+        EXPECT_FALSE(scores_.contains(score->index)) << "two scores";
+        scores_[score->index] = std::move(*score);
       } else {
         const auto& finish = std::get<FinishEvent>(event);
         finishes_[finish.index] = finish;
@@ -72,6 +79,7 @@ class Collector {
   std::condition_variable changed_;
   std::map<int, std::vector<TokenId>> tokens_;
   std::map<int, FinishEvent> finishes_;
+  std::map<int, ScoreEvent> scores_;
   std::vector<TokenEvent> events_;
   int num_finish_events_ = 0;
   std::shared_ptr<TokenStream> stream_;

@@ -1,0 +1,1 @@
+"""A Llama forward over explicit keys and values, and experiments on them."""
