@@ -36,7 +36,8 @@ LENGTHS = {"2k": (1700, 2300), "3k": (2700, 3300)}  # prompt tokens
 SHORT_ANSWERS = ("hotpotqa", "2wikimqa", "triviaqa", "trec", "multifieldqa_en", "qasper", "passage_retrieval_en")
 DEFAULT_ROWS = ("peer full", "peer pruned", "peer pruned u8", "ours full", "ours pruned", "ours pruned in prefill", "ours target 8")
 KEPT = 0.25
-WARM_TOKENS = 64
+CHAT_TOKENS = 64  # that a chat template may add
+WARM_TOKENS = 1024  # more than a budget, so that warming up prunes too
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +89,7 @@ def measure(args: argparse.Namespace, prompts: dict[str, list[Prompt]], budgets:
 
     for length in tqdm(LENGTHS, desc="warming up", unit="length"):
         for row in args.rows:
-            engine(row).run(row, prompts[length][0].ids, budgets[length], 4)
+            engine(row).run(row, prompts[length][0].ids[:WARM_TOKENS], budgets[length], 4)
     records: list[dict] = []
     with tqdm(total=args.rounds * len(LENGTHS) * len(args.rows), desc="measuring", unit="request") as progress:
         for turn in range(args.rounds):
@@ -151,7 +152,7 @@ def run(args: argparse.Namespace) -> None:
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
     engines.install_peer()
     ours = engines.Ours(args.server_binary, args.model, args.threads, args.batch_tokens)
-    peer = engines.Peer(args.model, args.threads, args.batch_tokens, args.anchor, LENGTHS["3k"][1] + args.max_new_tokens + WARM_TOKENS)
+    peer = engines.Peer(args.model, args.threads, args.batch_tokens, args.anchor, LENGTHS["3k"][1] + args.max_new_tokens + CHAT_TOKENS)
     try:
         prompts = load_prompts(folder, ours.tokenize, args.limit or args.rounds)
         budgets = {length: budget_tokens(chosen) for length, chosen in prompts.items()}

@@ -8,6 +8,7 @@ import torch
 
 from . import model as llama
 from . import observe, probe, prompts, quantise, report, select
+from .scores import Observed
 from .variants import GROUPS
 
 QUANTISE_SETS = ("small", "more")
@@ -109,7 +110,7 @@ def run_select(args):
         todo = [cell for cell in cells if prompt_path.stem not in results.get(cell[0], {})]
         if todo:
             prompt = torch.load(prompt_path)
-            observed = select.observe(model, prompt)
+            observed = Observed(model, prompt)
             for row, variant, fraction in todo:
                 measured = select.measure(model, prompt, observed, variant, fraction)
                 results.setdefault(row, {})[prompt_path.stem] = measured

@@ -95,7 +95,10 @@ def quantise_keys(scheme, keys):
     x = keys - mean
     turn = hadamard(keys.shape[-1]) if scheme.rotate_keys else None
     x = x if turn is None else x @ turn
-    x = per_token(x, scheme.key_group, scheme.bits) if scheme.key_group else per_channel(x, scheme.key_block, scheme.bits)
+    if scheme.key_group:
+        x = per_token(x, scheme.key_group, scheme.bits)
+    else:
+        x = per_channel(x, scheme.key_block, scheme.bits)
     x = x if turn is None else x @ turn
     return x + mean
 

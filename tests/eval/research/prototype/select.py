@@ -3,7 +3,7 @@
 import torch
 
 from . import probe
-from .scores import SINKS, WINDOW, Observed, importance, per_query_head
+from .scores import SINKS, WINDOW, importance, per_query_head
 
 
 def largest(scores, count):
@@ -45,7 +45,10 @@ def _adaptive_heads(scores, free, floor):
 
 
 def layer_budgets(free, ends, shape):
-    """Tokens per layer, [L], linear from ends[0] to ends[1] times `free`; what a full layer cannot use goes to others."""
+    """Tokens per layer, [L], linear from ends[0] to ends[1] times `free`.
+
+    No layer gets more than there are candidates; what it cannot use goes to the others.
+    """
     layers, _, candidates = shape
     budgets = free * torch.linspace(ends[0], ends[1], layers)
     for _ in range(20):  # each round fills at least one layer or ends; 20 are plenty for 30 layers
@@ -108,10 +111,6 @@ def gather(observed, mask):
         even = int(counts.min()) == longest
         valid.append(None if even else torch.arange(longest) < counts[:, None])
     return keys, values, valid
-
-
-def observe(model, prompt):
-    return Observed(model, prompt)
 
 
 def measure(model, prompt, observed, variant, fraction):

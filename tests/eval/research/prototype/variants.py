@@ -67,7 +67,7 @@ GROUPS = {
     "details": Group(
         "single changes of ours: queries observed, weights, reductions, accumulated attention, recency",
         {"snapkv": SNAPKV, "ours": OURS, "early": EARLY, "early, 64 queries": dataclasses.replace(EARLY, queries=64),
-         "ours, |V|": _ours(value_weight="norm"), "ours, no weight": _ours(value_weight=""),
+         "ours, norm of V": _ours(value_weight="norm"), "ours, no weight": _ours(value_weight=""),
          "ours, 32 queries": _ours(queries=32), "ours, max over heads": _ours(over_heads="max"),
          "ours, rms over heads": _ours(over_heads="rms"), "ours, accumulated 0.15": _ours(history=0.15),
          "ours, recent 0.1": _ours(representative_share=0.1, representatives="recent")}, (0.25, 0.125),
