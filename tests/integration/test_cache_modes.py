@@ -14,7 +14,7 @@ PROMPT_TOKENS = 700
 @pytest.mark.parametrize("share", [0.0, 0.25])
 @pytest.mark.parametrize("policy", POLICIES)
 def test_every_policy_prunes_alone_and_with_kvcrush(server, long_prompt, policy, share):
-    options = {"policy": policy, "budget_tokens": 128, "representative_share": share}
+    options = {"policy": policy, "budget_tokens": 128, "representative_share": share, "layer_budgets": "uniform"}
     first, again = (generate(server, long_prompt(PROMPT_TOKENS), max_tokens=40, ignore_eos=True, compression=options)
                     for _ in range(2))
     report = first.finish.compression
@@ -40,7 +40,8 @@ def test_pyramid_gives_early_layers_more(server, long_prompt):
 
 
 def test_block_granularity_keeps_whole_blocks(server, long_prompt):
-    options = {"policy": "snapkv", "budget_tokens": 200, "granularity": "block", "representative_share": 0.25}
+    options = {"policy": "snapkv", "budget_tokens": 200, "granularity": "block", "representative_share": 0.25,
+               "layer_budgets": "uniform"}
     report = generate(server, long_prompt(PROMPT_TOKENS), max_tokens=4, ignore_eos=True, compression=options).finish.compression
     assert 200 - 15 <= report.tokens_kept.min == report.tokens_kept.max <= 200
 
@@ -90,7 +91,8 @@ def test_dtypes_share_the_pool_in_one_batch(server, long_prompt):
 def test_target_is_reached_and_the_choice_is_told(server, long_prompt, target):
     report = generate(server, long_prompt(3000), max_tokens=8, ignore_eos=True,
                       compression={"target_compression": target}).finish.compression
-    assert report.compression_ratio >= 0.87 * target, "of a prompt of 3000 tokens, window and whole blocks included"
+    # Met at the prompt's end; each layer has taken one more block since, one of seven at 16.
+    assert report.compression_ratio >= 0.85 * target
     assert report.applied.kv_dtype in (pb.KV_DTYPE_INT8, pb.KV_DTYPE_INT4)
 
 

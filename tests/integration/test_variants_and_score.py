@@ -87,7 +87,8 @@ def test_cheaper_caches_cost_more(scored):
     assert means[2] < means[3] and means[2] < means[5]
     for variant in scored.variants:
         if variant.compression.applied.when != pb.PRUNE_WHEN_DURING_PREFILL:
-            assert variant.logprobs[0] == pytest.approx(scored.full_logprobs[0], abs=1e-5), "nothing is pruned yet"
+            # Nothing is pruned yet; int8 and int4 have prefilled in float16.
+            assert variant.logprobs[0] == pytest.approx(scored.full_logprobs[0], abs=5e-3)
         assert len(variant.logprobs) == len(variant.kl_divergences) == len(scored.continuation_token_ids)
 
 
@@ -108,13 +109,14 @@ def test_long_continuations_are_scored_with_pruning_as_they_go(server, long_prom
     full, pruned = response.variants
     assert len(full.logprobs) == len(pruned.logprobs) == 1200
     assert pruned.compression.prune_count >= 1200 // 32 - 1
-    assert pruned.compression.tokens_kept.max == 256
+    assert pruned.compression.tokens_kept.mean == pytest.approx(256, abs=1)
     assert np.mean(pruned.logprobs) < np.mean(full.logprobs)
 
 
 @pytest.mark.parametrize(("continuation", "fields", "words"), [
     ("", {}, ("continuation",)),
-    (" two words", {"compare_to_full": True, "variants": [{"policy": "snapkv"}]}, ("variants[0]", "budget")),
+    (" two words", {"compare_to_full": True, "variants": [{"policy": "snapkv", "budget_tokens": 1}]},
+     ("variants[0]", "budget_tokens")),
 ])
 def test_bad_score_requests_are_refused_by_name(server, long_prompt, continuation, fields, words):
     variants = fields.pop("variants", [])
