@@ -71,7 +71,7 @@ done
 say "ready; the prompt is tools/demo_prompt.txt ($(wc -w <tools/demo_prompt.txt) words)"
 echo
 
-"$client" --server "127.0.0.1:$(port_of grpc_port)" compare --file tools/demo_prompt.txt --chat \
+"$client" --server "127.0.0.1:$(port_of grpc_port)" compare --separate --file tools/demo_prompt.txt --chat \
   --budget "$budget" --max-tokens "$max_tokens"
 
 echo
