@@ -48,7 +48,8 @@ struct EngineRequest {
   // Scores come with a comparison to the full cache in the engine's dtype; at most kMaxComparedTokens.
   bool compare_to_full = false;
 };
-inline constexpr int kMaxComparedTokens = 512;
+// A comparison keeps the full cache's distributions of all these positions, 25 MB for a vocabulary of 49k.
+inline constexpr int kMaxComparedTokens = 128;
 
 struct EngineLimits {
   int max_context_tokens = 0;

@@ -14,14 +14,6 @@ namespace kvcrush {
 
 namespace {
 
-double seconds_between(Clock::time_point from, Clock::time_point to) {
-  return std::chrono::duration<double>(to - from).count();
-}
-
-RequestTag tag_of(const Sequence& sequence) {
-  return {sequence.request_id, sequence.index};
-}
-
 // Samples of one policy differ by seed; samples of several policies by policy alone, so that they can be
 // compared.
 std::uint64_t sample_seed(const EngineRequest& request, int index) {

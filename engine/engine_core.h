@@ -24,6 +24,13 @@ struct OutgoingEvent {
   std::string finished_request_id;  // of a FinishEvent; else empty
 };
 
+inline double seconds_between(Clock::time_point from, Clock::time_point to) {
+  return std::chrono::duration<double>(to - from).count();
+}
+inline RequestTag tag_of(const Sequence& sequence) {
+  return {sequence.request_id, sequence.index};
+}
+
 class EngineCore {
  public:
   EngineCore(std::shared_ptr<const ModelFile> model, const EngineConfig& config, const EngineLimits& limits,

@@ -12,14 +12,6 @@ namespace kvcrush {
 
 namespace {
 
-double seconds_between(Clock::time_point from, Clock::time_point to) {
-  return std::chrono::duration<double>(to - from).count();
-}
-
-RequestTag tag_of(const Sequence& sequence) {
-  return {sequence.request_id, sequence.index};
-}
-
 bool contains(const std::vector<TokenId>& ids, TokenId token) {
   return std::find(ids.begin(), ids.end(), token) != ids.end();
 }

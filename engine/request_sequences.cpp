@@ -148,7 +148,7 @@ ObservationNeeds needs_of_children(const EngineRequest& request, KvDtype default
 
 bool fits_beside_trunk(const EngineRequest& request, const ModelConfig& model, KvDtype default_dtype,
                        int num_blocks) {
-  BlockPool pool(num_blocks);
+  BlockPool pool(1);  // nothing is taken from it
   const std::vector<TokenId> no_stop_ids;
   const SequenceContext context{
       .pool = &pool, .model = &model, .model_stop_ids = &no_stop_ids, .default_dtype = default_dtype};

@@ -1,19 +1,13 @@
 #include <spdlog/fmt/fmt.h>
 
 #include <algorithm>
-#include <charconv>
 #include <string_view>
 
 #include "server/config.h"
+#include "server/config_options.h"
 
 namespace kvcrush {
 namespace {
-
-template <typename T>
-bool parse_whole(std::string_view text, T& value) {
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  return error == std::errc() && end == text.data() + text.size();
-}
 
 bool is_device(std::string_view device) {
   if (device == "cpu") return true;

@@ -1,6 +1,5 @@
 #include <spdlog/fmt/fmt.h>
 
-#include <charconv>
 #include <cstdint>
 #include <functional>
 #include <map>
@@ -12,12 +11,6 @@
 
 namespace kvcrush {
 namespace {
-
-template <typename T>
-bool parse_whole(std::string_view text, T& value) {
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  return error == std::errc() && end == text.data() + text.size();
-}
 
 // The request's field names mean nothing to who starts the server.
 constexpr std::pair<std::string_view, std::string_view> kOptionOfField[] = {

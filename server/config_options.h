@@ -4,7 +4,9 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cctype>
+#include <charconv>
 #include <string>
+#include <string_view>
 
 #include "kvcrush/v1/inference.pb.h"
 
@@ -14,6 +16,13 @@ inline std::string environment_name(std::string name) {
   std::transform(name.begin(), name.end(), name.begin(),
                  [](unsigned char c) { return c == '-' ? '_' : static_cast<char>(std::toupper(c)); });
   return "KVCRUSH_" + name;
+}
+
+// False: `text` is not a number, or more than one.
+template <typename T>
+bool parse_whole(std::string_view text, T& value) {
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  return error == std::errc() && end == text.data() + text.size();
 }
 
 template <typename T>

@@ -81,7 +81,7 @@ void add_score_command(CLI::App& app, const ServerOptions& server, Interrupt& in
   command->add_flag_function(
       "--compare,!--no-compare",
       [o = options.get()](std::int64_t count) { o->request.set_compare_to_full(count > 0); },
-      "Compare with the full cache (default: for continuations of at most 512 tokens)");
+      "Compare with the full cache (default: for continuations of at most 128 tokens)");
   command->add_flag("--json", options->json, "Print the response as one JSON object");
   add_variant_option(*command, options->variants,
                      "A compression to score, e.g. policy=snapkv,budget=0.25,kv_dtype=int4: the names and "

@@ -6,5 +6,5 @@ set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 plugin=$(command -v grpc_python_plugin) || { echo "grpc_python_plugin not found: apt-get install protobuf-compiler-grpc" >&2; exit 1; }
 protoc -I "$here/../../proto" --python_out "$here" --grpc_python_out "$here" \
-  --plugin=protoc-gen-grpc_python="$plugin" kvcrush/v1/inference.proto
+  --plugin=protoc-gen-grpc_python="$plugin" kvcrush/v1/compression.proto kvcrush/v1/inference.proto
 echo "wrote $here/kvcrush/v1"

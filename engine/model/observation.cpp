@@ -39,7 +39,8 @@ Observation::Observation(const HeadLayout& heads, int num_layers, const Observat
   const auto options = at::TensorOptions(at::kFloat).device(device);
   queries_ = at::empty({num_layers, needs.num_queries, heads.num_heads * heads.head_dim}, options);
   stats_ = at::empty({num_layers, needs.num_queries, heads.num_heads * 2}, options);
-  if (needs.attention_sums) sums_.resize(static_cast<std::size_t>(num_layers));
+  if (needs.attention_sums)
+    sums_.assign(static_cast<std::size_t>(num_layers), AttentionSums(heads.num_heads));
 }
 
 Observation Observation::clone_for(const ObservationNeeds& needs) const {
@@ -79,37 +80,33 @@ void Observation::record(int layer, const at::Tensor& qkv, const at::Tensor& row
 
 void Observation::accumulate(int layer, const at::Tensor& qkv, const at::Tensor& row_stats, int first_row,
                              int num_tokens, const cpu::CachedLayer& cache, const KvStorage& kv) {
-  std::vector<float>& sums = sums_[static_cast<std::size_t>(layer)];
-  const auto num_heads = static_cast<std::size_t>(heads_.num_heads);
-  const auto num_cached = static_cast<std::size_t>(cache.num_cached);
-  const std::size_t old_cached = sums.size() / num_heads;
-  std::vector<float> grown(num_heads * num_cached, 0.0F);
-  for (std::size_t h = 0; h < num_heads; ++h)
-    std::copy_n(sums.begin() + static_cast<std::ptrdiff_t>(h * old_cached), old_cached,
-                grown.begin() + static_cast<std::ptrdiff_t>(h * num_cached));
-  sums = std::move(grown);
+  AttentionSums& sums = sums_[static_cast<std::size_t>(layer)];
+  sums.grow(cache.num_cached);
   if (!use_cpu_kernels(kv.device())) {
     const at::Tensor queries = qkv.narrow(0, first_row, num_tokens).narrow(1, 0, queries_.size(2));
     const at::Tensor added =
         reference::probability_sums(queries, heads_, cache, kv).to(at::kCPU).contiguous();
     const float* data = added.const_data_ptr<float>();
-    for (std::size_t i = 0; i < sums.size(); ++i) sums[i] += data[i];
+    for (int h = 0; h < heads_.num_heads; ++h) {
+      for (int i = 0; i < cache.num_cached; ++i)
+        sums.row(h)[i] += data[static_cast<std::int64_t>(h) * cache.num_cached + i];
+    }
     return;
   }
-  std::vector<const float*> query_rows;
-  std::vector<const float*> stat_rows;
+  query_rows_.clear();
+  stat_rows_.clear();
   for (int i = first_row; i < first_row + num_tokens; ++i) {
-    query_rows.push_back(qkv.const_data_ptr<float>() + i * qkv.stride(0));
-    stat_rows.push_back(row_stats.const_data_ptr<float>() + i * row_stats.stride(0));
+    query_rows_.push_back(qkv.const_data_ptr<float>() + i * qkv.stride(0));
+    stat_rows_.push_back(row_stats.const_data_ptr<float>() + i * row_stats.stride(0));
   }
   const int group = heads_.num_heads / heads_.num_kv_heads;
   const float scale = 1.0F / std::sqrt(static_cast<float>(heads_.head_dim));
   scratch_.resize(static_cast<std::size_t>(cpu::probability_scratch_floats() * num_kernel_threads()));
   parallel_for(heads_.num_kv_heads, [&](std::int64_t h, int thread) {
-    cpu::cpu_kernels().probability_sums(kv.cpu_pool(), cache, static_cast<int>(h), group, query_rows.data(),
-                                        stat_rows.data(), num_tokens, scale,
+    cpu::cpu_kernels().probability_sums(kv.cpu_pool(), cache, static_cast<int>(h), group, query_rows_.data(),
+                                        stat_rows_.data(), num_tokens, scale,
                                         scratch_.data() + cpu::probability_scratch_floats() * thread,
-                                        sums.data() + h * group * cache.num_cached);
+                                        sums.row(static_cast<int>(h) * group), sums.stride());
   });
 }
 
@@ -139,20 +136,6 @@ at::Tensor Observation::gather_queries(int layer, int count, int end_position) c
   return queries_[layer]
       .roll(-(end_position % needs_.num_queries), 0)
       .narrow(0, needs_.num_queries - count, count);
-}
-
-void Observation::keep_sums(int layer, std::span<const int> kept, int num_sets, int num_kept) {
-  std::vector<float>& sums = sums_[static_cast<std::size_t>(layer)];
-  const std::size_t num_heads = static_cast<std::size_t>(heads_.num_heads);
-  const std::size_t old_cached = sums.size() / num_heads;
-  const auto count = static_cast<std::size_t>(num_kept);
-  std::vector<float> moved(num_heads * count);
-  for (std::size_t h = 0; h < num_heads; ++h) {
-    const std::size_t set = h * static_cast<std::size_t>(num_sets) / num_heads;
-    for (std::size_t i = 0; i < count; ++i)
-      moved[h * count + i] = sums[h * old_cached + static_cast<std::size_t>(kept[set * count + i])];
-  }
-  sums = std::move(moved);
 }
 
 }  // namespace kvcrush

@@ -10,6 +10,7 @@
 
 #include "engine/kernels/ops.h"
 #include "engine/kvcrush/params.h"
+#include "engine/model/attention_sums.h"
 
 namespace kvcrush {
 
@@ -42,10 +43,11 @@ class Observation {
   // The same queries as a tensor [count, Hq D], on any device.
   at::Tensor gather_queries(int layer, int count, int end_position) const;
 
-  // [Hq, cached slots]
-  std::span<const float> attention_sums(int layer) const { return sums_[layer]; }
-  // The sums follow their tokens: slot i of query head h takes that of slot kept[set of h][i].
-  void keep_sums(int layer, std::span<const int> kept, int num_sets, int num_kept);
+  const AttentionSums& attention_sums(int layer) const { return sums_[static_cast<std::size_t>(layer)]; }
+  // The sums follow their tokens.
+  void keep_sums(int layer, std::span<const int> kept, int num_sets, int num_kept) {
+    sums_[static_cast<std::size_t>(layer)].keep(kept, num_sets, num_kept);
+  }
 
  private:
   const float* ring_row(const at::Tensor& ring, int layer, int position) const;
@@ -54,8 +56,10 @@ class Observation {
   ObservationNeeds needs_;
   at::Tensor queries_;  // [num_layers, num_queries, Hq D]; position p lives in row p % num_queries
   at::Tensor stats_;    // [num_layers, num_queries, Hq 2]
-  std::vector<std::vector<float>> sums_;  // [num_layers][Hq, cached slots]
-  std::vector<float> scratch_;            // per thread
+  std::vector<AttentionSums> sums_;  // [num_layers]
+  // Reused from step to step.
+  std::vector<float> scratch_;  // per thread
+  std::vector<const float*> query_rows_, stat_rows_;
 };
 
 }  // namespace kvcrush

@@ -18,6 +18,17 @@ double ms_between(Clock::time_point from, Clock::time_point to) {
   return std::chrono::duration<double, std::milli>(to - from).count();
 }
 
+struct PruneTimes {
+  Clock::time_point start, was_read, selected, compacted;
+};
+
+void add_times(const PruneTimes& times, CompressionOutcome& outcome, PruneReport& report) {
+  outcome.score_ms += ms_between(times.start, times.was_read);
+  outcome.select_ms += ms_between(times.was_read, times.selected);
+  outcome.compact_ms += ms_between(times.selected, times.compacted);
+  report.seconds = ms_between(times.start, times.compacted) / 1000.0;
+}
+
 template <typename Count>
 LayerSpread spread_over_layers(int num_layers, const Count& count) {
   LayerSpread spread{.min = count(0), .mean = 0, .max = count(0)};
@@ -90,12 +101,7 @@ PruneReport Pruner::settle(Sequence& sequence, const Settling& settling, Observa
     report.blocks_freed += sequence.cache.shrink(layer, shape.num_packed, shape.num_tail);
   }
   report.cached_tokens_after = sequence.cache.max_cached_tokens();
-  const Clock::time_point compacted = Clock::now();
-  CompressionOutcome& outcome = sequence.compression_outcome;
-  outcome.score_ms += ms_between(start, was_read);
-  outcome.select_ms += ms_between(was_read, selected);
-  outcome.compact_ms += ms_between(selected, compacted);
-  report.seconds = ms_between(start, compacted) / 1000.0;
+  add_times({start, was_read, selected, Clock::now()}, sequence.compression_outcome, report);
   add_outcome(sequence, settling.prune, report);
   return report;
 }
@@ -133,12 +139,7 @@ PruneReport Pruner::fork(const Sequence& trunk, Sequence& child, const Observati
   }
   rewrite(trunk, targets, kv);
   report.cached_tokens_after = child.cache.max_cached_tokens();
-  const Clock::time_point compacted = Clock::now();
-  CompressionOutcome& outcome = child.compression_outcome;
-  outcome.score_ms += ms_between(start, was_read);
-  outcome.select_ms += ms_between(was_read, selected);
-  outcome.compact_ms += ms_between(selected, compacted);
-  report.seconds = ms_between(start, compacted) / 1000.0;
+  add_times({start, was_read, selected, Clock::now()}, child.compression_outcome, report);
   if (prunes || child.cache.layer(0).num_packed_tokens() > 0) add_outcome(child, prunes, report);
   return report;
 }

@@ -37,10 +37,8 @@ void Pruner::read(const CompressionParams& params, const Sequence& source, const
       std::max<std::size_t>(read_scratch_.size(), static_cast<std::size_t>(num_kernel_threads())));
   const auto read_one = [&](std::int64_t layer, int thread) {
     LayerReadings& out = readings[static_cast<std::size_t>(layer)];
-    if (params.policy == BasePolicy::kH2o) {
-      const std::span<const float> sums = observation->attention_sums(static_cast<int>(layer));
-      out.probability_sums.assign(sums.begin(), sums.end());
-    }
+    if (params.policy == BasePolicy::kH2o)
+      observation->attention_sums(static_cast<int>(layer)).copy_to(out.probability_sums);
     if (fast) {
       read_layer(params, source, observation, kv, static_cast<int>(layer), thread, out);
     } else {
@@ -74,7 +72,7 @@ void Pruner::read_layer(const CompressionParams& params, const Sequence& source,
       cpu::cpu_kernels().probability_sums(
           pool, cache, h, group, queries.data(), stats.data(), count,
           1.0F / std::sqrt(static_cast<float>(heads_.head_dim)), scratch.data(),
-          out.probability_sums.data() + static_cast<std::size_t>(h * group) * num_cached);
+          out.probability_sums.data() + static_cast<std::size_t>(h * group) * num_cached, cache.num_cached);
     }
   }
   if (reads_keys(params.policy)) {

@@ -80,10 +80,7 @@ bool Scheduler::admit_fork(Sequence& child, StepPlan& plan) {
 // work thrown away. A trunk is admitted with room for the largest of its children, so that it never waits for
 // them in vain.
 bool Scheduler::can_admit(const Sequence& sequence) const {
-  if (sequence.group != nullptr && sequence.kind != SequenceKind::kTrunk &&
-      sequence.group->trunk != nullptr && !sequence.group->ready) {
-    return false;
-  }
+  if (sequence.waits_for_trunk()) return false;
   if (static_cast<int>(running_.size()) >= config_.max_running_sequences &&
       sequence.kind != SequenceKind::kTrunk)
     return false;

@@ -83,6 +83,10 @@ struct Sequence {
     return kind == SequenceKind::kSample || num_output_tokens() == 0 ? num_tokens() : num_tokens() - 1;
   }
   int num_uncomputed_tokens() const { return num_tokens_to_compute() - num_computed_tokens; }
+  // Its group's trunk has yet to show what it forks from, or is compared with.
+  bool waits_for_trunk() const {
+    return kind != SequenceKind::kTrunk && group != nullptr && group->trunk != nullptr && !group->ready;
+  }
   bool is_decoding() const {
     return kind == SequenceKind::kSample && num_uncomputed_tokens() == 1 && num_output_tokens() > 0;
   }

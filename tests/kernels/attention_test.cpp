@@ -133,10 +133,11 @@ TEST_P(AttentionTest, ProbabilitySumsMatchReference) {
     for (int h = 0; h < c.heads.num_kv_heads; ++h) {
       at::Tensor part = at::zeros({group, seen.num_cached}, at::kFloat);
       part.copy_(sums.narrow(0, h * group, group).narrow(1, 0, seen.num_cached));
-      cpu::cpu_kernels().probability_sums(
-          paged.kv.cpu_pool(), seen, h, group, row_pointers(queries, first).data(),
-          row_pointers(stats, first).data(), last - first,
-          1.0F / std::sqrt(static_cast<float>(c.heads.head_dim)), scratch.data(), part.data_ptr<float>());
+      cpu::cpu_kernels().probability_sums(paged.kv.cpu_pool(), seen, h, group,
+                                          row_pointers(queries, first).data(),
+                                          row_pointers(stats, first).data(), last - first,
+                                          1.0F / std::sqrt(static_cast<float>(c.heads.head_dim)),
+                                          scratch.data(), part.data_ptr<float>(), seen.num_cached);
       sums.narrow(0, h * group, group).narrow(1, 0, seen.num_cached).copy_(part);
     }
   };

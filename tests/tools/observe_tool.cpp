@@ -37,10 +37,11 @@ void write_layer(int layer, int window, const BlockTable& table, const Observati
   for (int h = 0; h < heads.num_kv_heads; ++h) {
     cpu::cpu_kernels().probability_sums(kv.cpu_pool(), table.cached(), h, group, queries.data(), stats.data(),
                                         window, 1.0F / std::sqrt(static_cast<float>(heads.head_dim)),
-                                        scratch.data(), sums[h * group].data_ptr<float>());
+                                        scratch.data(), sums[h * group].data_ptr<float>(), num_tokens);
   }
   write(sums);
-  const std::span<const float> accumulated = observation.attention_sums(layer);
+  std::vector<float> accumulated;
+  observation.attention_sums(layer).copy_to(accumulated);
   std::fwrite(accumulated.data(), sizeof(float), accumulated.size(), stdout);
 }
 

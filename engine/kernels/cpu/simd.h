@@ -33,25 +33,8 @@ KVCRUSH_INLINE Vec vmax(Vec a, Vec b) {
   return a > b ? a : b;
 }
 
-// Lanes rotated by `kBy`: log2(kLanes) of these and an operation reduce a vector without leaving its
-// register.
-template <int kBy>
-KVCRUSH_INLINE Vec rotate(Vec v) {
-#define KVCRUSH_LANE(i) (((i) + kBy) % kLanes)
-#define KVCRUSH_LANES_4(i) \
-  KVCRUSH_LANE(i), KVCRUSH_LANE((i) + 1), KVCRUSH_LANE((i) + 2), KVCRUSH_LANE((i) + 3)
-#if defined(__AVX512F__)
-  return __builtin_shufflevector(v, v, KVCRUSH_LANES_4(0), KVCRUSH_LANES_4(4), KVCRUSH_LANES_4(8),
-                                 KVCRUSH_LANES_4(12));
-#elif defined(__AVX2__)
-  return __builtin_shufflevector(v, v, KVCRUSH_LANES_4(0), KVCRUSH_LANES_4(4));
-#else
-  return __builtin_shufflevector(v, v, KVCRUSH_LANES_4(0));
-#endif
-#undef KVCRUSH_LANES_4
-#undef KVCRUSH_LANE
-}
-// Lanes i and i ^ kStride change places.
+// Lanes i and i ^ kStride change places: log2(kLanes) of these and an operation reduce a vector without
+// leaving its register.
 template <int kStride>
 KVCRUSH_INLINE Vec exchange(Vec v) {
 #define KVCRUSH_LANE(i) ((i) ^ kStride)
@@ -73,14 +56,14 @@ KVCRUSH_INLINE float reduce_add(Vec v) {
   if constexpr (kBy == 0)
     return v[0];
   else
-    return reduce_add<kBy / 2>(v + rotate<kBy>(v));
+    return reduce_add<kBy / 2>(v + exchange<kBy>(v));
 }
 template <int kBy = kLanes / 2>
 KVCRUSH_INLINE float reduce_max(Vec v) {
   if constexpr (kBy == 0)
     return v[0];
   else
-    return reduce_max<kBy / 2>(vmax(v, rotate<kBy>(v)));
+    return reduce_max<kBy / 2>(vmax(v, exchange<kBy>(v)));
 }
 
 KVCRUSH_INLINE float reduce_min(Vec v) {

@@ -14,23 +14,24 @@ import sys
 from kvcrush_eval import EvalError
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
-PROTO = ROOT / "proto" / "kvcrush" / "v1" / "inference.proto"
+PROTOS = sorted((ROOT / "proto" / "kvcrush" / "v1").glob("*.proto"))
 GENERATED = ROOT / ".cache" / "eval-stubs"
 
 
 def _is_current(folder: pathlib.Path) -> bool:
-    files = [folder / "kvcrush" / "v1" / f"inference_pb2{suffix}.py" for suffix in ("", "_grpc")]
-    return all(f.is_file() and f.stat().st_mtime >= PROTO.stat().st_mtime for f in files)
+    newest = max(proto.stat().st_mtime for proto in PROTOS)
+    files = [folder / "kvcrush" / "v1" / f"{proto.stem}_pb2{suffix}.py" for proto in PROTOS for suffix in ("", "_grpc")]
+    return all(f.is_file() and f.stat().st_mtime >= newest for f in files)
 
 
 def _generate(folder: pathlib.Path) -> None:
     protoc, plugin = shutil.which("protoc"), shutil.which("grpc_python_plugin")
     if protoc is None or plugin is None:
-        raise EvalError("no current Python stubs of proto/kvcrush/v1/inference.proto: build the server, or install "
+        raise EvalError("no current Python stubs of proto/kvcrush/v1: build the server, or install "
                         "protobuf-compiler and protobuf-compiler-grpc")
     folder.mkdir(parents=True, exist_ok=True)
     subprocess.run([protoc, "-I", str(ROOT / "proto"), "--python_out", str(folder), "--grpc_python_out", str(folder),
-                    f"--plugin=protoc-gen-grpc_python={plugin}", "kvcrush/v1/inference.proto"], check=True)
+                    f"--plugin=protoc-gen-grpc_python={plugin}", *(f"kvcrush/v1/{proto.name}" for proto in PROTOS)], check=True)
 
 
 def _folder() -> pathlib.Path:

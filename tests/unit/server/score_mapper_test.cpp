@@ -78,7 +78,8 @@ TEST(ScoreMapper, LongContinuationsAreNotComparedUnlessAskedFor) {
   request.set_compare_to_full(true);
   const auto mapped = map_score_request(request, context);
   ASSERT_FALSE(mapped.ok());
-  EXPECT_TRUE(mapped.status().message().starts_with("compare_to_full is true with a continuation of 513"))
+  EXPECT_TRUE(mapped.status().message().starts_with("compare_to_full is true with a continuation of " +
+                                                    std::to_string(kMaxComparedTokens + 1)))
       << mapped.status().message();
 }
 
