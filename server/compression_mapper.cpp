@@ -44,14 +44,18 @@ Status allow_only(const v1::KvCompression& wire, std::initializer_list<int> numb
 
 Result<CachePolicy> map_target(const v1::KvCompression& wire) {
   using Wire = v1::KvCompression;
-  KVCRUSH_RETURN_IF_ERROR(
-      allow_only(wire, {Wire::kTargetCompressionFieldNumber, Wire::kSeedFieldNumber, Wire::kWhenFieldNumber},
-                 fmt::format("target_compression {}", wire.target_compression()), "seed, when"));
   Result<CachePolicy> policy = policy_for_target(wire.target_compression());
   KVCRUSH_RETURN_IF_ERROR(policy.status());
-  CompressionParams unused;
-  CompressionParams& params = policy->compression ? *policy->compression : unused;
-  KVCRUSH_RETURN_IF_ERROR(overlay_fields(wire, params));
+  const std::string reason = fmt::format("target_compression {}", wire.target_compression());
+  if (!policy->compression) {
+    KVCRUSH_RETURN_IF_ERROR(allow_only(wire, {Wire::kTargetCompressionFieldNumber},
+                                       reason + ", which drops no token", "nothing"));
+    return policy;
+  }
+  KVCRUSH_RETURN_IF_ERROR(
+      allow_only(wire, {Wire::kTargetCompressionFieldNumber, Wire::kSeedFieldNumber, Wire::kWhenFieldNumber},
+                 reason, "seed, when"));
+  KVCRUSH_RETURN_IF_ERROR(overlay_fields(wire, *policy->compression));
   return policy;
 }
 

@@ -126,6 +126,10 @@ Status validate(const CompressionParams& params) {
   KVCRUSH_RETURN_IF_ERROR(check_observed_queries(params));
   KVCRUSH_RETURN_IF_ERROR(check_scores(params));
   KVCRUSH_RETURN_IF_ERROR(check_layer_weight(params));
+  if (params.granularity == Granularity::kBlock && params.signature_heads == SignatureHeads::kKv) {
+    return refuse("signature_heads", "kv",
+                  "query with granularity block, whose signatures have a bit per token");
+  }
   if (!(params.representative_share >= 0.0 && params.representative_share <= 1.0)) {
     return refuse("representative_share", to_text(params.representative_share), "[0, 1]");
   }

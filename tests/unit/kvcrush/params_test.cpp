@@ -167,6 +167,15 @@ TEST(LayerBudgets, PyramidFallsFromThreeHalvesOfTheFreePartToHalfOfIt) {
   EXPECT_EQ(layer_budgets(params, 42, 4), (std::vector<int>{45, 43, 41, 39}));
 }
 
+TEST(Validate, BlockSignaturesHaveNoBitsOfHeads) {
+  CompressionParams params = valid_params();
+  params.signature_heads = SignatureHeads::kKv;
+  EXPECT_TRUE(validate(params).ok());
+  params.granularity = Granularity::kBlock;
+  params.budget_tokens = 200;
+  EXPECT_NE(validate(params).message().find("signature_heads is kv"), std::string::npos);
+}
+
 TEST(LayerBudgets, RisingIsThePyramidTurnedAround) {
   CompressionParams params = valid_params();
   params.layer_budgets = LayerBudgets::kRising;

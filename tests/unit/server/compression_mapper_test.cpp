@@ -64,7 +64,7 @@ TEST(CompressionMapper, EveryFieldSurvivesTheRoundTrip) {
   params.seed = 9;
   params.when = PruneWhen::kDuringPrefill;
   params.layer_budgets = LayerBudgets::kPyramid;
-  params.signature_heads = SignatureHeads::kKv;
+  params.signature_heads = SignatureHeads::kQuery;
   const Wire wire = to_proto({params, KvDtype::kInt4}, KvDtype::kF32);
   const Result<CachePolicy> mapped = map_compression(wire, off());
   ASSERT_TRUE(mapped.ok()) << mapped.status().message();

@@ -83,7 +83,13 @@ TEST(CompressionRefusal, WrongFieldsAreNamedWithValueAndWhatIsAllowed) {
       {"policy is BASE_POLICY_OFF", "target_compression 4: seed, when",
        [=](Wire& c) { no_cache(c), c.set_target_compression(4); }},
       {"when is 5", "[0, 2]",
-       [](Wire& c) { c.set_target_compression(2), c.set_when(static_cast<v1::PruneWhen>(5)); }},
+       [](Wire& c) { c.set_target_compression(4), c.set_when(static_cast<v1::PruneWhen>(5)); }},
+      {"seed is 3", "drops no token: nothing", [](Wire& c) { c.set_target_compression(2), c.set_seed(3); }},
+      {"signature_heads is kv", "query with granularity block",
+       [=](Wire& c) {
+         snapkv(c), c.set_budget_tokens(200), c.set_granularity(v1::GRANULARITY_BLOCK);
+         c.set_signature_heads(v1::SIGNATURE_HEADS_KV);
+       }},
       {"policy is BASE_POLICY_UNSPECIFIED", "a policy that prunes", [](Wire& c) { c.set_budget_tokens(64); }},
       {"policy is BASE_POLICY_UNSPECIFIED", "a policy that prunes",
        [](Wire& c) { c.set_kv_dtype(v1::KV_DTYPE_INT4), c.set_seed(1); }},

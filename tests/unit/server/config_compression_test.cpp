@@ -32,7 +32,7 @@ TEST(ConfigCompression, EveryFieldCanBeSet) {
        "--default-representative-share=0.5", "--default-anchor=random", "--default-pick=best",
        "--default-token-sets=per-kv-head", "--default-prune-when=during-prefill", "--default-sink-tokens=2",
        "--default-window-tokens=16", "--default-pool-kernel-tokens=5", "--default-value-norm=false",
-       "--default-granularity=block", "--default-layer-budgets=pyramid", "--default-signature-heads=kv",
+       "--default-granularity=block", "--default-layer-budgets=pyramid", "--default-signature-heads=query",
        "--default-pool-shape=gaussian", "--default-layer-weight=0.5"});
   ASSERT_TRUE(defaults.policy.compression.has_value());
   const CompressionParams& params = *defaults.policy.compression;
@@ -52,7 +52,7 @@ TEST(ConfigCompression, EveryFieldCanBeSet) {
   EXPECT_EQ(params.layer_weight, 0.5);
   EXPECT_EQ(params.granularity, Granularity::kBlock);
   EXPECT_EQ(params.layer_budgets, LayerBudgets::kPyramid);
-  EXPECT_EQ(params.signature_heads, SignatureHeads::kKv);
+  EXPECT_EQ(params.signature_heads, SignatureHeads::kQuery);
   EXPECT_EQ(defaults.engine_dtype, KvDtype::kInt8);
 }
 
