@@ -62,7 +62,8 @@ def plan_cases(draw):
     case["kind"] = draw(st.sampled_from(("random", "attention_like", "ties", "equal", "zero")))
     case["num_kv_heads"] = num_kv_heads
     case["per_kv_head"] = draw(st.booleans())
-    case["signature_heads"] = draw(st.sampled_from(reference.SIGNATURE_HEADS))
+    bits = reference.SIGNATURE_HEADS if case["granularity"] == "token" else ("query",)
+    case["signature_heads"] = draw(st.sampled_from(bits))
     case["layer_budgets"] = draw(st.sampled_from(reference.LAYER_BUDGETS))
     case["num_layers"] = case["layer"] + draw(st.integers(1, 60))
     case["num_queries"] = 1 if policy == "tova" else draw(st.integers(1, 40))
