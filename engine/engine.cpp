@@ -122,7 +122,9 @@ Status Engine::Impl::check_room(const EngineRequest& request) const {
   }
   if (!request.compare_to_full) return {};
   KVCRUSH_CHECK(scores && wanted <= kMaxComparedTokens);
-  if (fits_beside_trunk(request, model_->config, dtype_, static_cast<int>(limits_.num_blocks))) return {};
+  if (fits_beside_trunk(request, model_->config, dtype_, limits_.max_context_tokens,
+                        static_cast<int>(limits_.num_blocks)))
+    return {};
   return invalid_argument("compare_to_full is true; allowed: only where the KV pool holds the prompt of " +
                           std::to_string(num_prompt_tokens) + " tokens twice, in full and compressed");
 }

@@ -42,6 +42,7 @@ void EngineCore::add(const EngineRequest& request, const std::shared_ptr<TokenSt
                                 .model = &model_->config,
                                 .model_stop_ids = &model_->tokenizer.stop_ids,
                                 .default_dtype = default_dtype_,
+                                .max_context_tokens = limits_.max_context_tokens,
                                 .first_id = next_id_};
   for (auto& sequence : make_sequences(request, stream, arrived_at, context)) {
     next_id_ = sequence->id + 1;
@@ -70,6 +71,7 @@ void EngineCore::step() {
       advance(plan);
       start_forks(plan);
       use_logits(plan, logits);
+      ready_trunks(plan);
       finish_scores(plan);
     } catch (const std::exception& error) {
       fail_running(error.what());
@@ -132,8 +134,14 @@ void EngineCore::note_scheduled(const StepPlan& plan) {
 
 void EngineCore::advance(const StepPlan& plan) {
   for (const ScheduledChunk& chunk : plan.chunks) {
-    chunk.sequence->num_computed_tokens += chunk.num_tokens;
-    if (chunk.settling) to_settle_.emplace_back(chunk.sequence->id, chunk.settling);
+    Sequence& sequence = *chunk.sequence;
+    sequence.num_computed_tokens += chunk.num_tokens;
+    if (chunk.settling) to_settle_.emplace_back(sequence.id, chunk.settling);
+    if (chunk.starts_lookahead) {
+      sequence.lookahead.running = true;
+      sequence.lookahead.tokens.clear();
+    }
+    if (chunk.is_lookahead && chunk.num_logit_rows == 0) end_lookahead(sequence);
   }
 }
 

@@ -65,10 +65,19 @@ class EngineCore {
   void emit(const Sequence& sequence, StreamEvent event);
   void start_forks(const StepPlan& plan);
   void finish_scores(const StepPlan& plan);
+  // One more token of a lookahead, the likeliest by these logits.
+  void extend_lookahead(Sequence& sequence, std::span<const float> logits);
+  // Takes a lookahead that is complete out of the cache; the prune it was made for is due.
+  void end_lookahead(Sequence& sequence);
+  void ready_trunks(const StepPlan& plan);
   void ready_trunk(Sequence& trunk);
   void drop_trunk_if_done(ForkGroup& group);
   SampleResult sample(const Sequence& sequence, std::span<float> logits);
-  void apply(Sequence& sequence, SampleResult sampled);
+  // False: that was its last token, and the sequence is gone.
+  bool apply(Sequence& sequence, SampleResult sampled);
+  // Samples from a chunk of the newest token and drafts after it as far as the drafts were right, and takes
+  // the others out of the cache.
+  void check_drafts(Sequence& sequence, float* rows, int num_drafts);
   void fail_running(const char* what);
   void finish_sequence(SequenceId id, FinishReason reason);
   void report_step(const StepPlan& plan, Clock::time_point started_at) const;

@@ -16,6 +16,13 @@ bool contains(const std::vector<TokenId>& ids, TokenId token) {
   return std::find(ids.begin(), ids.end(), token) != ids.end();
 }
 
+// Where the first token came out as the lookahead had it, the others may too.
+void draft_from_lookahead(Sequence& sequence) {
+  const std::vector<TokenId>& tokens = sequence.lookahead.tokens;
+  if (!tokens.empty() && tokens.front() == sequence.token_ids.back())
+    sequence.drafts.assign(tokens.begin() + 1, tokens.end());
+}
+
 }  // namespace
 
 void EngineCore::emit(const Sequence& sequence, StreamEvent event) {
@@ -39,7 +46,9 @@ void EngineCore::start_forks(const StepPlan& plan) {
       score_rows(child, group->prompt_logits.data(), 1, model_->config.vocab_size);
     } else if (child.num_output_tokens() == 0) {         // else it was preempted: its tokens are known
       std::vector<float> logits = group->prompt_logits;  // sampling works in place
-      apply(child, sample(child, logits));
+      child.lookahead.tokens.assign(group->lookahead.begin(),
+                                    group->lookahead.begin() + child.lookahead.wanted);
+      if (apply(child, sample(child, logits))) draft_from_lookahead(child);
     }
     drop_trunk_if_done(*group);
   }
@@ -51,34 +60,90 @@ void EngineCore::use_logits(const StepPlan& plan, const at::Tensor& logits) {
     float* first;
     int count;
     int end_token;  // of the chunk
+    bool starts_lookahead, is_lookahead;
+    int num_drafts;
+    bool samples() const {
+      return sequence->kind == SequenceKind::kSample && !is_lookahead && end_token >= sequence->num_tokens();
+    }
   };
   std::vector<Rows> wanted;
   const int vocab_size = model_->config.vocab_size;
   float* next = logits.defined() ? logits.data_ptr<float>() : nullptr;
   for (const ScheduledChunk& chunk : plan.chunks) {
     if (chunk.num_logit_rows == 0) continue;
-    wanted.push_back({chunk.sequence, next, chunk.num_logit_rows, chunk.first_token + chunk.num_tokens});
+    wanted.push_back({chunk.sequence, next, chunk.num_logit_rows, chunk.first_token + chunk.num_tokens,
+                      chunk.starts_lookahead, chunk.is_lookahead, chunk.num_drafts});
     next += static_cast<std::int64_t>(chunk.num_logit_rows) * vocab_size;
   }
-  // Trunks first: scores of the same step may be compared with theirs.
+  // Before sampling, which works in place; trunks first, for scores of the same step may be compared with
+  // theirs.
   for (const Rows& rows : wanted) {
-    if (rows.sequence->kind != SequenceKind::kTrunk) continue;
+    if (rows.starts_lookahead || rows.is_lookahead)
+      extend_lookahead(*rows.sequence, {rows.first, static_cast<std::size_t>(vocab_size)});
+    if (rows.sequence->kind != SequenceKind::kTrunk || rows.is_lookahead) continue;
     keep_trunk_rows(*rows.sequence, rows.first,
                     rows.end_token - rows.count - rows.sequence->num_prompt_tokens + 1, rows.count,
                     vocab_size);
-    if (rows.sequence->num_uncomputed_tokens() == 0) ready_trunk(*rows.sequence);
   }
   std::vector<SampleResult> sampled(wanted.size());
   parallel_for(static_cast<std::int64_t>(wanted.size()), [&](std::int64_t i, int) {
     const Rows& rows = wanted[static_cast<std::size_t>(i)];
-    if (rows.sequence->kind == SequenceKind::kScore)
+    if (rows.sequence->kind == SequenceKind::kScore && !rows.is_lookahead)
       score_rows(*rows.sequence, rows.first, rows.count, vocab_size);
-    if (rows.sequence->kind == SequenceKind::kSample)
+    if (rows.samples() && rows.num_drafts == 0)
       sampled[static_cast<std::size_t>(i)] =
           sample(*rows.sequence, {rows.first, static_cast<std::size_t>(vocab_size)});
   });
   for (std::size_t i = 0; i < wanted.size(); ++i) {
-    if (wanted[i].sequence->kind == SequenceKind::kSample) apply(*wanted[i].sequence, std::move(sampled[i]));
+    const Rows& rows = wanted[i];
+    if (!rows.samples()) continue;
+    if (rows.num_drafts > 0) {
+      check_drafts(*rows.sequence, rows.first, rows.num_drafts);
+    } else {
+      apply(*rows.sequence, std::move(sampled[i]));
+    }
+  }
+}
+
+void EngineCore::check_drafts(Sequence& sequence, float* rows, int num_drafts) {
+  const std::vector<TokenId> drafts = std::exchange(sequence.drafts, {});
+  const auto width = static_cast<std::size_t>(model_->config.vocab_size);
+  sequence.num_computed_tokens -= num_drafts;
+  for (int i = 0; i <= num_drafts; ++i) {
+    SampleResult sampled = sample(sequence, {rows + width * static_cast<std::size_t>(i), width});
+    const bool right = i < num_drafts && sampled.token == drafts[static_cast<std::size_t>(i)];
+    if (!apply(sequence, std::move(sampled))) return;
+    if (!right) {
+      sequence.cache.drop_newest(num_drafts - i);
+      return;
+    }
+    ++sequence.num_computed_tokens;
+    ++sequence.compression_outcome.lookahead_tokens_used;
+  }
+}
+
+void EngineCore::extend_lookahead(Sequence& sequence, std::span<const float> logits) {
+  const auto likeliest = std::max_element(logits.begin(), logits.end()) - logits.begin();
+  sequence.lookahead.tokens.push_back(static_cast<TokenId>(likeliest));
+}
+
+void EngineCore::end_lookahead(Sequence& sequence) {
+  sequence.lookahead.running = false;
+  sequence.cache.drop_newest(sequence.lookahead.wanted);
+  sequence.num_computed_tokens = sequence.num_prompt_tokens;
+  sequence.compression_outcome.lookahead_tokens = sequence.lookahead.wanted;
+  const Settling settling = sequence.schedule.due(sequence.num_computed_tokens, sequence.cache);
+  if (settling) to_settle_.emplace_back(sequence.id, settling);
+  if (sequence.kind == SequenceKind::kTrunk) sequence.group->lookahead = sequence.lookahead.tokens;
+  if (sequence.kind == SequenceKind::kSample && sequence.num_output_tokens() == 1)
+    draft_from_lookahead(sequence);
+}
+
+void EngineCore::ready_trunks(const StepPlan& plan) {
+  for (const ScheduledChunk& chunk : plan.chunks) {
+    Sequence* trunk = scheduler_.find_running(chunk.sequence_id);
+    if (trunk != nullptr && trunk->kind == SequenceKind::kTrunk && trunk->num_uncomputed_tokens() == 0)
+      ready_trunk(*trunk);
   }
 }
 
@@ -132,7 +197,7 @@ void EngineCore::drop_trunk_if_done(ForkGroup& group) {
   runner_.forget(id, /*for_good=*/true);
 }
 
-void EngineCore::apply(Sequence& sequence, SampleResult sampled) {
+bool EngineCore::apply(Sequence& sequence, SampleResult sampled) {
   const Clock::time_point now = Clock::now();
   const bool is_first = !sequence.first_token_at.has_value();
   observer_.on_token(tag_of(sequence), is_first,
@@ -152,9 +217,13 @@ void EngineCore::apply(Sequence& sequence, SampleResult sampled) {
   emit(sequence, std::move(event));
   if (is_end) {
     finish_sequence(sequence.id, FinishReason::kStop);
-  } else if (sequence.num_output_tokens() >= sequence.sampling.max_tokens) {
-    finish_sequence(sequence.id, FinishReason::kLength);
+    return false;
   }
+  if (sequence.num_output_tokens() >= sequence.sampling.max_tokens) {
+    finish_sequence(sequence.id, FinishReason::kLength);
+    return false;
+  }
+  return true;
 }
 
 }  // namespace kvcrush

@@ -46,6 +46,9 @@ std::unique_ptr<Sequence> make_sequence(const EngineRequest& request, const Cach
   sequence->num_prompt_tokens = sequence->num_tokens();
   sequence->policy = policy;
   sequence->schedule = CacheSchedule(policy, format, sequence->num_prompt_tokens, context.model->num_layers);
+  if (policy.compression && sequence->num_prompt_tokens > sequence->schedule.least_budget())
+    sequence->lookahead.wanted = std::min(policy.compression->lookahead_tokens,
+                                          context.max_context_tokens - sequence->num_prompt_tokens);
   return sequence;
 }
 
@@ -87,13 +90,16 @@ std::unique_ptr<Sequence> make_sample(const EngineRequest& request, int index,
 // and one child can always go on, and children come to an end one by one. False: it does not.
 bool attach(Sequence& trunk, std::vector<std::unique_ptr<Sequence>>& samples, int num_pool_blocks) {
   const int layers = trunk.cache.num_layers();
+  int lookahead = 0;
   for (const auto& sample : samples) {
     if (!sample->forkable) continue;
+    lookahead = std::max(lookahead, sample->lookahead.wanted);
     const int whole =
         sample->num_prompt_tokens + std::max(sample->num_output_tokens(), sample->sampling.max_tokens);
     trunk.child_blocks =
         std::max(trunk.child_blocks, sample->schedule.peak_blocks(whole, /*forked=*/true) + layers);
   }
+  trunk.lookahead.wanted = lookahead;
   if (trunk.peak_blocks() + trunk.child_blocks + layers > num_pool_blocks) return false;
   for (auto& sample : samples) {
     sample->group = trunk.group;
@@ -147,11 +153,14 @@ ObservationNeeds needs_of_children(const EngineRequest& request, KvDtype default
 }
 
 bool fits_beside_trunk(const EngineRequest& request, const ModelConfig& model, KvDtype default_dtype,
-                       int num_blocks) {
+                       int max_context_tokens, int num_blocks) {
   BlockPool pool(1);  // nothing is taken from it
   const std::vector<TokenId> no_stop_ids;
-  const SequenceContext context{
-      .pool = &pool, .model = &model, .model_stop_ids = &no_stop_ids, .default_dtype = default_dtype};
+  const SequenceContext context{.pool = &pool,
+                                .model = &model,
+                                .model_stop_ids = &no_stop_ids,
+                                .default_dtype = default_dtype,
+                                .max_context_tokens = max_context_tokens};
   const std::unique_ptr<Sequence> trunk = make_trunk(request, context);
   std::vector<std::unique_ptr<Sequence>> samples;
   for (int index = 0; index < request.num_samples; ++index)

@@ -17,6 +17,7 @@ struct SequenceContext {
   const ModelConfig* model = nullptr;
   const std::vector<TokenId>* model_stop_ids = nullptr;
   KvDtype default_dtype = KvDtype::kF32;
+  int max_context_tokens = 0;
   SequenceId first_id = 1;
 };
 
@@ -34,7 +35,7 @@ ObservationNeeds needs_of_children(const EngineRequest& request, KvDtype default
 // Whether the pool, empty otherwise, holds a trunk beside the largest of the request's samples: what
 // comparing needs.
 bool fits_beside_trunk(const EngineRequest& request, const ModelConfig& model, KvDtype default_dtype,
-                       int num_blocks);
+                       int max_context_tokens, int num_blocks);
 
 // Most tokens that may follow a prompt under a policy: what the context and a pool of `num_blocks` leave.
 int max_new_tokens(const CachePolicy& policy, const ModelConfig& model, KvDtype default_dtype,

@@ -71,6 +71,7 @@ Result<CachePolicy> map_off(const v1::KvCompression& wire) {
 // The operator's fields without those whose meaning hangs on the policy they were chosen for.
 v1::KvCompression for_any_policy(v1::KvCompression given) {
   given.clear_observed_queries();
+  given.clear_lookahead_tokens();
   given.clear_pool_kernel_tokens();
   given.clear_pool_shape();
   given.clear_value_norm();

@@ -129,6 +129,8 @@ void add_selection(CLI::App& app, const Message& message) {
   whole("--window", &v1::KvCompression::set_window_tokens, "Last tokens, always kept, [1, 256]");
   whole("--observed-queries", &v1::KvCompression::set_observed_queries,
         "How many of the window's last queries snapkv asks, [1, window]");
+  whole("--lookahead", &v1::KvCompression::set_lookahead_tokens,
+        "Likeliest next tokens whose queries snapkv asks too, [0, 64]");
   whole("--pool-kernel", &v1::KvCompression::set_pool_kernel_tokens,
         "Width of the pool over attention scores, odd, [1, 63]");
   add_choice<v1::PoolShape>(

@@ -41,6 +41,9 @@ void print_pruning(std::ostream& out, const v1::CompressionReport& report) {
       << " prunes in " << fixed(report.prune_ms(), 2) << " ms (score " << fixed(report.score_ms(), 2)
       << ", select " << fixed(report.select_ms(), 2) << ", compact " << fixed(report.compact_ms(), 2)
       << ")\n";
+  if (report.lookahead_tokens() > 0)
+    out << "lookahead:   " << report.lookahead_tokens() << " tokens before the first prune, "
+        << report.lookahead_tokens_used() << " of them came out the same\n";
 }
 
 void print_compression(std::ostream& out, const v1::CompressionReport& report) {

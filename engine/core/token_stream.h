@@ -57,6 +57,8 @@ struct CompressionOutcome {
   std::int64_t kv_bytes_after = 0;
   std::int64_t blocks_freed = 0;
   int prune_count = 0;
+  int lookahead_tokens = 0;       // run over before the first prune, then forgotten
+  int lookahead_tokens_used = 0;  // of them, tokens that came out the same and cost no step of their own
   double score_ms = 0;
   double select_ms = 0;
   double compact_ms = 0;

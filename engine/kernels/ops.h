@@ -86,6 +86,11 @@ std::pair<at::Tensor, at::Tensor> read_cached(const cpu::CachedLayer& cache, con
 // Sums over the last W queries of their causal softmax: [Hq, num_cached]. queries [W, Hq D], oldest first.
 at::Tensor probability_sums(const at::Tensor& queries, const HeadLayout& heads, const cpu::CachedLayer& cache,
                             const KvStorage& kv);
+// The same where the last num_after queries belong to tokens that are no longer cached; row_stats [W, Hq 2]
+// as attention left them.
+at::Tensor probability_sums_after(const at::Tensor& queries, const at::Tensor& row_stats, int num_after,
+                                  const HeadLayout& heads, const cpu::CachedLayer& cache,
+                                  const KvStorage& kv);
 // -|K| or -cos(K, mean K): [Hkv, num_cached].
 at::Tensor key_scores(const cpu::CachedLayer& cache, bool against_mean, const KvStorage& kv);
 // |V|: [Hkv, num_cached].

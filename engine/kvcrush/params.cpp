@@ -64,6 +64,14 @@ Status check_observed_queries(const CompressionParams& params) {
   return refuse("observed_queries", to_text(count), "[1, " + most + "] with window_tokens " + most);
 }
 
+Status check_lookahead(const CompressionParams& params) {
+  const int count = params.lookahead_tokens;
+  KVCRUSH_RETURN_IF_ERROR(check_range("lookahead_tokens", count, 0, kMaxLookaheadTokens));
+  if (count == 0 || params.policy == BasePolicy::kSnapKv) return {};
+  return refuse("lookahead_tokens", to_text(count),
+                std::string("0 with policy ") + name_of(params.policy) + ", which asks no several queries");
+}
+
 Status check_scores(const CompressionParams& params) {
   const int kernel = params.pool_kernel_tokens;
   if (kernel < 1 || kernel > kMaxPoolKernelTokens || kernel % 2 == 0) {
@@ -124,6 +132,7 @@ Status validate(const CompressionParams& params) {
   KVCRUSH_RETURN_IF_ERROR(check_range("num_sink_tokens", params.num_sink_tokens, 0, kMaxSinkTokens));
   KVCRUSH_RETURN_IF_ERROR(check_range("window_tokens", params.window_tokens, 1, kMaxWindowTokens));
   KVCRUSH_RETURN_IF_ERROR(check_observed_queries(params));
+  KVCRUSH_RETURN_IF_ERROR(check_lookahead(params));
   KVCRUSH_RETURN_IF_ERROR(check_scores(params));
   KVCRUSH_RETURN_IF_ERROR(check_layer_weight(params));
   if (params.granularity == Granularity::kBlock && params.signature_heads == SignatureHeads::kKv) {

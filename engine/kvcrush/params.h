@@ -34,6 +34,7 @@ enum class Preset { kDefault, kPaper };
 inline constexpr int kSelectionBlockTokens = 16;
 
 inline constexpr int kMaxPoolKernelTokens = 63;
+inline constexpr int kMaxLookaheadTokens = 64;
 
 struct CompressionParams {
   BasePolicy policy = BasePolicy::kSnapKv;
@@ -52,6 +53,9 @@ struct CompressionParams {
   // [1, window_tokens] snapkv: how many of the window's last queries are asked. Other policies do not read
   // it.
   int observed_queries = 32;
+  // [0, 64] snapkv: before the first prune the full cache goes on by so many likeliest tokens, their queries
+  // are asked too, and then they are forgotten.
+  int lookahead_tokens = 0;
   int pool_kernel_tokens = 7;              // odd, [1, 63]; width of the pool over attention scores; 1: none
   PoolShape pool_shape = PoolShape::kMax;  // another: a pool of 3 or wider
   bool value_norm = false;                 // attention is multiplied by the norm of the token's value

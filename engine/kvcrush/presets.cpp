@@ -9,6 +9,7 @@ namespace kvcrush {
 namespace {
 
 constexpr std::array kTargets = {2, 4, 8, 16};
+constexpr int kDefaultLookaheadTokens = 8;
 constexpr int kTargetOfInt4Alone = 2;  // it reaches 3 to 3.5
 
 CompressionParams paper_params(BasePolicy policy) {
@@ -21,6 +22,7 @@ CompressionParams paper_params(BasePolicy policy) {
   params.observed_queries = params.window_tokens;
   params.pool_kernel_tokens = policy == BasePolicy::kSnapKv ? 7 : 1;
   params.pool_shape = PoolShape::kMax;
+  params.lookahead_tokens = 0;
   params.value_norm = false;
   params.layer_weight = 0.0;
   return params;
@@ -32,7 +34,10 @@ CompressionParams default_params(BasePolicy policy) {
   params.representative_share = 0.0;
   // Streaming scores are the same in every head: sets of their own would only repeat the work.
   params.token_sets = policy == BasePolicy::kStreaming ? TokenSets::kPerLayer : TokenSets::kPerKvHead;
-  if (policy == BasePolicy::kSnapKv) params.observed_queries = 16;
+  if (policy == BasePolicy::kSnapKv) {
+    params.observed_queries = 16;
+    params.lookahead_tokens = kDefaultLookaheadTokens;
+  }
   params.pool_kernel_tokens = policy == BasePolicy::kSnapKv ? 21 : 1;
   params.pool_shape = policy == BasePolicy::kSnapKv ? PoolShape::kGaussian : PoolShape::kMax;
   params.value_norm = reads_attention(policy);

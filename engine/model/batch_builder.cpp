@@ -11,7 +11,7 @@ void build_batch(const StepPlan& plan, StepBatch& batch) {
   for (const ScheduledChunk& chunk : plan.chunks) {
     batch.query_starts.push_back(batch.num_tokens());
     for (int i = chunk.first_token; i < chunk.first_token + chunk.num_tokens; ++i) {
-      batch.token_ids.push_back(chunk.sequence->token_ids[i]);
+      batch.token_ids.push_back(chunk.sequence->token_at(i));
       batch.positions.push_back(i);
     }
     for (int row = batch.num_tokens() - chunk.num_logit_rows; row < batch.num_tokens(); ++row)

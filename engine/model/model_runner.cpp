@@ -43,13 +43,15 @@ void ModelRunner::observe(int layer, const at::Tensor& qkv, const at::Tensor& ro
     const ScheduledChunk& chunk = batch_.chunks[i];
     const Sequence& sequence = *chunk.sequence;
     // A trunk shows its children the prompt, not the continuation that it runs over.
-    if (sequence.kind == SequenceKind::kTrunk && chunk.first_token >= sequence.num_prompt_tokens) continue;
+    if (sequence.kind == SequenceKind::kTrunk && chunk.first_token >= sequence.num_prompt_tokens &&
+        !chunk.is_lookahead)
+      continue;
     const auto it = observations_.find(sequence.id);
     if (it == observations_.end()) continue;
     Observation& observation = it->second;
     if (observation.needs().num_queries > 0)
       observation.record(layer, qkv, row_stats, batch_.query_starts[i], chunk.num_tokens, chunk.first_token);
-    if (observation.needs().attention_sums)
+    if (observation.needs().attention_sums && !chunk.is_lookahead)
       observation.accumulate(layer, qkv, row_stats, batch_.query_starts[i], chunk.num_tokens,
                              sequence.cache.layer(layer).cached(), kv_);
   }

@@ -15,7 +15,8 @@ ObservationNeeds needs_of(const CachePolicy& policy) {
   if (!policy.compression) return {};
   switch (policy.compression->policy) {
     case BasePolicy::kSnapKv:
-      return {.num_queries = policy.compression->observed_queries};
+      return {.num_queries = policy.compression->observed_queries,
+              .num_lookahead = policy.compression->lookahead_tokens};
     case BasePolicy::kTova:
       return {.num_queries = 1};
     case BasePolicy::kH2o:
@@ -30,6 +31,7 @@ ObservationNeeds needs_of(const CachePolicy& policy) {
 
 ObservationNeeds merge(const ObservationNeeds& a, const ObservationNeeds& b) {
   return {.num_queries = std::max(a.num_queries, b.num_queries),
+          .num_lookahead = std::max(a.num_lookahead, b.num_lookahead),
           .attention_sums = a.attention_sums || b.attention_sums};
 }
 
@@ -37,8 +39,8 @@ Observation::Observation(const HeadLayout& heads, int num_layers, const Observat
                          at::Device device)
     : heads_(heads), needs_(needs) {
   const auto options = at::TensorOptions(at::kFloat).device(device);
-  queries_ = at::empty({num_layers, needs.num_queries, heads.num_heads * heads.head_dim}, options);
-  stats_ = at::empty({num_layers, needs.num_queries, heads.num_heads * 2}, options);
+  queries_ = at::empty({num_layers, needs.ring_rows(), heads.num_heads * heads.head_dim}, options);
+  stats_ = at::empty({num_layers, needs.ring_rows(), heads.num_heads * 2}, options);
   if (needs.attention_sums)
     sums_.assign(static_cast<std::size_t>(num_layers), AttentionSums(heads.num_heads));
 }
@@ -46,7 +48,7 @@ Observation::Observation(const HeadLayout& heads, int num_layers, const Observat
 Observation Observation::clone_for(const ObservationNeeds& needs) const {
   Observation copy(*this);
   if (needs.num_queries == 0) {
-    copy.needs_.num_queries = 0;
+    copy.needs_.num_queries = copy.needs_.num_lookahead = 0;
   } else {
     copy.queries_ = queries_.clone();
     copy.stats_ = stats_.clone();
@@ -60,7 +62,7 @@ Observation Observation::clone_for(const ObservationNeeds& needs) const {
 
 void Observation::record(int layer, const at::Tensor& qkv, const at::Tensor& row_stats, int first_row,
                          int num_tokens, int first_position) {
-  const int capacity = needs_.num_queries;
+  const int capacity = needs_.ring_rows();
   const auto copy = [&](at::Tensor& ring, const at::Tensor& source, int row, int slot) {
     const std::int64_t width = ring.size(2);
     if (!ring.is_cpu()) {
@@ -104,7 +106,7 @@ void Observation::accumulate(int layer, const at::Tensor& qkv, const at::Tensor&
   scratch_.resize(static_cast<std::size_t>(cpu::probability_scratch_floats() * num_kernel_threads()));
   parallel_for(heads_.num_kv_heads, [&](std::int64_t h, int thread) {
     cpu::cpu_kernels().probability_sums(kv.cpu_pool(), cache, static_cast<int>(h), group, query_rows_.data(),
-                                        stat_rows_.data(), num_tokens, scale,
+                                        stat_rows_.data(), num_tokens, /*num_after=*/0, scale,
                                         scratch_.data() + cpu::probability_scratch_floats() * thread,
                                         sums.row(static_cast<int>(h) * group), sums.stride());
   });
@@ -112,30 +114,38 @@ void Observation::accumulate(int layer, const at::Tensor& qkv, const at::Tensor&
 
 const float* Observation::ring_row(const at::Tensor& ring, int layer, int position) const {
   return ring.const_data_ptr<float>() +
-         (static_cast<std::int64_t>(layer) * needs_.num_queries + position % needs_.num_queries) *
+         (static_cast<std::int64_t>(layer) * needs_.ring_rows() + position % needs_.ring_rows()) *
              ring.size(2);
 }
 
 std::vector<const float*> Observation::query_rows(int layer, int count, int end_position) const {
-  KVCRUSH_CHECK(count <= needs_.num_queries && end_position >= count);
+  KVCRUSH_CHECK(count <= needs_.ring_rows() && end_position >= count);
   std::vector<const float*> rows;
   for (int p = end_position - count; p < end_position; ++p) rows.push_back(ring_row(queries_, layer, p));
   return rows;
 }
 
 std::vector<const float*> Observation::stat_rows(int layer, int count, int end_position) const {
-  KVCRUSH_CHECK(count <= needs_.num_queries && end_position >= count);
+  KVCRUSH_CHECK(count <= needs_.ring_rows() && end_position >= count);
   std::vector<const float*> rows;
   for (int p = end_position - count; p < end_position; ++p) rows.push_back(ring_row(stats_, layer, p));
   return rows;
 }
 
+at::Tensor Observation::gather(const at::Tensor& ring, int layer, int count, int end_position) const {
+  KVCRUSH_CHECK(count <= needs_.ring_rows() && end_position >= count);
+  // The oldest position sits at end_position % ring_rows(): rotate it to the front, take the newest.
+  return ring[layer]
+      .roll(-(end_position % needs_.ring_rows()), 0)
+      .narrow(0, needs_.ring_rows() - count, count);
+}
+
 at::Tensor Observation::gather_queries(int layer, int count, int end_position) const {
-  KVCRUSH_CHECK(count <= needs_.num_queries && end_position >= count);
-  // The oldest position sits at end_position % capacity: rotate it to the front, take the newest.
-  return queries_[layer]
-      .roll(-(end_position % needs_.num_queries), 0)
-      .narrow(0, needs_.num_queries - count, count);
+  return gather(queries_, layer, count, end_position);
+}
+
+at::Tensor Observation::gather_stats(int layer, int count, int end_position) const {
+  return gather(stats_, layer, count, end_position);
 }
 
 }  // namespace kvcrush

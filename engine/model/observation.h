@@ -16,8 +16,10 @@ namespace kvcrush {
 
 struct ObservationNeeds {
   int num_queries = 0;          // newest queries to keep
+  int num_lookahead = 0;        // beside those of a lookahead that follows them
   bool attention_sums = false;  // sums over all queries
   bool any() const { return num_queries > 0 || attention_sums; }
+  int ring_rows() const { return num_queries + num_lookahead; }
 };
 ObservationNeeds needs_of(const CachePolicy& policy);
 ObservationNeeds merge(const ObservationNeeds& a, const ObservationNeeds& b);
@@ -42,6 +44,7 @@ class Observation {
   std::vector<const float*> stat_rows(int layer, int count, int end_position) const;
   // The same queries as a tensor [count, Hq D], on any device.
   at::Tensor gather_queries(int layer, int count, int end_position) const;
+  at::Tensor gather_stats(int layer, int count, int end_position) const;  // [count, Hq 2]
 
   const AttentionSums& attention_sums(int layer) const { return sums_[static_cast<std::size_t>(layer)]; }
   // The sums follow their tokens.
@@ -51,11 +54,12 @@ class Observation {
 
  private:
   const float* ring_row(const at::Tensor& ring, int layer, int position) const;
+  at::Tensor gather(const at::Tensor& ring, int layer, int count, int end_position) const;
 
   HeadLayout heads_;
   ObservationNeeds needs_;
-  at::Tensor queries_;  // [num_layers, num_queries, Hq D]; position p lives in row p % num_queries
-  at::Tensor stats_;    // [num_layers, num_queries, Hq 2]
+  at::Tensor queries_;               // [num_layers, ring rows, Hq D]; position p lives in row p % ring rows
+  at::Tensor stats_;                 // [num_layers, ring rows, Hq 2]
   std::vector<AttentionSums> sums_;  // [num_layers]
   // Reused from step to step.
   std::vector<float> scratch_;  // per thread

@@ -48,18 +48,30 @@ void plan_all(int num_tokens, LayerPrunePlan& out) {
   std::iota(out.kept_slots.begin(), out.kept_slots.end(), 0);
 }
 
+// Those before `end` that the policy asks, and those of a lookahead of so many tokens from there.
+ObservedQueries queries_of(const CompressionParams& params, int end, int lookahead) {
+  switch (params.policy) {
+    case BasePolicy::kSnapKv:
+      return {.count = params.observed_queries + lookahead, .num_after = lookahead, .end = end + lookahead};
+    case BasePolicy::kTova:
+      return {.count = 1, .end = end};
+    default:
+      return {.end = end};
+  }
+}
+
 }  // namespace
 
-ReadingsMemo::Key ReadingsMemo::key_of(const CompressionParams& params) {
+ReadingsMemo::Key ReadingsMemo::key_of(const CompressionParams& params, int lookahead) {
   const bool by_window = params.policy == BasePolicy::kSnapKv;
-  return {params.policy, by_window ? params.observed_queries : 0, params.value_norm};
+  return {params.policy, by_window ? params.observed_queries : 0, lookahead, params.value_norm};
 }
-const Readings* ReadingsMemo::find(const CompressionParams& params) const {
-  const auto it = readings_.find(key_of(params));
+const Readings* ReadingsMemo::find(const CompressionParams& params, int lookahead) const {
+  const auto it = readings_.find(key_of(params, lookahead));
   return it == readings_.end() ? nullptr : &it->second;
 }
-Readings& ReadingsMemo::make(const CompressionParams& params) {
-  return readings_[key_of(params)];
+Readings& ReadingsMemo::make(const CompressionParams& params, int lookahead) {
+  return readings_[key_of(params, lookahead)];
 }
 
 Pruner::Pruner(const HeadLayout& heads, int num_layers)
@@ -70,9 +82,15 @@ Pruner::Pruner(const HeadLayout& heads, int num_layers)
 PruneReport Pruner::settle(Sequence& sequence, const Settling& settling, Observation* observation,
                            KvStorage& kv) {
   const Clock::time_point start = Clock::now();
-  if (settling.prune) read(*sequence.policy.compression, sequence, observation, kv, readings_);
+  ObservedQueries queries;
+  if (settling.prune) {
+    const bool looked_ahead = sequence.num_computed_tokens == sequence.num_prompt_tokens;
+    queries = queries_of(*sequence.policy.compression, sequence.num_computed_tokens,
+                         looked_ahead ? sequence.lookahead.wanted : 0);
+    read(*sequence.policy.compression, queries, sequence.cache, observation, kv, readings_);
+  }
   const Clock::time_point was_read = Clock::now();
-  plan(sequence, sequence, settling.prune, readings_);
+  plan(sequence, sequence.cache, queries, settling.prune ? &readings_ : nullptr);
   const Clock::time_point selected = Clock::now();
 
   const auto num_layers = static_cast<int>(plans_.size());
@@ -112,18 +130,21 @@ PruneReport Pruner::fork(const Sequence& trunk, Sequence& child, const Observati
   const auto num_layers = static_cast<int>(plans_.size());
   bool prunes = false;
   for (int layer = 0; layer < num_layers; ++layer) prunes = prunes || child.cache.num_evicted(layer) > 0;
-  const Readings* readings = &readings_;
+  const Readings* readings = nullptr;
+  ObservedQueries queries;
   if (prunes) {
-    readings = memo.find(*child.policy.compression);
+    const CompressionParams& params = *child.policy.compression;
+    queries = queries_of(params, trunk.num_prompt_tokens, child.lookahead.wanted);
+    readings = memo.find(params, child.lookahead.wanted);
     if (readings == nullptr) {
-      Readings& fresh = memo.make(*child.policy.compression);
+      Readings& fresh = memo.make(params, child.lookahead.wanted);
       fresh.resize(plans_.size());
-      read(*child.policy.compression, trunk, observation, kv, fresh);
+      read(params, queries, trunk.cache, observation, kv, fresh);
       readings = &fresh;
     }
   }
   const Clock::time_point was_read = Clock::now();
-  plan(child, trunk, prunes, *readings);
+  plan(child, trunk.cache, queries, readings);
   const Clock::time_point selected = Clock::now();
   std::vector<cpu::CachedLayer> targets;
   PruneReport report{.cached_tokens_before = trunk.cache.max_cached_tokens()};
@@ -144,22 +165,23 @@ PruneReport Pruner::fork(const Sequence& trunk, Sequence& child, const Observati
   return report;
 }
 
-void Pruner::plan(const Sequence& sequence, const Sequence& source, bool prune, const Readings& readings) {
+void Pruner::plan(const Sequence& sequence, const SequenceCache& source, const ObservedQueries& queries,
+                  const Readings* readings) {
   select_scratch_.resize(
       std::max<std::size_t>(select_scratch_.size(), static_cast<std::size_t>(num_kernel_threads())));
   parallel_for(static_cast<std::int64_t>(plans_.size()), [&](std::int64_t index, int thread) {
     const auto layer = static_cast<std::size_t>(index);
-    const int num_tokens = source.cache.layer(static_cast<int>(index)).num_cached_tokens();
-    if (!prune) return plan_all(num_tokens, plans_[layer]);
+    const int num_tokens = source.layer(static_cast<int>(index)).num_cached_tokens();
+    if (readings == nullptr) return plan_all(num_tokens, plans_[layer]);
+    const LayerReadings& read = (*readings)[layer];
     const CompressionParams& params = *sequence.policy.compression;
-    const LayerObservation observation{
-        .num_heads = heads_.num_heads,
-        .num_kv_heads = heads_.num_kv_heads,
-        .num_tokens = num_tokens,
-        .probability_sums = readings[layer].probability_sums,
-        .num_queries = params.policy == BasePolicy::kSnapKv ? params.observed_queries : 1,
-        .key_scores = readings[layer].key_scores,
-        .value_norms = readings[layer].value_norms};
+    const LayerObservation observation{.num_heads = heads_.num_heads,
+                                       .num_kv_heads = heads_.num_kv_heads,
+                                       .num_tokens = num_tokens,
+                                       .probability_sums = read.probability_sums,
+                                       .num_queries = std::max(queries.count, 1),
+                                       .key_scores = read.key_scores,
+                                       .value_norms = read.value_norms};
     plan_layer(params, sequence.schedule.layer_budget(static_cast<int>(index)), static_cast<int>(index),
                observation, select_scratch_[static_cast<std::size_t>(thread)], plans_[layer]);
   });

@@ -22,16 +22,24 @@ struct LayerReadings {
 };
 using Readings = std::vector<LayerReadings>;  // [num_layers]
 
+// The queries that a prune asks: `count` of the positions before `end`, the last `num_after` of them of a
+// lookahead, whose tokens are no longer cached.
+struct ObservedQueries {
+  int count = 0;
+  int num_after = 0;
+  int end = 0;
+};
+
 // Readings of a trunk at its prompt's end: its children with the same needs read them once.
 class ReadingsMemo {
  public:
   // Null: not read yet; then fill the one that make() returns.
-  const Readings* find(const CompressionParams& params) const;
-  Readings& make(const CompressionParams& params);
+  const Readings* find(const CompressionParams& params, int lookahead) const;
+  Readings& make(const CompressionParams& params, int lookahead);
 
  private:
-  using Key = std::tuple<BasePolicy, int, bool>;  // policy, observed queries, value norms
-  static Key key_of(const CompressionParams& params);
+  using Key = std::tuple<BasePolicy, int, int, bool>;  // policy, observed queries, lookahead, value norms
+  static Key key_of(const CompressionParams& params, int lookahead);
   std::map<Key, Readings> readings_;
 };
 
@@ -49,15 +57,17 @@ class Pruner {
                    Observation* child_sums, ReadingsMemo& memo, KvStorage& kv);
 
  private:
-  void read(const CompressionParams& params, const Sequence& source, const Observation* observation,
-            const KvStorage& kv, Readings& readings);
-  void read_layer(const CompressionParams& params, const Sequence& source, const Observation* observation,
-                  const KvStorage& kv, int layer, int thread, LayerReadings& out);
-  void read_layer_reference(const CompressionParams& params, const Sequence& source,
-                            const Observation* observation, const KvStorage& kv, int layer,
-                            LayerReadings& out);
-  // Fills plans_ for what `policy` keeps of source's slots; without pruning all of them.
-  void plan(const Sequence& sequence, const Sequence& source, bool prune, const Readings& readings);
+  void read(const CompressionParams& params, const ObservedQueries& queries, const SequenceCache& source,
+            const Observation* observation, const KvStorage& kv, Readings& readings);
+  void read_layer(const CompressionParams& params, const ObservedQueries& queries,
+                  const cpu::CachedLayer& cache, const Observation* observation, const KvStorage& kv,
+                  int layer, int thread, LayerReadings& out);
+  void read_layer_reference(const CompressionParams& params, const ObservedQueries& queries,
+                            const cpu::CachedLayer& cache, const Observation* observation,
+                            const KvStorage& kv, int layer, LayerReadings& out);
+  // Fills plans_ for what `sequence` keeps of source's slots; readings null: all of them.
+  void plan(const Sequence& sequence, const SequenceCache& source, const ObservedQueries& queries,
+            const Readings* readings);
   void rewrite(const Sequence& source, const std::vector<cpu::CachedLayer>& targets, KvStorage& kv);
   void add_outcome(Sequence& sequence, bool pruned, const PruneReport& report) const;
 

@@ -12,11 +12,6 @@ namespace kvcrush {
 
 namespace {
 
-int num_observed_queries(const CompressionParams& params) {
-  if (params.policy == BasePolicy::kSnapKv) return params.observed_queries;
-  return params.policy == BasePolicy::kTova ? 1 : 0;
-}
-
 bool reads_keys(BasePolicy policy) {
   return policy == BasePolicy::kKNorm || policy == BasePolicy::kKeyDiff;
 }
@@ -29,20 +24,22 @@ void assign(std::vector<float>& out, const at::Tensor& values) {
 
 }  // namespace
 
-void Pruner::read(const CompressionParams& params, const Sequence& source, const Observation* observation,
-                  const KvStorage& kv, Readings& readings) {
+void Pruner::read(const CompressionParams& params, const ObservedQueries& queries,
+                  const SequenceCache& source, const Observation* observation, const KvStorage& kv,
+                  Readings& readings) {
   KVCRUSH_CHECK(!reads_attention(params.policy) || observation != nullptr);
   const bool fast = use_cpu_kernels(kv.device());
   read_scratch_.resize(
       std::max<std::size_t>(read_scratch_.size(), static_cast<std::size_t>(num_kernel_threads())));
-  const auto read_one = [&](std::int64_t layer, int thread) {
-    LayerReadings& out = readings[static_cast<std::size_t>(layer)];
-    if (params.policy == BasePolicy::kH2o)
-      observation->attention_sums(static_cast<int>(layer)).copy_to(out.probability_sums);
+  const auto read_one = [&](std::int64_t index, int thread) {
+    LayerReadings& out = readings[static_cast<std::size_t>(index)];
+    const auto layer = static_cast<int>(index);
+    const cpu::CachedLayer cache = source.layer(layer).cached();
+    if (params.policy == BasePolicy::kH2o) observation->attention_sums(layer).copy_to(out.probability_sums);
     if (fast) {
-      read_layer(params, source, observation, kv, static_cast<int>(layer), thread, out);
+      read_layer(params, queries, cache, observation, kv, layer, thread, out);
     } else {
-      read_layer_reference(params, source, observation, kv, static_cast<int>(layer), out);
+      read_layer_reference(params, queries, cache, observation, kv, layer, out);
     }
   };
   const auto num_layers = static_cast<std::int64_t>(plans_.size());
@@ -53,24 +50,21 @@ void Pruner::read(const CompressionParams& params, const Sequence& source, const
   }
 }
 
-void Pruner::read_layer(const CompressionParams& params, const Sequence& source,
-                        const Observation* observation, const KvStorage& kv, int layer, int thread,
-                        LayerReadings& out) {
+void Pruner::read_layer(const CompressionParams& params, const ObservedQueries& queries,
+                        const cpu::CachedLayer& cache, const Observation* observation, const KvStorage& kv,
+                        int layer, int thread, LayerReadings& out) {
   const cpu::KvPool pool = kv.cpu_pool();
-  const cpu::CachedLayer cache = source.cache.layer(layer).cached();
   const auto num_cached = static_cast<std::size_t>(cache.num_cached);
   const int group = heads_.num_heads / heads_.num_kv_heads;
   std::vector<float>& scratch = read_scratch_[static_cast<std::size_t>(thread)];
   scratch.resize(static_cast<std::size_t>(cpu::probability_scratch_floats()));
-  if (const int count = num_observed_queries(params); count > 0) {
-    const int end =
-        source.kind == SequenceKind::kTrunk ? source.num_prompt_tokens : source.num_computed_tokens;
-    const std::vector<const float*> queries = observation->query_rows(layer, count, end);
-    const std::vector<const float*> stats = observation->stat_rows(layer, count, end);
+  if (queries.count > 0) {
+    const std::vector<const float*> rows = observation->query_rows(layer, queries.count, queries.end);
+    const std::vector<const float*> stats = observation->stat_rows(layer, queries.count, queries.end);
     out.probability_sums.assign(static_cast<std::size_t>(heads_.num_heads) * num_cached, 0.0F);
     for (int h = 0; h < heads_.num_kv_heads; ++h) {
       cpu::cpu_kernels().probability_sums(
-          pool, cache, h, group, queries.data(), stats.data(), count,
+          pool, cache, h, group, rows.data(), stats.data(), queries.count, queries.num_after,
           1.0F / std::sqrt(static_cast<float>(heads_.head_dim)), scratch.data(),
           out.probability_sums.data() + static_cast<std::size_t>(h * group) * num_cached, cache.num_cached);
     }
@@ -93,15 +87,14 @@ void Pruner::read_layer(const CompressionParams& params, const Sequence& source,
   }
 }
 
-void Pruner::read_layer_reference(const CompressionParams& params, const Sequence& source,
-                                  const Observation* observation, const KvStorage& kv, int layer,
-                                  LayerReadings& out) {
-  const cpu::CachedLayer cache = source.cache.layer(layer).cached();
-  if (const int count = num_observed_queries(params); count > 0) {
-    const int end =
-        source.kind == SequenceKind::kTrunk ? source.num_prompt_tokens : source.num_computed_tokens;
+void Pruner::read_layer_reference(const CompressionParams& params, const ObservedQueries& queries,
+                                  const cpu::CachedLayer& cache, const Observation* observation,
+                                  const KvStorage& kv, int layer, LayerReadings& out) {
+  if (queries.count > 0) {
+    const at::Tensor rows = observation->gather_queries(layer, queries.count, queries.end);
+    const at::Tensor stats = observation->gather_stats(layer, queries.count, queries.end);
     assign(out.probability_sums,
-           reference::probability_sums(observation->gather_queries(layer, count, end), heads_, cache, kv));
+           reference::probability_sums_after(rows, stats, queries.num_after, heads_, cache, kv));
   }
   if (reads_keys(params.policy))
     assign(out.key_scores, reference::key_scores(cache, params.policy == BasePolicy::kKeyDiff, kv));

@@ -86,6 +86,12 @@ int CacheSchedule::layer_budget(int layer) const {
   return layer_budget_tokens(*compression_, budget_tokens_, layer, num_layers_);
 }
 
+int CacheSchedule::least_budget() const {
+  int least = kNever;
+  for (int layer = 0; layer < num_layers_; ++layer) least = std::min(least, layer_budget(layer));
+  return least;
+}
+
 int CacheSchedule::prune_threshold(int num_computed) const {
   if (!prunes()) return kNever;
   if (num_computed >= num_prompt_tokens_) return hysteresis_tokens_;
@@ -168,8 +174,9 @@ int CacheSchedule::layer_peak_blocks(int layer, int num_tokens, bool forked) con
   if (forked) return peak;
   // Nothing is packed before the first boundary.
   const bool prunes_early = prunes() && compression_->when == PruneWhen::kDuringPrefill;
+  const int lookahead = prunes() ? compression_->lookahead_tokens : 0;
   const int most_unpacked =
-      prunes_early ? std::min(prompt, layer_budget(layer) + kPrefillSlackTokens) : prompt;
+      lookahead + (prunes_early ? std::min(prompt, layer_budget(layer) + kPrefillSlackTokens) : prompt);
   return std::max(peak, blocks_for(format_, 0, most_unpacked));
 }
 

@@ -4,7 +4,7 @@
 // recomputed after preemption is settled at the same places and yields the same tokens.
 //
 //   prompt, kDuringPrefill   whenever kPrefillSlackTokens more than the budget are cached
-//   prompt's end             always
+//   prompt's end             always; where the policy looks ahead, once it has (Lookahead)
 //   decode                   whenever hysteresis_tokens() more than the budget are cached, or as many tokens
 //                            beyond the window wait to be packed
 #pragma once
@@ -36,6 +36,7 @@ class CacheSchedule {
   bool packs() const { return format_.packed_tokens_per_block > 0; }
   int budget_tokens() const { return budget_tokens_; }  // mean over layers; 0: never prunes
   int layer_budget(int layer) const;
+  int least_budget() const;  // of any layer
   // Newest tokens that pruning keeps and packing leaves alone.
   int window_tokens() const { return window_tokens_; }
   // At least the window, so that every observed query has seen just what is cached; a 32nd of the budget, so

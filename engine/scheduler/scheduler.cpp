@@ -26,8 +26,21 @@ StepPlan Scheduler::plan() {
 void Scheduler::schedule_decodes(StepPlan& plan) {
   for (std::size_t i = 0; i < running_.size(); ++i) {
     Sequence& sequence = *running_[i];
-    if (sequence.is_decoding() && reserve_or_preempt(sequence, 1, plan)) schedule_chunk(sequence, 1, plan);
+    if (!sequence.is_decoding()) continue;
+    const int tokens = 1 + drafts_for(sequence, plan);
+    if (reserve_or_preempt(sequence, tokens, plan)) schedule_chunk(sequence, tokens, plan);
   }
+}
+
+int Scheduler::drafts_for(const Sequence& sequence, const StepPlan& plan) const {
+  if (sequence.drafts.empty() || sequence.lookahead.running) return 0;
+  // Every running sequence is sure of one token.
+  const int spare = config_.max_batch_tokens - plan.num_decode_tokens - static_cast<int>(running_.size());
+  const int to_boundary =
+      sequence.schedule.tokens_to_boundary(sequence.num_computed_tokens, sequence.cache) - 1;
+  const int to_end = sequence.sampling.max_tokens - sequence.num_output_tokens();
+  const int drafts = std::min({static_cast<int>(sequence.drafts.size()), spare, to_boundary - 1, to_end - 1});
+  return drafts > 0 && sequence.cache.blocks_missing_for(1 + drafts) <= pool_.num_free() ? drafts : 0;
 }
 
 void Scheduler::schedule_prefills(StepPlan& plan) {
@@ -127,6 +140,8 @@ void Scheduler::preempt_youngest(StepPlan& plan) {
     ++victim->group->num_waiting_children;
   }
   victim->cache.clear();
+  victim->lookahead.running = false;
+  victim->drafts.clear();
   victim->num_computed_tokens = 0;
   victim->score = {};
   ++victim->num_preemptions;
@@ -145,12 +160,26 @@ int Scheduler::prefill_tokens_for(const Sequence& sequence, int tokens_left) con
 void Scheduler::schedule_chunk(Sequence& sequence, int num_tokens, StepPlan& plan) {
   const int end = sequence.num_computed_tokens + num_tokens;
   (sequence.is_decoding() ? plan.num_decode_tokens : plan.num_prefill_tokens) += num_tokens;
-  plan.chunks.push_back({.sequence = &sequence,
-                         .sequence_id = sequence.id,
-                         .first_token = sequence.num_computed_tokens,
-                         .num_tokens = num_tokens,
-                         .num_logit_rows = sequence.num_logit_rows(sequence.num_computed_tokens, end),
-                         .settling = sequence.schedule.due(end, sequence.cache)});
+  ScheduledChunk& chunk = plan.chunks.emplace_back();
+  chunk.sequence = &sequence;
+  chunk.sequence_id = sequence.id;
+  chunk.first_token = sequence.num_computed_tokens;
+  chunk.num_tokens = num_tokens;
+  if (sequence.lookahead.running) {
+    chunk.is_lookahead = true;
+    chunk.num_logit_rows = end < sequence.num_prompt_tokens + sequence.lookahead.wanted ? 1 : 0;
+    return;
+  }
+  chunk.num_drafts = std::max(0, end - sequence.num_tokens());
+  chunk.num_logit_rows = sequence.num_logit_rows(chunk.first_token, end);
+  chunk.settling = sequence.schedule.due(end, sequence.cache);
+  const bool trunk = sequence.kind == SequenceKind::kTrunk;
+  chunk.starts_lookahead =
+      end == sequence.num_prompt_tokens && sequence.lookahead.wanted > 0 && (trunk || chunk.settling.prune);
+  if (chunk.starts_lookahead) {
+    chunk.num_logit_rows = std::max(chunk.num_logit_rows, 1);
+    chunk.settling = {};
+  }
 }
 
 Sequence* Scheduler::find_running(SequenceId id) const {

@@ -25,8 +25,11 @@ struct ScheduledChunk {
   SequenceId sequence_id = 0;  // finds out whether it still runs
   int first_token = 0;
   int num_tokens = 0;
-  int num_logit_rows = 0;  // logits are wanted of its last so many tokens
-  Settling settling;       // what is due once the chunk is in
+  int num_logit_rows = 0;         // logits are wanted of its last so many tokens
+  int num_drafts = 0;             // of its last tokens: guesses
+  bool starts_lookahead = false;  // a lookahead comes next, instead of `settling`
+  bool is_lookahead = false;      // one token of a lookahead
+  Settling settling;              // what is due once the chunk is in
 };
 
 // A sequence that takes the KV of its group's trunk; its cache has the blocks for it.
@@ -75,6 +78,8 @@ class Scheduler {
   bool reserve_or_preempt(Sequence& sequence, int num_tokens, StepPlan& plan);
   void preempt_youngest(StepPlan& plan);
   void schedule_chunk(Sequence& sequence, int num_tokens, StepPlan& plan);
+  // Drafts that may be checked beside the sequence's newest token without a preemption or a boundary.
+  int drafts_for(const Sequence& sequence, const StepPlan& plan) const;
   int prefill_tokens_for(const Sequence& sequence, int tokens_left) const;
 
   SchedulerConfig config_;

@@ -28,6 +28,7 @@ struct ForkGroup {
   int num_waiting_children = 0;  // that still want to fork from it
   int num_live_children = 0;
   std::vector<float> prompt_logits;   // [vocab] after the prompt's last token
+  std::vector<TokenId> lookahead;     // what the trunk ran over beyond the prompt, for its children
   bool compares = false;              // scores are compared with the trunk's
   std::vector<float> full_log_probs;  // [continuation tokens, vocab], where they are
 };
@@ -37,6 +38,15 @@ struct ScoreProgress {
   std::vector<float> logprobs;
   std::vector<float> kl_divergences;
   std::vector<bool> top1_agrees;
+};
+
+// The likeliest continuation of the prompt under the cache as it is before the first prune: run over so that
+// the prune can ask its queries, then taken out of the cache.
+struct Lookahead {
+  int wanted = 0;  // tokens; 0: none
+  bool running = false;
+  std::vector<TokenId>
+      tokens;  // so far; while it runs, the token at position num_prompt_tokens + i is tokens[i]
 };
 
 enum class SequenceKind {
@@ -61,6 +71,9 @@ struct Sequence {
   bool forkable = false;             // its KV at the prompt's end comes from the trunk's, while there is one
   bool forks = false;                // waits for the group's trunk to do so
   int child_blocks = 0;              // of a trunk: peak blocks of its largest child
+  Lookahead lookahead;
+  std::vector<TokenId>
+      drafts;  // guesses at what follows token_ids: checked in one chunk with the newest token
   ScoreProgress score;
 
   int num_computed_tokens =
@@ -82,22 +95,36 @@ struct Sequence {
   int num_tokens_to_compute() const {
     return kind == SequenceKind::kSample || num_output_tokens() == 0 ? num_tokens() : num_tokens() - 1;
   }
-  int num_uncomputed_tokens() const { return num_tokens_to_compute() - num_computed_tokens; }
+  int num_uncomputed_tokens() const {
+    return lookahead.running ? 1 : num_tokens_to_compute() - num_computed_tokens;
+  }
+  TokenId token_at(int position) const {
+    if (lookahead.running && position >= num_prompt_tokens)
+      return lookahead.tokens[static_cast<std::size_t>(position - num_prompt_tokens)];
+    if (position < num_tokens()) return token_ids[static_cast<std::size_t>(position)];
+    return drafts[static_cast<std::size_t>(position - num_tokens())];
+  }
   // Its group's trunk has yet to show what it forks from, or is compared with.
   bool waits_for_trunk() const {
     return kind != SequenceKind::kTrunk && group != nullptr && group->trunk != nullptr && !group->ready;
   }
   bool is_decoding() const {
-    return kind == SequenceKind::kSample && num_uncomputed_tokens() == 1 && num_output_tokens() > 0;
+    return lookahead.running ||
+           (kind == SequenceKind::kSample && num_uncomputed_tokens() == 1 && num_output_tokens() > 0);
   }
-  // Rows of logits wanted of a chunk that ends before `end`: of the newest known token, or of every token
-  // that predicts one of the continuation.
+  // Rows of logits wanted of a chunk that ends before `end`: of the newest known token and the drafts after
+  // it, or of every token that predicts one of the continuation.
   int num_logit_rows(int first_token, int end) const {
-    if (kind == SequenceKind::kSample) return end == num_tokens() ? 1 : 0;
+    if (kind == SequenceKind::kSample) return std::max(0, end - num_tokens() + 1);
     return std::max(0, end - std::max(first_token, num_prompt_tokens - 1));
   }
-  // Blocks it will hold at most before it samples its next token.
-  int peak_blocks() const { return schedule.peak_blocks(num_tokens(), forks); }
+  // Blocks it will hold at most before it samples its next token. A trunk's schedule knows of no lookahead.
+  int peak_blocks() const {
+    const int tokens = kind == SequenceKind::kTrunk
+                           ? std::max(num_tokens(), num_prompt_tokens + lookahead.wanted)
+                           : num_tokens();
+    return schedule.peak_blocks(tokens, forks);
+  }
 };
 
 }  // namespace kvcrush

@@ -75,7 +75,7 @@ class FakeServer(pb_grpc.InferenceServicer):
                         text, match = text[: text.index(stop)], stop
                 finish = pb.FinishInfo(stop_match=match, compression=report(variant, len(prompt)), usage=pb.Usage(
                     prompt_tokens=len(prompt), completion_tokens=11, time_to_first_token_ms=100, total_ms=600))
-                answer.completions.add(index=index, text=text, finish=finish)
+                answer.completions.add(index=index, text=text, token_ids=text.encode(), finish=finish)
             return answer
 
     def Score(self, request, context):

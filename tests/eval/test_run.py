@@ -95,6 +95,15 @@ def test_a_one_token_answer_is_followed_by_the_end_token(fake, evaluate, data_di
     assert records[0]["positions"] == 1
 
 
+def test_own_scores_what_the_full_cache_writes(fake, evaluate):
+    fake.reply = lambda prompt, variant, request: "own words" if variant.policy == pb.BASE_POLICY_OFF else "others"
+    code, records = evaluate("--tasks", "own", "--variants", "snapkv:0.5", "--own-tokens", "20")
+    assert code == 0 and len(records) == 3 + 4
+    assert {bytes(r.continuation_token_ids.ids) for r in fake.score_requests} == {b"own words"}
+    assert {(len(r.variants), r.sampling.max_tokens, r.sampling.temperature) for r in fake.generate_requests} == {(1, 20, 0)}
+    assert {r["task"] for r in records} == {"own"} and records[0]["kl"] == pytest.approx(0.1)
+
+
 def test_ppl(fake, evaluate):
     code, records = evaluate("--tasks", "ppl", "--variants", "full", "snapkv:0.5", "--ppl-prompt-tokens", "100", "--ppl-tokens", "900",
                              "--ppl-windows", "3")

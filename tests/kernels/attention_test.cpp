@@ -135,7 +135,7 @@ TEST_P(AttentionTest, ProbabilitySumsMatchReference) {
       part.copy_(sums.narrow(0, h * group, group).narrow(1, 0, seen.num_cached));
       cpu::cpu_kernels().probability_sums(paged.kv.cpu_pool(), seen, h, group,
                                           row_pointers(queries, first).data(),
-                                          row_pointers(stats, first).data(), last - first,
+                                          row_pointers(stats, first).data(), last - first, /*num_after=*/0,
                                           1.0F / std::sqrt(static_cast<float>(c.heads.head_dim)),
                                           scratch.data(), part.data_ptr<float>(), seen.num_cached);
       sums.narrow(0, h * group, group).narrow(1, 0, seen.num_cached).copy_(part);

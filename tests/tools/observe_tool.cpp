@@ -36,8 +36,9 @@ void write_layer(int layer, int window, const BlockTable& table, const Observati
   at::Tensor sums = at::zeros({heads.num_heads, num_tokens}, at::kFloat);
   for (int h = 0; h < heads.num_kv_heads; ++h) {
     cpu::cpu_kernels().probability_sums(kv.cpu_pool(), table.cached(), h, group, queries.data(), stats.data(),
-                                        window, 1.0F / std::sqrt(static_cast<float>(heads.head_dim)),
-                                        scratch.data(), sums[h * group].data_ptr<float>(), num_tokens);
+                                        window, /*num_after=*/0,
+                                        1.0F / std::sqrt(static_cast<float>(heads.head_dim)), scratch.data(),
+                                        sums[h * group].data_ptr<float>(), num_tokens);
   }
   write(sums);
   std::vector<float> accumulated;

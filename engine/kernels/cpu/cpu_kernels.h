@@ -69,10 +69,11 @@ struct KernelTable {
                          float* out, float* row_stats);
   // sums[group, num_cached], rows sums_stride floats apart, += softmax probabilities of the last num_queries
   // queries, for each query head of kv_head, in ascending order. queries and row_stats: one row [num_heads,
-  // head_dim] and [num_heads, 2] each, as attention saw and left them. scratch: probability_scratch_floats().
+  // head_dim] and [num_heads, 2] each, as attention saw and left them. The last num_after queries belong to
+  // tokens after the cached ones. scratch: probability_scratch_floats().
   void (*probability_sums)(const KvPool& pool, const CachedLayer& cache, int kv_head, int group,
                            const float* const* queries, const float* const* row_stats, int num_queries,
-                           float scale, float* scratch, float* sums, std::int64_t sums_stride);
+                           int num_after, float scale, float* scratch, float* sums, std::int64_t sums_stride);
   // scores[num_cached]: -|K| of each slot, or -cos(K, mean K) where `against_mean`. scratch:
   // attention_scratch_floats().
   void (*key_scores)(const KvPool& pool, const CachedLayer& cache, int kv_head, bool against_mean,

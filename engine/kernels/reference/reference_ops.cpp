@@ -19,14 +19,16 @@ at::Tensor to_tensor(std::span<const std::int32_t> values, at::Device device) {
 
 // q k^T / sqrt(D) for the last W queries of n cached tokens, -inf where a query does not see the token: [Hq,
 // W, n]. q [W, Hq, D], k [Hkv, n, D].
-at::Tensor causal_scores(const at::Tensor& q, const at::Tensor& k, const HeadLayout& heads) {
+at::Tensor causal_scores(const at::Tensor& q, const at::Tensor& k, const HeadLayout& heads,
+                         int num_after = 0) {
   const std::int64_t num_queries = q.size(0);
   const std::int64_t num_cached = k.size(1);
   const at::Tensor keys = k.repeat_interleave(heads.num_heads / heads.num_kv_heads, 0);
   at::Tensor scores =
       at::matmul(q.transpose(0, 1), keys.transpose(1, 2)) / std::sqrt(static_cast<double>(heads.head_dim));
   const auto options = at::TensorOptions(at::kLong).device(q.device());
-  const at::Tensor last_visible = at::arange(num_cached - num_queries, num_cached, options).unsqueeze(1);
+  const std::int64_t end = num_cached + num_after;
+  const at::Tensor last_visible = at::arange(end - num_queries, end, options).unsqueeze(1);
   const at::Tensor hidden = at::arange(num_cached, options).unsqueeze(0).gt(last_visible);
   return scores.masked_fill(hidden, -INFINITY);
 }
@@ -115,6 +117,15 @@ at::Tensor probability_sums(const at::Tensor& queries, const HeadLayout& heads, 
                             const KvStorage& kv) {
   const at::Tensor q = queries.unflatten(1, {heads.num_heads, heads.head_dim});
   return at::softmax(causal_scores(q, read_cached(cache, kv).first, heads), -1).sum(1);
+}
+
+at::Tensor probability_sums_after(const at::Tensor& queries, const at::Tensor& row_stats, int num_after,
+                                  const HeadLayout& heads, const cpu::CachedLayer& cache,
+                                  const KvStorage& kv) {
+  const at::Tensor q = queries.unflatten(1, {heads.num_heads, heads.head_dim});
+  const at::Tensor scores = causal_scores(q, read_cached(cache, kv).first, heads, num_after);  // [Hq, W, n]
+  const at::Tensor stats = row_stats.view({-1, heads.num_heads, 2}).permute({2, 1, 0}).unsqueeze(-1);
+  return ((scores - stats[0]).exp() * stats[1]).sum(1);
 }
 
 at::Tensor key_scores(const cpu::CachedLayer& cache, bool against_mean, const KvStorage& kv) {

@@ -50,6 +50,8 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     add("--ppl-prompt-tokens", type=_positive, default=_DEFAULTS.ppl_prompt_tokens, metavar="N", help="(default: %(default)s)")
     add("--ppl-tokens", type=_positive, default=_DEFAULTS.ppl_tokens, metavar="N", help="scored per window (default: %(default)s)")
     add("--ppl-windows", type=_positive, default=_DEFAULTS.ppl_windows, metavar="N", help="per text (default: %(default)s)")
+    add("--own-tokens", type=_positive, default=_DEFAULTS.own_tokens, metavar="N",
+        help="of the full cache's own text (default: %(default)s)")
     add("--probe-tokens", type=_positive, default=_DEFAULTS.probe_tokens, metavar="N", help="of the gold answer (default: %(default)s)")
 
 
@@ -58,7 +60,7 @@ def _run(args: argparse.Namespace) -> int:
 
     chosen = variants.resolve(args.variants)
     options = Options(args.max_prompt_tokens, args.limit, frozenset(args.datasets) or None, args.kv_keys, args.ppl_prompt_tokens,
-                      args.ppl_tokens, args.ppl_windows, args.probe_tokens)
+                      args.ppl_tokens, args.ppl_windows, args.probe_tokens, args.own_tokens)
     folder = DataFolder(args.data)
     for variant in chosen:
         server.to_proto(variant)  # what is wrong with one shows now, not after hours

@@ -28,6 +28,6 @@ class GenerateJob(Job):
 
 @dataclasses.dataclass(frozen=True)
 class ScoreJob(Job):
-    continuation: str | list[int]  # text is cut to max_continuation_tokens
+    continuation: str | list[int] | None  # text is cut to max_continuation_tokens; None: what the full cache writes, greedily
     max_continuation_tokens: int
     compare_to_full: bool

@@ -61,6 +61,7 @@ def _cost(report: pb.CompressionReport, usage: pb.Usage) -> dict:
         "kv_bytes_full_16bit": report.kv_bytes_full_16bit,
         "budget_tokens": report.budget_tokens, "tokens_kept": round(report.tokens_kept.mean, 2),
         "prune_count": report.prune_count, "prune_ms": round(report.prune_ms, 4),
+        "lookahead_tokens": report.lookahead_tokens, "lookahead_tokens_used": report.lookahead_tokens_used,
         "prompt_tokens": usage.prompt_tokens, "completion_tokens": usage.completion_tokens,
         "ttft_ms": round(usage.time_to_first_token_ms, 3), "total_ms": round(usage.total_ms, 3),
         "applied": f"{_short('policy', applied)} {_short('kv_dtype', applied)} share {applied.representative_share:g}",
@@ -130,9 +131,16 @@ class Server:
         return list(answer.completions)
 
     def _continuation(self, job: ScoreJob) -> list[int]:
-        if not isinstance(job.continuation, str):
+        if job.continuation is None:
+            request = pb.GenerateRequest(variants=[pb.KvCompression(policy=pb.BASE_POLICY_OFF)])
+            _set_prompt(request, job.prompt)
+            request.sampling.temperature = 0
+            request.sampling.max_tokens = job.max_continuation_tokens
+            ids = list(self._stub.GenerateOnce(request, timeout=self._timeout_s).completions[0].token_ids)
+        elif isinstance(job.continuation, str):
+            ids = self.tokenize(job.continuation)[: job.max_continuation_tokens]
+        else:
             return job.continuation
-        ids = self.tokenize(job.continuation)[: job.max_continuation_tokens]
         # The first token is predicted before anything is pruned: an answer of one token is followed by its end.
         return ids if len(ids) > 1 else [*ids, self.info.stop_token_ids[0]]
 

@@ -65,22 +65,22 @@ def reference_of(results: Results, variant: Variant) -> str | None:
     return name if name in results.variants else None
 
 
-def _probe(results: Results, variant: Variant) -> dict:
+def _probe(results: Results, variant: Variant, task: str) -> dict:
     name = variant.name
-    kl = results.column(name, "probe", "kl")
+    kl = results.column(name, task, "kl")
     if not kl:
         return {}
     keys = sorted(kl)
-    rows = results.of(name, "probe")
+    rows = results.of(name, task)
     figures = {
-        "bytes": bytes_ratio(results, name, "probe"),
+        "bytes": bytes_ratio(results, name, task),
         "kl": stats.mean([kl[key] for key in keys]),
         "agreement": stats.mean([rows[key]["agreement"] for key in keys]),
         "nll_increase": stats.mean([rows[key]["full_logprob"] - rows[key]["logprob"] for key in keys]),
         "prune_ms": stats.mean([rows[key]["prune_ms"] for key in keys]),
     }
     if (reference := reference_of(results, variant)) is not None:
-        ours, theirs, common = results.paired("probe", "kl", name, reference)
+        ours, theirs, common = results.paired(task, "kl", name, reference)
         if common and max(ours) > stats.KL_FLOOR:  # a full cache has no ratio to tell
             figures["kl_ratio_geometric"] = stats.geometric_mean_ratio(ours, theirs)
             figures["kl_ratio_of_means"] = stats.ratio_of_sums(ours, theirs) if sum(theirs) > 0 else None
@@ -155,7 +155,8 @@ def summarise(results: Results) -> dict[str, dict]:
     for name, variant in results.variants.items():
         applied = {r["applied"] for task in ("probe", "longbench", "needle") for r in results.of(name, task).values()}
         entry = {"method": variant.method, "budget": variant.budget, "dtype": variant.dtype, "settings": variant.settings,
-                 "applied": sorted(applied), "probe": _probe(results, variant), "longbench": _longbench(results, name),
+                 "applied": sorted(applied), "probe": _probe(results, variant, "probe"), "own": _probe(results, variant, "own"),
+                 "longbench": _longbench(results, name),
                  "needle": _retrieval(results, name, "needle"), "kv_retrieval": _retrieval(results, name, "kv_retrieval"),
                  "ppl": _ppl(results, name), "speed": _speed(results, name)}
         summary[name] = entry

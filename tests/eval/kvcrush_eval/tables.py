@@ -65,7 +65,8 @@ _PPL: list[Column] = [
     ("perplexity", lambda f: with_interval(f["perplexity"])),
 ]
 _SECTIONS = (
-    ("probe", "Teacher-forced probe", _PROBE), ("longbench", "LongBench subset", _LONGBENCH),
+    ("probe", "Teacher-forced probe", _PROBE), ("own", "Along the full cache's own text", _PROBE),
+    ("longbench", "LongBench subset", _LONGBENCH),
     ("needle", "Needle", _RETRIEVAL), ("kv_retrieval", "Key-value retrieval", _RETRIEVAL),
     ("ppl", "Perplexity, pruned as the text goes", _PPL),
 )

@@ -26,6 +26,7 @@ class Options:
     ppl_tokens: int = 3000
     ppl_windows: int = 4              # per text
     probe_tokens: int = 16            # of the gold answer
+    own_tokens: int = 48              # of the full cache's own text
 
 
 Tokenize = Callable[[str], list[int]]
@@ -88,6 +89,12 @@ def probe(folder: data.DataFolder, options: Options, _: Tokenize) -> Iterator[Jo
         yield ScoreJob("probe", dataset, row["_id"], prompt, space + row["answers"][0], options.probe_tokens, True)
 
 
+def own(folder: data.DataFolder, options: Options, _: Tokenize) -> Iterator[Job]:
+    """The same prompts, along what the full cache writes greedily: what a user of a greedy request gets."""
+    for dataset, row, prompt in [*_longbench_rows(folder, options), *_needle_rows(folder, options)]:
+        yield ScoreJob("own", dataset, row["_id"], prompt, None, options.own_tokens, True)
+
+
 def ppl(folder: data.DataFolder, options: Options, tokenize: Tokenize) -> Iterator[Job]:
     """Windows over long texts: a short prompt, then thousands of given tokens with the cache pruned as it grows."""
     size = options.ppl_prompt_tokens + options.ppl_tokens
@@ -115,7 +122,7 @@ def speed(folder: data.DataFolder, options: Options, tokenize: Tokenize) -> Iter
 
 
 TASKS: dict[str, Callable[[data.DataFolder, Options, Tokenize], Iterable[Job]]] = {
-    "probe": probe, "longbench": longbench, "needle": needle, "kv_retrieval": kv_retrieval, "ppl": ppl, "speed": speed,
+    "probe": probe, "own": own, "longbench": longbench, "needle": needle, "kv_retrieval": kv_retrieval, "ppl": ppl, "speed": speed,
 }
 
 

@@ -49,6 +49,7 @@ TEST_F(CompressionOptionsTest, FillsEveryField) {
          "--value-norm",
          "--signature-heads=kv",
          "--observed-queries=12",
+         "--lookahead=6",
          "--pool-shape=gaussian",
          "--layer-weight=0.5"});
   const auto& c = request_.compression();
@@ -71,10 +72,11 @@ TEST_F(CompressionOptionsTest, FillsEveryField) {
   EXPECT_TRUE(c.value_norm());
   EXPECT_EQ(c.signature_heads(), v1::SIGNATURE_HEADS_KV);
   EXPECT_EQ(c.observed_queries(), 12);
+  EXPECT_EQ(c.lookahead_tokens(), 6);
   EXPECT_EQ(c.pool_shape(), v1::POOL_SHAPE_GAUSSIAN);
   EXPECT_EQ(c.layer_weight(), 0.5);
   // A field added to the message needs an option too.
-  EXPECT_EQ(v1::KvCompression::descriptor()->field_count(), 22);
+  EXPECT_EQ(v1::KvCompression::descriptor()->field_count(), 23);
 }
 
 TEST_F(CompressionOptionsTest, EveryPolicyAndDtypeHasItsWord) {

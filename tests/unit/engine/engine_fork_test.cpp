@@ -19,6 +19,7 @@ class EngineForkTest : public EngineTest {
     for (int i = 0; i < 6; ++i) {
       CachePolicy policy;
       policy.compression = quarter(static_cast<BasePolicy>(i));
+      if (i == 0) policy.compression->lookahead_tokens = 5;
       if (i % 2 == 1) policy.compression->token_sets = TokenSets::kPerKvHead;
       if (i == 2) policy.kv_dtype = KvDtype::kInt4;
       if (i == 3) policy.compression->when = PruneWhen::kDuringPrefill;

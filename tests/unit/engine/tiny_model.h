@@ -13,7 +13,7 @@ namespace kvcrush::testing {
 
 inline constexpr int kTinyVocab = 101;
 
-inline std::shared_ptr<const ModelFile> make_tiny_model() {
+inline std::shared_ptr<const ModelFile> make_tiny_model(int num_layers = 3) {
   struct Storage {
     std::vector<std::vector<float>> tensors;
   };
@@ -22,7 +22,7 @@ inline std::shared_ptr<const ModelFile> make_tiny_model() {
   ModelConfig& config = model->config;
   config.name = "tiny";
   config.architecture = "llama";
-  config.num_layers = 3;
+  config.num_layers = num_layers;
   config.hidden_size = 48;
   config.intermediate_size = 80;
   config.num_heads = 6;

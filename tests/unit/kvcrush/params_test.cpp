@@ -59,6 +59,9 @@ TEST(CompressionParams, NamesFieldValueAndRange) {
   expect_refused([](auto& p) { p.representative_share = 1.5; }, "representative_share is 1.5, ", "[0, 1]");
   expect_refused([](auto& p) { p.representative_share = -1.0; }, "representative_share is -1, ", "[0, 1]");
   expect_refused([](auto& p) { p.representative_share = -0.1; }, "representative_share is -0.1, ", "[0, 1]");
+  expect_accepted([](auto& p) { p.lookahead_tokens = 64; });
+  expect_refused([](auto& p) { p.lookahead_tokens = 65; }, "lookahead_tokens is 65", "[0, 64]");
+  expect_refused([](auto& p) { p.lookahead_tokens = -1; }, "lookahead_tokens is -1", "[0, 64]");
   expect_refused([](auto& p) { p.observed_queries = 0; }, "observed_queries is 0",
                  "[1, 32] with window_tokens 32");
   expect_refused([](auto& p) { p.window_tokens = 20; }, "observed_queries is 32",

@@ -54,10 +54,13 @@ TEST(Presets, DefaultTakesWhatThePolicyCanUse) {
   }
 }
 
-TEST(Presets, DefaultAsksTheNewestHalfOfTheWindow) {
+TEST(Presets, DefaultAsksTheNewestHalfOfTheWindowAndEightTokensAhead) {
   const CompressionParams params = preset_params(Preset::kDefault, BasePolicy::kSnapKv);
   EXPECT_EQ(params.window_tokens, 32);
   EXPECT_EQ(params.observed_queries, 16);
+  EXPECT_EQ(params.lookahead_tokens, 8);
+  EXPECT_EQ(preset_params(Preset::kDefault, BasePolicy::kH2o).lookahead_tokens, 0);
+  EXPECT_EQ(preset_params(Preset::kPaper, BasePolicy::kSnapKv).lookahead_tokens, 0);
 }
 
 TEST(Presets, AttentionIsReadByThreePolicies) {

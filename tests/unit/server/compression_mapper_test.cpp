@@ -57,6 +57,7 @@ TEST(CompressionMapper, EveryFieldSurvivesTheRoundTrip) {
   params.num_sink_tokens = 2;
   params.window_tokens = 16;
   params.observed_queries = 12;
+  params.lookahead_tokens = 6;
   params.pool_kernel_tokens = 5;
   params.pool_shape = PoolShape::kGaussian;
   params.value_norm = true;
@@ -71,8 +72,9 @@ TEST(CompressionMapper, EveryFieldSurvivesTheRoundTrip) {
   EXPECT_EQ(mapped->kv_dtype, KvDtype::kInt4);
   EXPECT_EQ(to_proto(*mapped, KvDtype::kF32).SerializeAsString(), wire.SerializeAsString());
   // All but budget_fraction, preset and target_compression are set.
-  EXPECT_EQ(Wire::descriptor()->field_count(), 22);
+  EXPECT_EQ(Wire::descriptor()->field_count(), 23);
   EXPECT_EQ(mapped->compression->observed_queries, 12);
+  EXPECT_EQ(mapped->compression->lookahead_tokens, 6);
   EXPECT_EQ(mapped->compression->pool_shape, PoolShape::kGaussian);
   EXPECT_EQ(mapped->compression->layer_weight, 0.75);
 }
@@ -82,6 +84,7 @@ TEST(CompressionMapper, WhatIsShownCanBeAskedForWithEveryPolicy) {
     const CachePolicy policy = map_good([=](Wire& c) { c.set_policy(static_cast<v1::BasePolicy>(number)); });
     const Wire shown = to_proto(policy, KvDtype::kF16);
     EXPECT_EQ(shown.has_observed_queries(), number == v1::BASE_POLICY_SNAPKV);
+    EXPECT_EQ(shown.has_lookahead_tokens(), number == v1::BASE_POLICY_SNAPKV);
     const Result<CachePolicy> again = map_compression(shown, off());
     ASSERT_TRUE(again.ok()) << again.status().message();
     EXPECT_EQ(to_proto(*again, KvDtype::kF16).SerializeAsString(), shown.SerializeAsString());

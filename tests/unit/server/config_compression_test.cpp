@@ -93,6 +93,7 @@ TEST(ConfigCompression, PolicyThatReadsNoAttentionRefusesWhatNeedsIt) {
 
 TEST(ConfigCompression, ObservedQueriesAreSnapKvsAndFitTheWindow) {
   EXPECT_EQ(parse_good({"--default-observed-queries=8"}).params.observed_queries, 8);
+  EXPECT_EQ(parse_good({"--default-lookahead-tokens=0"}).params.lookahead_tokens, 0);
   EXPECT_EQ(parse_good({"--default-policy=snapkv", "--default-window-tokens=4"}).params.observed_queries, 4);
   expect_refused({"--default-policy=h2o", "--default-observed-queries=8"}, "--default-observed-queries is 8");
   expect_refused({"--default-observed-queries=33"}, "--default-observed-queries is 33");

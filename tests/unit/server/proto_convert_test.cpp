@@ -52,6 +52,8 @@ TEST(ProtoConvert, FinishEventFillsEveryField) {
                        .kv_bytes_after = 9,
                        .blocks_freed = 10,
                        .prune_count = 11,
+                       .lookahead_tokens = 8,
+                       .lookahead_tokens_used = 5,
                        .score_ms = 1,
                        .select_ms = 2,
                        .compact_ms = 3,
@@ -78,13 +80,15 @@ TEST(ProtoConvert, FinishEventFillsEveryField) {
   EXPECT_EQ(report.kv_bytes_after(), 9);
   EXPECT_EQ(report.blocks_freed(), 10);
   EXPECT_EQ(report.prune_count(), 11);
+  EXPECT_EQ(report.lookahead_tokens(), 8);
+  EXPECT_EQ(report.lookahead_tokens_used(), 5);
   EXPECT_EQ(report.prune_ms(), 6);
   EXPECT_EQ(report.kv_bytes_full_16bit(), 24);
   EXPECT_EQ(report.compression_ratio(), 1.5);
   EXPECT_EQ(report.note(), "why");
   EXPECT_EQ(report.applied().kv_dtype(), v1::KV_DTYPE_INT4);
   // A field added to the message needs to be filled too.
-  EXPECT_EQ(v1::CompressionReport::descriptor()->field_count(), 17);
+  EXPECT_EQ(v1::CompressionReport::descriptor()->field_count(), 19);
 }
 
 }  // namespace
