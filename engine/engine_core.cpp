@@ -137,11 +137,8 @@ void EngineCore::advance(const StepPlan& plan) {
     Sequence& sequence = *chunk.sequence;
     sequence.num_computed_tokens += chunk.num_tokens;
     if (chunk.settling) to_settle_.emplace_back(sequence.id, chunk.settling);
-    if (chunk.starts_lookahead) {
-      sequence.lookahead.running = true;
-      sequence.lookahead.tokens.clear();
-    }
-    if (chunk.is_lookahead && chunk.num_logit_rows == 0) end_lookahead(sequence);
+    if (chunk.starts_lookahead) sequence.lookahead.start();
+    if (chunk.is_lookahead && chunk.num_logit_rows == 0) end_branch(sequence);
   }
 }
 

@@ -65,10 +65,9 @@ class EngineCore {
   void emit(const Sequence& sequence, StreamEvent event);
   void start_forks(const StepPlan& plan);
   void finish_scores(const StepPlan& plan);
-  // One more token of a lookahead, the likeliest by these logits.
-  void extend_lookahead(Sequence& sequence, std::span<const float> logits);
-  // Takes a lookahead that is complete out of the cache; the prune it was made for is due.
-  void end_lookahead(Sequence& sequence);
+  // Takes a branch of a lookahead that is complete out of the cache. After the last one the prune is due that
+  // it was made for.
+  void end_branch(Sequence& sequence);
   void ready_trunks(const StepPlan& plan);
   void ready_trunk(Sequence& trunk);
   void drop_trunk_if_done(ForkGroup& group);

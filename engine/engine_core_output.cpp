@@ -16,13 +16,6 @@ bool contains(const std::vector<TokenId>& ids, TokenId token) {
   return std::find(ids.begin(), ids.end(), token) != ids.end();
 }
 
-// Where the first token came out as the lookahead had it, the others may too.
-void draft_from_lookahead(Sequence& sequence) {
-  const std::vector<TokenId>& tokens = sequence.lookahead.tokens;
-  if (!tokens.empty() && tokens.front() == sequence.token_ids.back())
-    sequence.drafts.assign(tokens.begin() + 1, tokens.end());
-}
-
 }  // namespace
 
 void EngineCore::emit(const Sequence& sequence, StreamEvent event) {
@@ -46,9 +39,8 @@ void EngineCore::start_forks(const StepPlan& plan) {
       score_rows(child, group->prompt_logits.data(), 1, model_->config.vocab_size);
     } else if (child.num_output_tokens() == 0) {         // else it was preempted: its tokens are known
       std::vector<float> logits = group->prompt_logits;  // sampling works in place
-      child.lookahead.tokens.assign(group->lookahead.begin(),
-                                    group->lookahead.begin() + child.lookahead.wanted);
-      if (apply(child, sample(child, logits))) draft_from_lookahead(child);
+      if (apply(child, sample(child, logits)))
+        child.drafts = group->lookahead.part(child.lookahead.shape).continuation_of(child.token_ids.back());
     }
     drop_trunk_if_done(*group);
   }
@@ -78,8 +70,10 @@ void EngineCore::use_logits(const StepPlan& plan, const at::Tensor& logits) {
   // Before sampling, which works in place; trunks first, for scores of the same step may be compared with
   // theirs.
   for (const Rows& rows : wanted) {
-    if (rows.starts_lookahead || rows.is_lookahead)
-      extend_lookahead(*rows.sequence, {rows.first, static_cast<std::size_t>(vocab_size)});
+    const std::span<const float> last_row(rows.first, static_cast<std::size_t>(vocab_size));
+    if (rows.starts_lookahead) rows.sequence->lookahead.choose_first(last_row);
+    if (rows.is_lookahead)
+      rows.sequence->lookahead.choose(rows.end_token - rows.sequence->num_prompt_tokens, last_row);
     if (rows.sequence->kind != SequenceKind::kTrunk || rows.is_lookahead) continue;
     keep_trunk_rows(*rows.sequence, rows.first,
                     rows.end_token - rows.count - rows.sequence->num_prompt_tokens + 1, rows.count,
@@ -122,21 +116,17 @@ void EngineCore::check_drafts(Sequence& sequence, float* rows, int num_drafts) {
   }
 }
 
-void EngineCore::extend_lookahead(Sequence& sequence, std::span<const float> logits) {
-  const auto likeliest = std::max_element(logits.begin(), logits.end()) - logits.begin();
-  sequence.lookahead.tokens.push_back(static_cast<TokenId>(likeliest));
-}
-
-void EngineCore::end_lookahead(Sequence& sequence) {
-  sequence.lookahead.running = false;
-  sequence.cache.drop_newest(sequence.lookahead.wanted);
+void EngineCore::end_branch(Sequence& sequence) {
+  sequence.cache.drop_newest(sequence.lookahead.shape.tokens);
   sequence.num_computed_tokens = sequence.num_prompt_tokens;
-  sequence.compression_outcome.lookahead_tokens = sequence.lookahead.wanted;
+  if (sequence.lookahead.next_branch()) return;
+  sequence.lookahead.stop();
+  sequence.compression_outcome.lookahead_tokens = sequence.lookahead.shape.total();
   const Settling settling = sequence.schedule.due(sequence.num_computed_tokens, sequence.cache);
   if (settling) to_settle_.emplace_back(sequence.id, settling);
-  if (sequence.kind == SequenceKind::kTrunk) sequence.group->lookahead = sequence.lookahead.tokens;
+  if (sequence.kind == SequenceKind::kTrunk) sequence.group->lookahead = sequence.lookahead;
   if (sequence.kind == SequenceKind::kSample && sequence.num_output_tokens() == 1)
-    draft_from_lookahead(sequence);
+    sequence.drafts = sequence.lookahead.continuation_of(sequence.token_ids.back());
 }
 
 void EngineCore::ready_trunks(const StepPlan& plan) {

@@ -47,8 +47,8 @@ std::unique_ptr<Sequence> make_sequence(const EngineRequest& request, const Cach
   sequence->policy = policy;
   sequence->schedule = CacheSchedule(policy, format, sequence->num_prompt_tokens, context.model->num_layers);
   if (policy.compression && sequence->num_prompt_tokens > sequence->schedule.least_budget())
-    sequence->lookahead.wanted = std::min(policy.compression->lookahead_tokens,
-                                          context.max_context_tokens - sequence->num_prompt_tokens);
+    sequence->lookahead.shape =
+        lookahead_of(*policy.compression, context.max_context_tokens - sequence->num_prompt_tokens);
   return sequence;
 }
 
@@ -90,16 +90,16 @@ std::unique_ptr<Sequence> make_sample(const EngineRequest& request, int index,
 // and one child can always go on, and children come to an end one by one. False: it does not.
 bool attach(Sequence& trunk, std::vector<std::unique_ptr<Sequence>>& samples, int num_pool_blocks) {
   const int layers = trunk.cache.num_layers();
-  int lookahead = 0;
+  LookaheadShape lookahead;
   for (const auto& sample : samples) {
     if (!sample->forkable) continue;
-    lookahead = std::max(lookahead, sample->lookahead.wanted);
+    lookahead = merge(lookahead, sample->lookahead.shape);
     const int whole =
         sample->num_prompt_tokens + std::max(sample->num_output_tokens(), sample->sampling.max_tokens);
     trunk.child_blocks =
         std::max(trunk.child_blocks, sample->schedule.peak_blocks(whole, /*forked=*/true) + layers);
   }
-  trunk.lookahead.wanted = lookahead;
+  trunk.lookahead.shape = lookahead;
   if (trunk.peak_blocks() + trunk.child_blocks + layers > num_pool_blocks) return false;
   for (auto& sample : samples) {
     sample->group = trunk.group;

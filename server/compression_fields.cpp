@@ -110,6 +110,7 @@ void overlay_numbers(const v1::KvCompression& wire, CompressionParams& params) {
   if (wire.has_value_norm()) params.value_norm = wire.value_norm();
   if (wire.has_observed_queries()) params.observed_queries = wire.observed_queries();
   if (wire.has_lookahead_tokens()) params.lookahead_tokens = wire.lookahead_tokens();
+  if (wire.has_lookahead_branches()) params.lookahead_branches = wire.lookahead_branches();
   if (wire.has_layer_weight()) params.layer_weight = wire.layer_weight();
 }
 
@@ -182,6 +183,7 @@ v1::KvCompression to_proto(const CachePolicy& policy, KvDtype engine_dtype) {
   if (params.policy == BasePolicy::kSnapKv) {
     wire.set_observed_queries(params.observed_queries);
     wire.set_lookahead_tokens(params.lookahead_tokens);
+    wire.set_lookahead_branches(params.lookahead_branches);
   }
   wire.set_pool_shape(wire_enum(params.pool_shape, kPoolShapes));
   wire.set_value_norm(params.value_norm);

@@ -72,6 +72,7 @@ Result<CachePolicy> map_off(const v1::KvCompression& wire) {
 v1::KvCompression for_any_policy(v1::KvCompression given) {
   given.clear_observed_queries();
   given.clear_lookahead_tokens();
+  given.clear_lookahead_branches();
   given.clear_pool_kernel_tokens();
   given.clear_pool_shape();
   given.clear_value_norm();

@@ -27,6 +27,7 @@ constexpr std::pair<std::string_view, std::string_view> kOptionOfField[] = {
     {"compression.num_sink_tokens", "--default-sink-tokens"},
     {"compression.window_tokens", "--default-window-tokens"},
     {"compression.observed_queries", "--default-observed-queries"},
+    {"compression.lookahead_branches", "--default-lookahead-branches"},
     {"compression.lookahead_tokens", "--default-lookahead-tokens"},
     {"compression.pool_shape", "--default-pool-shape"},
     {"compression.layer_weight", "--default-layer-weight"},
@@ -162,6 +163,8 @@ void add_selection(const Declaration& declare, v1::KvCompression& given) {
          "How many of the window's last queries snapkv asks, [1, window]");
   tokens("default-lookahead-tokens", &v1::KvCompression::set_lookahead_tokens,
          "Likeliest next tokens whose queries snapkv asks too, [0, 64]");
+  tokens("default-lookahead-branches", &v1::KvCompression::set_lookahead_branches,
+         "Continuations of so many tokens each, [1, 4]");
   tokens("default-pool-kernel-tokens", &v1::KvCompression::set_pool_kernel_tokens,
          "Width of the pool over attention scores in tokens, odd, [1, 63]");
   declare.choice<v1::PoolShape>(

@@ -131,6 +131,8 @@ void add_selection(CLI::App& app, const Message& message) {
         "How many of the window's last queries snapkv asks, [1, window]");
   whole("--lookahead", &v1::KvCompression::set_lookahead_tokens,
         "Likeliest next tokens whose queries snapkv asks too, [0, 64]");
+  whole("--lookahead-branches", &v1::KvCompression::set_lookahead_branches,
+        "Continuations of so many tokens each, [1, 4]");
   whole("--pool-kernel", &v1::KvCompression::set_pool_kernel_tokens,
         "Width of the pool over attention scores, odd, [1, 63]");
   add_choice<v1::PoolShape>(

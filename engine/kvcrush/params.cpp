@@ -67,6 +67,8 @@ Status check_observed_queries(const CompressionParams& params) {
 Status check_lookahead(const CompressionParams& params) {
   const int count = params.lookahead_tokens;
   KVCRUSH_RETURN_IF_ERROR(check_range("lookahead_tokens", count, 0, kMaxLookaheadTokens));
+  KVCRUSH_RETURN_IF_ERROR(
+      check_range("lookahead_branches", params.lookahead_branches, 1, kMaxLookaheadBranches));
   if (count == 0 || params.policy == BasePolicy::kSnapKv) return {};
   return refuse("lookahead_tokens", to_text(count),
                 std::string("0 with policy ") + name_of(params.policy) + ", which asks no several queries");

@@ -35,6 +35,7 @@ inline constexpr int kSelectionBlockTokens = 16;
 
 inline constexpr int kMaxPoolKernelTokens = 63;
 inline constexpr int kMaxLookaheadTokens = 64;
+inline constexpr int kMaxLookaheadBranches = 4;
 
 struct CompressionParams {
   BasePolicy policy = BasePolicy::kSnapKv;
@@ -56,6 +57,7 @@ struct CompressionParams {
   // [0, 64] snapkv: before the first prune the full cache goes on by so many likeliest tokens, their queries
   // are asked too, and then they are forgotten.
   int lookahead_tokens = 0;
+  int lookahead_branches = 1;              // [1, 4], from as many likeliest first tokens
   int pool_kernel_tokens = 7;              // odd, [1, 63]; width of the pool over attention scores; 1: none
   PoolShape pool_shape = PoolShape::kMax;  // another: a pool of 3 or wider
   bool value_norm = false;                 // attention is multiplied by the norm of the token's value

@@ -10,6 +10,7 @@ namespace {
 
 constexpr std::array kTargets = {2, 4, 8, 16};
 constexpr int kDefaultLookaheadTokens = 8;
+constexpr int kDefaultLookaheadBranches = 2;
 constexpr int kTargetOfInt4Alone = 2;  // it reaches 3 to 3.5
 
 CompressionParams paper_params(BasePolicy policy) {
@@ -37,6 +38,7 @@ CompressionParams default_params(BasePolicy policy) {
   if (policy == BasePolicy::kSnapKv) {
     params.observed_queries = 16;
     params.lookahead_tokens = kDefaultLookaheadTokens;
+    params.lookahead_branches = kDefaultLookaheadBranches;
   }
   params.pool_kernel_tokens = policy == BasePolicy::kSnapKv ? 21 : 1;
   params.pool_shape = policy == BasePolicy::kSnapKv ? PoolShape::kGaussian : PoolShape::kMax;

@@ -50,7 +50,7 @@ void ModelRunner::observe(int layer, const at::Tensor& qkv, const at::Tensor& ro
     if (it == observations_.end()) continue;
     Observation& observation = it->second;
     if (observation.needs().num_queries > 0)
-      observation.record(layer, qkv, row_stats, batch_.query_starts[i], chunk.num_tokens, chunk.first_token);
+      observation.record(layer, qkv, row_stats, batch_.query_starts[i], chunk.num_tokens, chunk.observed_at);
     if (observation.needs().attention_sums && !chunk.is_lookahead)
       observation.accumulate(layer, qkv, row_stats, batch_.query_starts[i], chunk.num_tokens,
                              sequence.cache.layer(layer).cached(), kv_);

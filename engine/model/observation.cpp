@@ -16,11 +16,11 @@ ObservationNeeds needs_of(const CachePolicy& policy) {
   switch (policy.compression->policy) {
     case BasePolicy::kSnapKv:
       return {.num_queries = policy.compression->observed_queries,
-              .num_lookahead = policy.compression->lookahead_tokens};
+              .lookahead = lookahead_of(*policy.compression, kMaxLookaheadTokens)};
     case BasePolicy::kTova:
-      return {.num_queries = 1};
+      return {.num_queries = 1, .lookahead = {}};
     case BasePolicy::kH2o:
-      return {.attention_sums = true};
+      return {.lookahead = {}, .attention_sums = true};
     case BasePolicy::kStreaming:
     case BasePolicy::kKNorm:
     case BasePolicy::kKeyDiff:
@@ -31,7 +31,7 @@ ObservationNeeds needs_of(const CachePolicy& policy) {
 
 ObservationNeeds merge(const ObservationNeeds& a, const ObservationNeeds& b) {
   return {.num_queries = std::max(a.num_queries, b.num_queries),
-          .num_lookahead = std::max(a.num_lookahead, b.num_lookahead),
+          .lookahead = merge(a.lookahead, b.lookahead),
           .attention_sums = a.attention_sums || b.attention_sums};
 }
 
@@ -48,7 +48,8 @@ Observation::Observation(const HeadLayout& heads, int num_layers, const Observat
 Observation Observation::clone_for(const ObservationNeeds& needs) const {
   Observation copy(*this);
   if (needs.num_queries == 0) {
-    copy.needs_.num_queries = copy.needs_.num_lookahead = 0;
+    copy.needs_.num_queries = 0;
+    copy.needs_.lookahead = {};
   } else {
     copy.queries_ = queries_.clone();
     copy.stats_ = stats_.clone();
@@ -118,18 +119,16 @@ const float* Observation::ring_row(const at::Tensor& ring, int layer, int positi
              ring.size(2);
 }
 
-std::vector<const float*> Observation::query_rows(int layer, int count, int end_position) const {
+void Observation::add_query_rows(int layer, int count, int end_position,
+                                 std::vector<const float*>& rows) const {
   KVCRUSH_CHECK(count <= needs_.ring_rows() && end_position >= count);
-  std::vector<const float*> rows;
   for (int p = end_position - count; p < end_position; ++p) rows.push_back(ring_row(queries_, layer, p));
-  return rows;
 }
 
-std::vector<const float*> Observation::stat_rows(int layer, int count, int end_position) const {
+void Observation::add_stat_rows(int layer, int count, int end_position,
+                                std::vector<const float*>& rows) const {
   KVCRUSH_CHECK(count <= needs_.ring_rows() && end_position >= count);
-  std::vector<const float*> rows;
   for (int p = end_position - count; p < end_position; ++p) rows.push_back(ring_row(stats_, layer, p));
-  return rows;
 }
 
 at::Tensor Observation::gather(const at::Tensor& ring, int layer, int count, int end_position) const {

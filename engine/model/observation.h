@@ -11,15 +11,16 @@
 #include "engine/kernels/ops.h"
 #include "engine/kvcrush/params.h"
 #include "engine/model/attention_sums.h"
+#include "engine/scheduler/lookahead.h"
 
 namespace kvcrush {
 
 struct ObservationNeeds {
   int num_queries = 0;          // newest queries to keep
-  int num_lookahead = 0;        // beside those of a lookahead that follows them
+  LookaheadShape lookahead;     // beside those of a lookahead that follows them
   bool attention_sums = false;  // sums over all queries
   bool any() const { return num_queries > 0 || attention_sums; }
-  int ring_rows() const { return num_queries + num_lookahead; }
+  int ring_rows() const { return num_queries + lookahead.total(); }
 };
 ObservationNeeds needs_of(const CachePolicy& policy);
 ObservationNeeds merge(const ObservationNeeds& a, const ObservationNeeds& b);
@@ -39,9 +40,9 @@ class Observation {
   void accumulate(int layer, const at::Tensor& qkv, const at::Tensor& row_stats, int first_row,
                   int num_tokens, const cpu::CachedLayer& cache, const KvStorage& kv);
 
-  // The `count` newest positions before `end_position`, oldest first (CPU only).
-  std::vector<const float*> query_rows(int layer, int count, int end_position) const;
-  std::vector<const float*> stat_rows(int layer, int count, int end_position) const;
+  // Appends the `count` newest positions before `end_position`, oldest first (CPU only).
+  void add_query_rows(int layer, int count, int end_position, std::vector<const float*>& rows) const;
+  void add_stat_rows(int layer, int count, int end_position, std::vector<const float*>& rows) const;
   // The same queries as a tensor [count, Hq D], on any device.
   at::Tensor gather_queries(int layer, int count, int end_position) const;
   at::Tensor gather_stats(int layer, int count, int end_position) const;  // [count, Hq 2]

@@ -48,29 +48,34 @@ void plan_all(int num_tokens, LayerPrunePlan& out) {
   std::iota(out.kept_slots.begin(), out.kept_slots.end(), 0);
 }
 
-// Those before `end` that the policy asks, and those of a lookahead of so many tokens from there.
-ObservedQueries queries_of(const CompressionParams& params, int end, int lookahead) {
+// Those before `end` that the policy asks, and of a lookahead from there.
+ObservedQueries queries_of(const CompressionParams& params, int end, const LookaheadShape& lookahead,
+                           int branch_stride) {
   switch (params.policy) {
     case BasePolicy::kSnapKv:
-      return {.count = params.observed_queries + lookahead, .num_after = lookahead, .end = end + lookahead};
+      return {.count = params.observed_queries,
+              .end = end,
+              .lookahead = lookahead,
+              .branch_stride = branch_stride};
     case BasePolicy::kTova:
-      return {.count = 1, .end = end};
+      return {.count = 1, .end = end, .lookahead = {}};
     default:
-      return {.end = end};
+      return {.end = end, .lookahead = {}};
   }
 }
 
 }  // namespace
 
-ReadingsMemo::Key ReadingsMemo::key_of(const CompressionParams& params, int lookahead) {
+ReadingsMemo::Key ReadingsMemo::key_of(const CompressionParams& params, const LookaheadShape& lookahead) {
   const bool by_window = params.policy == BasePolicy::kSnapKv;
-  return {params.policy, by_window ? params.observed_queries : 0, lookahead, params.value_norm};
+  return {params.policy, by_window ? params.observed_queries : 0, lookahead.branches, lookahead.tokens,
+          params.value_norm};
 }
-const Readings* ReadingsMemo::find(const CompressionParams& params, int lookahead) const {
+const Readings* ReadingsMemo::find(const CompressionParams& params, const LookaheadShape& lookahead) const {
   const auto it = readings_.find(key_of(params, lookahead));
   return it == readings_.end() ? nullptr : &it->second;
 }
-Readings& ReadingsMemo::make(const CompressionParams& params, int lookahead) {
+Readings& ReadingsMemo::make(const CompressionParams& params, const LookaheadShape& lookahead) {
   return readings_[key_of(params, lookahead)];
 }
 
@@ -85,8 +90,9 @@ PruneReport Pruner::settle(Sequence& sequence, const Settling& settling, Observa
   ObservedQueries queries;
   if (settling.prune) {
     const bool looked_ahead = sequence.num_computed_tokens == sequence.num_prompt_tokens;
+    const LookaheadShape& shape = sequence.lookahead.shape;
     queries = queries_of(*sequence.policy.compression, sequence.num_computed_tokens,
-                         looked_ahead ? sequence.lookahead.wanted : 0);
+                         looked_ahead ? shape : LookaheadShape{}, shape.tokens);
     read(*sequence.policy.compression, queries, sequence.cache, observation, kv, readings_);
   }
   const Clock::time_point was_read = Clock::now();
@@ -134,10 +140,11 @@ PruneReport Pruner::fork(const Sequence& trunk, Sequence& child, const Observati
   ObservedQueries queries;
   if (prunes) {
     const CompressionParams& params = *child.policy.compression;
-    queries = queries_of(params, trunk.num_prompt_tokens, child.lookahead.wanted);
-    readings = memo.find(params, child.lookahead.wanted);
+    queries =
+        queries_of(params, trunk.num_prompt_tokens, child.lookahead.shape, trunk.lookahead.shape.tokens);
+    readings = memo.find(params, child.lookahead.shape);
     if (readings == nullptr) {
-      Readings& fresh = memo.make(params, child.lookahead.wanted);
+      Readings& fresh = memo.make(params, child.lookahead.shape);
       fresh.resize(plans_.size());
       read(params, queries, trunk.cache, observation, kv, fresh);
       readings = &fresh;
@@ -179,7 +186,7 @@ void Pruner::plan(const Sequence& sequence, const SequenceCache& source, const O
                                        .num_kv_heads = heads_.num_kv_heads,
                                        .num_tokens = num_tokens,
                                        .probability_sums = read.probability_sums,
-                                       .num_queries = std::max(queries.count, 1),
+                                       .num_queries = std::max(queries.total(), 1),
                                        .key_scores = read.key_scores,
                                        .value_norms = read.value_norms};
     plan_layer(params, sequence.schedule.layer_budget(static_cast<int>(index)), static_cast<int>(index),

@@ -22,24 +22,27 @@ struct LayerReadings {
 };
 using Readings = std::vector<LayerReadings>;  // [num_layers]
 
-// The queries that a prune asks: `count` of the positions before `end`, the last `num_after` of them of a
+// The queries that a prune asks: the newest `count` before position `end`, and after them those of a
 // lookahead, whose tokens are no longer cached.
 struct ObservedQueries {
   int count = 0;
-  int num_after = 0;
   int end = 0;
+  LookaheadShape lookahead;
+  int branch_stride = 0;  // positions from branch to branch, in the observation
+  int total() const { return count + lookahead.total(); }
 };
 
 // Readings of a trunk at its prompt's end: its children with the same needs read them once.
 class ReadingsMemo {
  public:
   // Null: not read yet; then fill the one that make() returns.
-  const Readings* find(const CompressionParams& params, int lookahead) const;
-  Readings& make(const CompressionParams& params, int lookahead);
+  const Readings* find(const CompressionParams& params, const LookaheadShape& lookahead) const;
+  Readings& make(const CompressionParams& params, const LookaheadShape& lookahead);
 
  private:
-  using Key = std::tuple<BasePolicy, int, int, bool>;  // policy, observed queries, lookahead, value norms
-  static Key key_of(const CompressionParams& params, int lookahead);
+  using Key =
+      std::tuple<BasePolicy, int, int, int, bool>;  // policy, observed queries, lookahead, value norms
+  static Key key_of(const CompressionParams& params, const LookaheadShape& lookahead);
   std::map<Key, Readings> readings_;
 };
 

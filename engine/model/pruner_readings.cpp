@@ -16,6 +16,15 @@ bool reads_keys(BasePolicy policy) {
   return policy == BasePolicy::kKNorm || policy == BasePolicy::kKeyDiff;
 }
 
+// Runs of neighbouring rows of an observation: (number, end position).
+std::vector<std::pair<int, int>> runs_of(const ObservedQueries& queries) {
+  std::vector<std::pair<int, int>> runs = {{queries.count, queries.end}};
+  for (int b = 0; b < queries.lookahead.branches; ++b)
+    runs.emplace_back(queries.lookahead.tokens,
+                      queries.end + b * queries.branch_stride + queries.lookahead.tokens);
+  return runs;
+}
+
 void assign(std::vector<float>& out, const at::Tensor& values) {
   const at::Tensor dense = values.to(at::kCPU).contiguous();
   const float* data = dense.const_data_ptr<float>();
@@ -59,12 +68,16 @@ void Pruner::read_layer(const CompressionParams& params, const ObservedQueries& 
   std::vector<float>& scratch = read_scratch_[static_cast<std::size_t>(thread)];
   scratch.resize(static_cast<std::size_t>(cpu::probability_scratch_floats()));
   if (queries.count > 0) {
-    const std::vector<const float*> rows = observation->query_rows(layer, queries.count, queries.end);
-    const std::vector<const float*> stats = observation->stat_rows(layer, queries.count, queries.end);
+    std::vector<const float*> rows;
+    std::vector<const float*> stats;
+    for (const auto& [count, end] : runs_of(queries)) {
+      observation->add_query_rows(layer, count, end, rows);
+      observation->add_stat_rows(layer, count, end, stats);
+    }
     out.probability_sums.assign(static_cast<std::size_t>(heads_.num_heads) * num_cached, 0.0F);
     for (int h = 0; h < heads_.num_kv_heads; ++h) {
       cpu::cpu_kernels().probability_sums(
-          pool, cache, h, group, rows.data(), stats.data(), queries.count, queries.num_after,
+          pool, cache, h, group, rows.data(), stats.data(), queries.total(), queries.lookahead.total(),
           1.0F / std::sqrt(static_cast<float>(heads_.head_dim)), scratch.data(),
           out.probability_sums.data() + static_cast<std::size_t>(h * group) * num_cached, cache.num_cached);
     }
@@ -91,10 +104,15 @@ void Pruner::read_layer_reference(const CompressionParams& params, const Observe
                                   const cpu::CachedLayer& cache, const Observation* observation,
                                   const KvStorage& kv, int layer, LayerReadings& out) {
   if (queries.count > 0) {
-    const at::Tensor rows = observation->gather_queries(layer, queries.count, queries.end);
-    const at::Tensor stats = observation->gather_stats(layer, queries.count, queries.end);
+    std::vector<at::Tensor> rows;
+    std::vector<at::Tensor> stats;
+    for (const auto& [count, end] : runs_of(queries)) {
+      rows.push_back(observation->gather_queries(layer, count, end));
+      stats.push_back(observation->gather_stats(layer, count, end));
+    }
     assign(out.probability_sums,
-           reference::probability_sums_after(rows, stats, queries.num_after, heads_, cache, kv));
+           reference::probability_sums_after(at::cat(rows), at::cat(stats), queries.lookahead.total(), heads_,
+                                             cache, kv));
   }
   if (reads_keys(params.policy))
     assign(out.key_scores, reference::key_scores(cache, params.policy == BasePolicy::kKeyDiff, kv));

@@ -33,7 +33,7 @@ void Scheduler::schedule_decodes(StepPlan& plan) {
 }
 
 int Scheduler::drafts_for(const Sequence& sequence, const StepPlan& plan) const {
-  if (sequence.drafts.empty() || sequence.lookahead.running) return 0;
+  if (sequence.drafts.empty() || sequence.lookahead.running()) return 0;
   // Every running sequence is sure of one token.
   const int spare = config_.max_batch_tokens - plan.num_decode_tokens - static_cast<int>(running_.size());
   const int to_boundary =
@@ -140,7 +140,7 @@ void Scheduler::preempt_youngest(StepPlan& plan) {
     ++victim->group->num_waiting_children;
   }
   victim->cache.clear();
-  victim->lookahead.running = false;
+  victim->lookahead.stop();
   victim->drafts.clear();
   victim->num_computed_tokens = 0;
   victim->score = {};
@@ -165,17 +165,20 @@ void Scheduler::schedule_chunk(Sequence& sequence, int num_tokens, StepPlan& pla
   chunk.sequence_id = sequence.id;
   chunk.first_token = sequence.num_computed_tokens;
   chunk.num_tokens = num_tokens;
-  if (sequence.lookahead.running) {
+  chunk.observed_at = chunk.first_token;
+  if (sequence.lookahead.running()) {
+    const LookaheadShape& shape = sequence.lookahead.shape;
     chunk.is_lookahead = true;
-    chunk.num_logit_rows = end < sequence.num_prompt_tokens + sequence.lookahead.wanted ? 1 : 0;
+    chunk.num_logit_rows = end < sequence.num_prompt_tokens + shape.tokens ? 1 : 0;
+    chunk.observed_at += sequence.lookahead.branch() * shape.tokens;
     return;
   }
   chunk.num_drafts = std::max(0, end - sequence.num_tokens());
   chunk.num_logit_rows = sequence.num_logit_rows(chunk.first_token, end);
   chunk.settling = sequence.schedule.due(end, sequence.cache);
   const bool trunk = sequence.kind == SequenceKind::kTrunk;
-  chunk.starts_lookahead =
-      end == sequence.num_prompt_tokens && sequence.lookahead.wanted > 0 && (trunk || chunk.settling.prune);
+  chunk.starts_lookahead = end == sequence.num_prompt_tokens && sequence.lookahead.shape.total() > 0 &&
+                           (trunk || chunk.settling.prune);
   if (chunk.starts_lookahead) {
     chunk.num_logit_rows = std::max(chunk.num_logit_rows, 1);
     chunk.settling = {};

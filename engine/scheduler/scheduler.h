@@ -29,7 +29,9 @@ struct ScheduledChunk {
   int num_drafts = 0;             // of its last tokens: guesses
   bool starts_lookahead = false;  // a lookahead comes next, instead of `settling`
   bool is_lookahead = false;      // one token of a lookahead
-  Settling settling;              // what is due once the chunk is in
+  int observed_at = 0;  // where its first query stands in the observation: first_token, or behind the
+                        // prompt and earlier branches of the lookahead
+  Settling settling;    // what is due once the chunk is in
 };
 
 // A sequence that takes the KV of its group's trunk; its cache has the blocks for it.

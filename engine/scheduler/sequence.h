@@ -13,6 +13,7 @@
 #include "engine/kv_cache/block_table.h"
 #include "engine/sampling/params.h"
 #include "engine/scheduler/cache_schedule.h"
+#include "engine/scheduler/lookahead.h"
 
 namespace kvcrush {
 
@@ -28,7 +29,7 @@ struct ForkGroup {
   int num_waiting_children = 0;  // that still want to fork from it
   int num_live_children = 0;
   std::vector<float> prompt_logits;   // [vocab] after the prompt's last token
-  std::vector<TokenId> lookahead;     // what the trunk ran over beyond the prompt, for its children
+  Lookahead lookahead;                // what the trunk ran over beyond the prompt, for its children
   bool compares = false;              // scores are compared with the trunk's
   std::vector<float> full_log_probs;  // [continuation tokens, vocab], where they are
 };
@@ -38,15 +39,6 @@ struct ScoreProgress {
   std::vector<float> logprobs;
   std::vector<float> kl_divergences;
   std::vector<bool> top1_agrees;
-};
-
-// The likeliest continuation of the prompt under the cache as it is before the first prune: run over so that
-// the prune can ask its queries, then taken out of the cache.
-struct Lookahead {
-  int wanted = 0;  // tokens; 0: none
-  bool running = false;
-  std::vector<TokenId>
-      tokens;  // so far; while it runs, the token at position num_prompt_tokens + i is tokens[i]
 };
 
 enum class SequenceKind {
@@ -96,11 +88,11 @@ struct Sequence {
     return kind == SequenceKind::kSample || num_output_tokens() == 0 ? num_tokens() : num_tokens() - 1;
   }
   int num_uncomputed_tokens() const {
-    return lookahead.running ? 1 : num_tokens_to_compute() - num_computed_tokens;
+    return lookahead.running() ? 1 : num_tokens_to_compute() - num_computed_tokens;
   }
   TokenId token_at(int position) const {
-    if (lookahead.running && position >= num_prompt_tokens)
-      return lookahead.tokens[static_cast<std::size_t>(position - num_prompt_tokens)];
+    if (lookahead.running() && position >= num_prompt_tokens)
+      return lookahead.at(position - num_prompt_tokens);
     if (position < num_tokens()) return token_ids[static_cast<std::size_t>(position)];
     return drafts[static_cast<std::size_t>(position - num_tokens())];
   }
@@ -109,7 +101,7 @@ struct Sequence {
     return kind != SequenceKind::kTrunk && group != nullptr && group->trunk != nullptr && !group->ready;
   }
   bool is_decoding() const {
-    return lookahead.running ||
+    return lookahead.running() ||
            (kind == SequenceKind::kSample && num_uncomputed_tokens() == 1 && num_output_tokens() > 0);
   }
   // Rows of logits wanted of a chunk that ends before `end`: of the newest known token and the drafts after
@@ -121,7 +113,7 @@ struct Sequence {
   // Blocks it will hold at most before it samples its next token. A trunk's schedule knows of no lookahead.
   int peak_blocks() const {
     const int tokens = kind == SequenceKind::kTrunk
-                           ? std::max(num_tokens(), num_prompt_tokens + lookahead.wanted)
+                           ? std::max(num_tokens(), num_prompt_tokens + lookahead.shape.tokens)
                            : num_tokens();
     return schedule.peak_blocks(tokens, forks);
   }

@@ -150,6 +150,24 @@ TEST_P(AttentionTest, ProbabilitySumsMatchReference) {
   sum_over(0, window / 3, in_parts);
   sum_over(window / 3, window, in_parts);
   EXPECT_TRUE(at::equal(in_parts, sums));
+
+  // The newest tokens taken out of the cache again: their queries' probabilities of the others stay.
+  const int num_after = std::min({5, window - 1, num_cached - cache.num_packed - 1});
+  if (num_after <= 0) return;
+  cpu::CachedLayer before = cache;
+  before.num_cached = num_cached - num_after;
+  const at::Tensor earlier = expected.narrow(1, 0, before.num_cached);
+  at::Tensor kept = at::zeros({c.heads.num_heads, before.num_cached}, at::kFloat);
+  for (int h = 0; h < c.heads.num_kv_heads; ++h) {
+    cpu::cpu_kernels().probability_sums(paged.kv.cpu_pool(), before, h, group, row_pointers(queries).data(),
+                                        row_pointers(stats).data(), window, num_after,
+                                        1.0F / std::sqrt(static_cast<float>(c.heads.head_dim)),
+                                        scratch.data(), kept[h * group].data_ptr<float>(), before.num_cached);
+  }
+  EXPECT_TRUE(at::equal(kept, sums.narrow(1, 0, before.num_cached)));
+  const at::Tensor reference_kept =
+      reference::probability_sums_after(queries, stats.flatten(1), num_after, c.heads, before, paged.kv);
+  EXPECT_LT(max_difference(reference_kept, earlier), window * tolerance(c));
 }
 
 TEST_P(AttentionTest, KeyAndValueStatisticsMatchReference) {

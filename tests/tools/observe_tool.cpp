@@ -29,8 +29,10 @@ void write_layer(int layer, int window, const BlockTable& table, const Observati
   write(observation.gather_queries(layer, window, num_tokens));
   write(reference::read_cached(table.cached(), kv).first);
 
-  const std::vector<const float*> queries = observation.query_rows(layer, window, num_tokens);
-  const std::vector<const float*> stats = observation.stat_rows(layer, window, num_tokens);
+  std::vector<const float*> queries;
+  std::vector<const float*> stats;
+  observation.add_query_rows(layer, window, num_tokens, queries);
+  observation.add_stat_rows(layer, window, num_tokens, stats);
   const int group = heads.num_heads / heads.num_kv_heads;
   std::vector<float> scratch(cpu::probability_scratch_floats());
   at::Tensor sums = at::zeros({heads.num_heads, num_tokens}, at::kFloat);
@@ -71,8 +73,8 @@ int run(const std::string& path, int window, const std::vector<int>& layers) {
   plan.chunks.push_back(chunk);
   StepBatch batch;
   build_batch(plan, batch);
-  Observation observation(decoder.heads(), config.num_layers, {.num_queries = window, .attention_sums = true},
-                          at::kCPU);
+  Observation observation(decoder.heads(), config.num_layers,
+                          {.num_queries = window, .lookahead = {}, .attention_sums = true}, at::kCPU);
   decoder.forward(batch, kv, [&](int layer, const at::Tensor& qkv, const at::Tensor& row_stats) {
     observation.record(layer, qkv, row_stats, 0, num_tokens, 0);
     observation.accumulate(layer, qkv, row_stats, 0, num_tokens, sequence.cache.layer(layer).cached(), kv);

@@ -50,6 +50,7 @@ TEST_F(CompressionOptionsTest, FillsEveryField) {
          "--signature-heads=kv",
          "--observed-queries=12",
          "--lookahead=6",
+         "--lookahead-branches=3",
          "--pool-shape=gaussian",
          "--layer-weight=0.5"});
   const auto& c = request_.compression();
@@ -73,10 +74,11 @@ TEST_F(CompressionOptionsTest, FillsEveryField) {
   EXPECT_EQ(c.signature_heads(), v1::SIGNATURE_HEADS_KV);
   EXPECT_EQ(c.observed_queries(), 12);
   EXPECT_EQ(c.lookahead_tokens(), 6);
+  EXPECT_EQ(c.lookahead_branches(), 3);
   EXPECT_EQ(c.pool_shape(), v1::POOL_SHAPE_GAUSSIAN);
   EXPECT_EQ(c.layer_weight(), 0.5);
   // A field added to the message needs an option too.
-  EXPECT_EQ(v1::KvCompression::descriptor()->field_count(), 23);
+  EXPECT_EQ(v1::KvCompression::descriptor()->field_count(), 24);
 }
 
 TEST_F(CompressionOptionsTest, EveryPolicyAndDtypeHasItsWord) {

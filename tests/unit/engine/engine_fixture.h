@@ -63,7 +63,7 @@ class EngineTest : public ::testing::Test {
           "r" + std::to_string(i), random_prompt(20 + i * 37 % 300, kTinyVocab, i), max_tokens + i % 9);
       if (i % 2 == 1) {
         CompressionParams params = quarter(static_cast<BasePolicy>(i / 2 % 6));
-        if (i % 12 == 1) params.lookahead_tokens = 4;
+        if (i % 12 == 1) params.lookahead_tokens = 4, params.lookahead_branches = 1 + i % 3;
         if (i % 4 == 1) params.token_sets = TokenSets::kPerKvHead;
         if (i % 3 == 1) params.when = PruneWhen::kDuringPrefill;
         if (i % 7 == 3) params.layer_budgets = LayerBudgets::kPyramid;

@@ -19,13 +19,16 @@ class EngineForkTest : public EngineTest {
     for (int i = 0; i < 6; ++i) {
       CachePolicy policy;
       policy.compression = quarter(static_cast<BasePolicy>(i));
-      if (i == 0) policy.compression->lookahead_tokens = 5;
+      if (i == 0) policy.compression->lookahead_tokens = 5, policy.compression->lookahead_branches = 2;
       if (i % 2 == 1) policy.compression->token_sets = TokenSets::kPerKvHead;
       if (i == 2) policy.kv_dtype = KvDtype::kInt4;
       if (i == 3) policy.compression->when = PruneWhen::kDuringPrefill;
       if (i == 4) policy.compression->layer_budgets = LayerBudgets::kRising;
       all.push_back(policy);
     }
+    CachePolicy nearer = all[2];  // sees a part of what its trunk looks ahead over
+    nearer.compression->lookahead_tokens = 3, nearer.compression->lookahead_branches = 1;
+    all.push_back(nearer);
     return all;
   }
 
@@ -129,8 +132,10 @@ TEST_F(EngineForkTest, ScoresDoNotDependOnWhatElseRuns) {
     const ScoreEvent expected = forked.score(i);
     const ScoreEvent score = crowded.score(i);
     ASSERT_EQ(score.logprobs.size(), expected.logprobs.size());
+    // The last bit of a float may turn a code of four bits over, where the operations are ATen's.
+    const double tolerance = request.cache_policies[i].kv_dtype ? 2e-2 : 1e-4;
     for (std::size_t t = 0; t < score.logprobs.size(); ++t)
-      EXPECT_NEAR(score.logprobs[t], expected.logprobs[t], 1e-4) << "policy " << i << ", token " << t;
+      EXPECT_NEAR(score.logprobs[t], expected.logprobs[t], tolerance) << "policy " << i << ", token " << t;
   }
   expect_no_blocks_used(*small);
 }

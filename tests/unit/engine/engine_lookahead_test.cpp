@@ -83,6 +83,7 @@ TEST_F(EngineLookaheadTest, DraftsOnlySaveSteps) {
   for (int i = 0; i < 12; ++i) {
     EngineRequest request =
         looking_ahead("r" + std::to_string(i), random_prompt(60 + 31 * i, kTinyVocab, i), 1 + 2 * i, 0.9);
+    request.cache_policies[0].compression->lookahead_branches = 1 + i % 3;
     if (i % 3 == 1) {
       request.sampling.temperature = 0.7F;
       request.sampling.seed = i;
@@ -95,7 +96,7 @@ TEST_F(EngineLookaheadTest, DraftsOnlySaveSteps) {
     EXPECT_EQ(fast.tokens, plain.tokens) << "request " << i;
     EXPECT_EQ(fast.tokens.size(), 1U + 2 * i);
     EXPECT_EQ(plain.finish.compression.lookahead_tokens_used, 0);
-    EXPECT_EQ(fast.finish.compression.lookahead_tokens, i == 0 ? 0 : kLookahead)
+    EXPECT_EQ(fast.finish.compression.lookahead_tokens, i == 0 ? 0 : kLookahead * (1 + i % 3))
         << "one token needs no prune";
     EXPECT_EQ(fast.finish.compression.kv_bytes_held, plain.finish.compression.kv_bytes_held)
         << "request " << i;
@@ -111,6 +112,7 @@ TEST_F(EngineLookaheadTest, SameTokensUnderPreemption) {
   for (int i = 0; i < 10; ++i) {
     requests.push_back(
         looking_ahead("r" + std::to_string(i), random_prompt(60 + 9 * i, kTinyVocab, 40 + i), 140, 0.9));
+    requests.back().cache_policies[0].compression->lookahead_branches = 1 + i % 4;
     if (i % 2 == 1) requests.back().cache_policies[0].compression.reset();
   }
   std::vector<std::vector<TokenId>> expected;

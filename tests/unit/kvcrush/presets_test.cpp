@@ -54,11 +54,12 @@ TEST(Presets, DefaultTakesWhatThePolicyCanUse) {
   }
 }
 
-TEST(Presets, DefaultAsksTheNewestHalfOfTheWindowAndEightTokensAhead) {
+TEST(Presets, DefaultAsksTheNewestHalfOfTheWindowAndTwiceEightTokensAhead) {
   const CompressionParams params = preset_params(Preset::kDefault, BasePolicy::kSnapKv);
   EXPECT_EQ(params.window_tokens, 32);
   EXPECT_EQ(params.observed_queries, 16);
   EXPECT_EQ(params.lookahead_tokens, 8);
+  EXPECT_EQ(params.lookahead_branches, 2);
   EXPECT_EQ(preset_params(Preset::kDefault, BasePolicy::kH2o).lookahead_tokens, 0);
   EXPECT_EQ(preset_params(Preset::kPaper, BasePolicy::kSnapKv).lookahead_tokens, 0);
 }

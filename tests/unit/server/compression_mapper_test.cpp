@@ -58,6 +58,7 @@ TEST(CompressionMapper, EveryFieldSurvivesTheRoundTrip) {
   params.window_tokens = 16;
   params.observed_queries = 12;
   params.lookahead_tokens = 6;
+  params.lookahead_branches = 3;
   params.pool_kernel_tokens = 5;
   params.pool_shape = PoolShape::kGaussian;
   params.value_norm = true;
@@ -72,7 +73,7 @@ TEST(CompressionMapper, EveryFieldSurvivesTheRoundTrip) {
   EXPECT_EQ(mapped->kv_dtype, KvDtype::kInt4);
   EXPECT_EQ(to_proto(*mapped, KvDtype::kF32).SerializeAsString(), wire.SerializeAsString());
   // All but budget_fraction, preset and target_compression are set.
-  EXPECT_EQ(Wire::descriptor()->field_count(), 23);
+  EXPECT_EQ(Wire::descriptor()->field_count(), 24);
   EXPECT_EQ(mapped->compression->observed_queries, 12);
   EXPECT_EQ(mapped->compression->lookahead_tokens, 6);
   EXPECT_EQ(mapped->compression->pool_shape, PoolShape::kGaussian);

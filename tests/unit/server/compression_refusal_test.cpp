@@ -52,6 +52,7 @@ TEST(CompressionRefusal, WrongFieldsAreNamedWithValueAndWhatIsAllowed) {
       {"observed_queries is 16", "snapkv", [=](Wire& c) { h2o(c), c.set_observed_queries(16); }},
       {"observed_queries is 32", "snapkv", [=](Wire& c) { knorm(c), c.set_observed_queries(32); }},
       {"lookahead_tokens is 65", "[0, 64]", [=](Wire& c) { snapkv(c), c.set_lookahead_tokens(65); }},
+      {"lookahead_branches is 5", "[1, 4]", [=](Wire& c) { snapkv(c), c.set_lookahead_branches(5); }},
       {"lookahead_tokens is 8", "0 with policy h2o", [=](Wire& c) { h2o(c), c.set_lookahead_tokens(8); }},
       {"layer_weight is 5", "[0, 4]", [=](Wire& c) { snapkv(c), c.set_layer_weight(5); }},
       {"layer_weight is nan", "[0, 4]", [=](Wire& c) { snapkv(c), c.set_layer_weight(std::nan("")); }},

@@ -143,21 +143,24 @@ def prefill(model, ids):
     return torch.stack(keys), torch.stack(values)
 
 
-def decode(model, ids, first_position, keys, values, valid=None):
+def decode(model, ids, first_position, keys, values, valid=None, seen=None):
     """Logits [T, vocabulary] of `ids` on top of a cache.
 
     keys, values: indexable by layer, each [K, n, D]; n may differ from layer to layer.
     valid: None, or per layer None or bool [K, n]: entries that a head may see, where heads keep unequal numbers.
+    seen: None, or a list that takes (queries [H, T, D], keys, values [K, T, D]) of each layer, rotated.
     """
     count = len(ids)
     x, tables = model.embedding[ids], rope_tables(model, first_position + torch.arange(count))
     causal = torch.full((count, count), -math.inf).triu(1)
     for i, layer in enumerate(model.layers):
         q, k, v = project(model, layer, x)
-        k = torch.cat([keys[i], rotate(k, tables)], 1)
-        v = torch.cat([values[i], v], 1)
+        q, k = rotate(q, tables), rotate(k, tables)
+        if seen is not None:
+            seen.append((q, k, v))
+        k, v = torch.cat([keys[i], k], 1), torch.cat([values[i], v], 1)
         # Query heads of one key-value head lie side by side: one matrix product per key-value head.
-        q = rotate(q, tables).reshape(model.kv_heads, -1, model.head_dim)
+        q = q.reshape(model.kv_heads, -1, model.head_dim)
         scores = (q @ k.transpose(1, 2) / math.sqrt(model.head_dim)).view(model.kv_heads, model.group, count, -1)
         scores[..., -count:] += causal
         if valid is not None and valid[i] is not None:

@@ -9,6 +9,7 @@ import math
 import torch
 import torch.nn.functional as F
 
+from . import lookahead
 from . import model as llama
 from .observe import LAST_QUERIES
 
@@ -22,6 +23,8 @@ class Variant:
 
     base: str = "attention"  # streaming, key_norm, expected (attention), expected_mean: without the covariance
     queries: int = 32  # newest ones whose attention counts, at most LAST_QUERIES
+    lookahead: tuple = ()  # (branches, tokens) of likely continuations whose attention counts too
+    gold: int = 0  # the same of so many tokens of the gold answer: what a perfect lookahead would see
     history: float = 0.0  # exponent of accumulated attention in a geometric mix
     value_weight: str = ""  # "norm": |V|, "projected": |W_o V|
     weight_first: bool = False  # before pooling, not after
@@ -41,13 +44,14 @@ class Observed:
 
     def __init__(self, model, prompt):
         self.model = model
+        self._prompt = prompt
         self.keys, self.values = prompt["keys"].float(), prompt["values"].float()
         self.layers, _, self.tokens, _ = self.keys.shape
         self.candidates = slice(SINKS, self.tokens - WINDOW)
         self.num_candidates = self.tokens - SINKS - WINDOW
         self.attention_sum = prompt["attention_sum"]
         self._query_mean, self._query_covariance = prompt["query_mean"], prompt["query_covariance"]
-        self.probabilities = self._newest_attention(prompt["queries"])
+        self.probabilities = lookahead.attention(model, prompt["queries"], self.keys, self.tokens)
         self._kept = {}
 
     def to_query_heads(self, x):
@@ -62,13 +66,15 @@ class Observed:
             self._kept[key] = compute()
         return self._kept[key]
 
-    def _newest_attention(self, queries):
-        """Causal softmax of the newest queries over all tokens, [L, H, 64, n]."""
-        layers, heads, count, dim = queries.shape
-        grouped = (queries / math.sqrt(dim)).reshape(layers, self.model.kv_heads, -1, dim)
-        scores = (grouped @ self.keys.transpose(2, 3)).view(layers, heads, count, self.tokens)
-        scores[..., -count:] += torch.full((count, count), -math.inf).triu(1)
-        return scores.softmax(-1)
+    def observed(self, variant):
+        """Attention rows that a variant counts, [L, H, rows, n]."""
+        parts = [self.probabilities[:, :, -variant.queries:]] if variant.queries else []
+        data = self.model, self._prompt, self.keys, self.values
+        if variant.lookahead:
+            parts.append(self.once(variant.lookahead, lambda: lookahead.branches(*data, *variant.lookahead)))
+        if variant.gold:
+            parts.append(self.once(("gold", variant.gold), lambda: lookahead.given(*data, variant.gold)))
+        return torch.cat(parts, 2)
 
     def projected_norm(self):
         """|W_o V| of each candidate, [L, H, candidates], through the Gram matrix of each head's slice of W_o."""
@@ -93,7 +99,7 @@ class Observed:
 
 def per_query_head(observed, variant):
     """Scores [L, H, candidates], weighted and pooled; cached, since variants share them."""
-    fields = ("base", "queries", "history", "value_weight", "weight_first", "pool", "pool_tokens")
+    fields = ("base", "queries", "lookahead", "gold", "history", "value_weight", "weight_first", "pool", "pool_tokens")
     key = tuple(getattr(variant, field) for field in fields)
     return observed.once(key, lambda: _per_query_head(observed, variant))
 
@@ -120,7 +126,7 @@ def _attention_scores(observed, variant):
     if variant.base == "expected_mean":
         return observed.once("expected_mean", lambda: observed.expected_attention(False))
     assert variant.base == "attention" and variant.queries <= LAST_QUERIES
-    return observed.probabilities[..., observed.candidates][:, :, -variant.queries:].mean(2)
+    return observed.observed(variant)[..., observed.candidates].mean(2)
 
 
 def _mean_attention(observed):

@@ -11,6 +11,7 @@ EARLY = Variant(per_kv_head=True, pool_tokens=15, value_weight="projected")
 SIMPLE = dataclasses.replace(EARLY, weight_first=True, layer_mean=1.0)
 OURS = dataclasses.replace(SIMPLE, queries=16, pool="gauss", pool_tokens=21)
 RISING = dataclasses.replace(OURS, layer_budgets=(0.5, 1.5))
+BLIND = dataclasses.replace(RISING, value_weight="norm")  # the server's, but for the lookahead
 
 
 def _ours(**changes):
@@ -54,6 +55,12 @@ GROUPS = {
         "budgets that fall over layers, on the simpler base of an earlier round",
         {"snapkv": SNAPKV, "simple": SIMPLE,
          "simple, pyramid": dataclasses.replace(SIMPLE, layer_budgets=(1.5, 0.5))}, (0.25, 0.125)),
+    "lookahead": Group(
+        "queries of likely continuations beside the prompt's last: (branches x tokens)",
+        {"snapkv": SNAPKV, "no lookahead": BLIND,
+         **{f"{count} x {tokens}": dataclasses.replace(BLIND, lookahead=(count, tokens))
+            for count, tokens in ((1, 8), (1, 16), (1, 32), (2, 4), (2, 8), (4, 4), (8, 1))},
+         "gold answer's 8": dataclasses.replace(BLIND, queries=0, gold=8)}, (0.25, 0.125)),
     "expected": Group(
         "expected attention, published and its best form",
         {"snapkv": SNAPKV, "expected": Variant(base="expected", pool_tokens=1, value_weight="norm", per_kv_head=True),
