@@ -30,6 +30,8 @@ void EngineCore::start_forks(const StepPlan& plan) {
     Sequence& child = *plan.forks[i].child;
     const bool settled =
         runner_.fork_reports()[i].tokens_evicted > 0 || child.cache.layer(0).num_packed_tokens() > 0;
+    if (runner_.fork_reports()[i].tokens_evicted > 0)
+      child.compression_outcome.lookahead_tokens = child.lookahead.shape.total();
     if (settled) {
       child.compression_outcome.kv_bytes_after = child.cache.num_blocks() * limits_.block_bytes;
       observer_.on_pruned(tag_of(child), runner_.fork_reports()[i]);

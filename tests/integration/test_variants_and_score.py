@@ -102,6 +102,18 @@ def test_scores_are_log_probabilities(server, long_prompt, scored):
         assert logprob == pytest.approx(reported.sampled.logprob, abs=1e-4)
 
 
+def test_looking_ahead_keeps_what_greedy_output_asks_for(server, long_prompt):
+    prompt = long_prompt(PROMPT_TOKENS)
+    written = generate(server, prompt, max_tokens=24, ignore_eos=True).token_ids
+    ours = {"policy": "snapkv", "budget_fraction": 0.25}
+    response = server.stub.Score(build_score_request(prompt, written, variants=[ours, ours | {"lookahead_tokens": 0}]))
+    ahead, blind = response.variants
+    assert (ahead.compression.lookahead_tokens, blind.compression.lookahead_tokens) == (2 * 8, 0)
+    assert np.mean(ahead.kl_divergences[1:]) < 0.5 * np.mean(blind.kl_divergences[1:])
+    report = generate(server, prompt, max_tokens=24, ignore_eos=True, compression=ours).finish.compression
+    assert report.lookahead_tokens == 2 * 8 and 0 < report.lookahead_tokens_used < 8
+
+
 def test_long_continuations_are_scored_with_pruning_as_they_go(server, long_prompt):
     ids = long_prompt(1500)
     response = server.stub.Score(build_score_request(ids[:300], ids[300:],

@@ -68,6 +68,7 @@ TEST_F(EngineForkTest, SameTokensForkedAloneAndOnASmallPool) {
     const CompressionOutcome& forked = collector.finish(i).compression;
     EXPECT_EQ(forked.pruned, expected.finish.compression.pruned) << "policy " << i;
     EXPECT_EQ(forked.prune_count, expected.finish.compression.prune_count) << "policy " << i;
+    EXPECT_EQ(forked.lookahead_tokens, expected.finish.compression.lookahead_tokens) << "policy " << i;
     EXPECT_EQ(forked.kv_bytes_held, expected.finish.compression.kv_bytes_held) << "policy " << i;
     EXPECT_EQ(forked.tokens_kept.min, expected.finish.compression.tokens_kept.min) << "policy " << i;
   }
