@@ -157,10 +157,10 @@ void EngineCore::finish_scores(const StepPlan& plan) {
                      .full_logprobs = {}};
     if (sequence.group != nullptr && sequence.group->compares) {
       const float* full = sequence.group->full_log_probs.data();
-      for (int i = 0; i < sequence.num_output_tokens(); ++i) {
-        const TokenId token = sequence.token_ids[static_cast<std::size_t>(sequence.num_prompt_tokens + i)];
-        event.full_logprobs.push_back(full[static_cast<std::int64_t>(i) * model_->config.vocab_size + token]);
-      }
+      const TokenId* tokens = sequence.token_ids.data() + sequence.num_prompt_tokens;
+      for (int i = 0; i < sequence.num_output_tokens(); ++i)
+        event.full_logprobs.push_back(
+            full[static_cast<std::int64_t>(i) * model_->config.vocab_size + tokens[i]]);
     }
     emit(sequence, std::move(event));
     finish_sequence(sequence.id, FinishReason::kStop);

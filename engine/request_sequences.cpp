@@ -163,6 +163,7 @@ bool fits_beside_trunk(const EngineRequest& request, const ModelConfig& model, K
                                 .max_context_tokens = max_context_tokens};
   const std::unique_ptr<Sequence> trunk = make_trunk(request, context);
   std::vector<std::unique_ptr<Sequence>> samples;
+  samples.reserve(static_cast<std::size_t>(request.num_samples));
   for (int index = 0; index < request.num_samples; ++index)
     samples.push_back(make_sample(request, index, context));
   return attach(*trunk, samples, num_blocks);

@@ -1,6 +1,7 @@
 #include "engine/scheduler/cache_schedule.h"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 
 #include "engine/kvcrush/prune_plan.h"
@@ -63,7 +64,7 @@ void CacheSchedule::fill_target_budgets(int target) {
   int given = 0;
   for (std::size_t l = 0; l < blocks.size(); ++l) {  // cumulative, so that rounding does not add up
     taken += share[l] / total * left;
-    const int extra = std::min(static_cast<int>(taken + 0.5) - given, most_blocks - blocks[l]);
+    const int extra = std::min(static_cast<int>(std::lround(taken)) - given, most_blocks - blocks[l]);
     blocks[l] += extra;
     given += extra;
   }

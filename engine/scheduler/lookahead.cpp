@@ -20,7 +20,7 @@ void Lookahead::choose_first(std::span<const float> logits) {
 
 void Lookahead::choose(int offset, std::span<const float> logits) {
   const auto likeliest = std::max_element(logits.begin(), logits.end()) - logits.begin();
-  tokens_[static_cast<std::size_t>(branch_ * shape.tokens + offset)] = static_cast<TokenId>(likeliest);
+  tokens_[place(branch_, offset)] = static_cast<TokenId>(likeliest);
 }
 
 bool Lookahead::next_branch() {
@@ -30,7 +30,7 @@ bool Lookahead::next_branch() {
 std::vector<TokenId> Lookahead::continuation_of(TokenId first) const {
   for (int b = 0; b < shape.branches; ++b) {
     if (token(b, 0) != first) continue;
-    const auto begin = tokens_.begin() + static_cast<std::ptrdiff_t>(b) * shape.tokens;
+    const auto begin = tokens_.begin() + static_cast<std::ptrdiff_t>(place(b, 0));
     return {begin + 1, begin + shape.tokens};
   }
   return {};
@@ -39,6 +39,7 @@ std::vector<TokenId> Lookahead::continuation_of(TokenId first) const {
 Lookahead Lookahead::part(const LookaheadShape& smaller) const {
   Lookahead result;
   result.shape = smaller;
+  result.tokens_.reserve(static_cast<std::size_t>(smaller.total()));
   for (int b = 0; b < smaller.branches; ++b)
     for (int i = 0; i < smaller.tokens; ++i) result.tokens_.push_back(token(b, i));
   return result;

@@ -49,8 +49,11 @@ class Lookahead {
   Lookahead part(const LookaheadShape& smaller) const;
 
  private:
-  TokenId token(int branch, int offset) const {
-    return tokens_[static_cast<std::size_t>(branch * shape.tokens + offset)];
+  TokenId token(int branch, int offset) const { return tokens_[place(branch, offset)]; }
+
+  std::size_t place(int branch, int offset) const {
+    return static_cast<std::size_t>(branch) * static_cast<std::size_t>(shape.tokens) +
+           static_cast<std::size_t>(offset);
   }
 
   bool running_ = false;

@@ -75,6 +75,7 @@ bool Scheduler::admit_fork(Sequence& child, StepPlan& plan) {
   const Sequence& trunk = *child.group->trunk;
   const Settling settling = child.schedule.due(child.num_prompt_tokens, trunk.cache);
   std::vector<SequenceCache::LayerShape> shapes;
+  shapes.reserve(static_cast<std::size_t>(trunk.cache.num_layers()));
   for (int layer = 0; layer < trunk.cache.num_layers(); ++layer)
     shapes.push_back(
         child.schedule.settled_shape(layer, settling, 0, trunk.cache.layer(layer).num_tail_tokens()));
