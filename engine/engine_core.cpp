@@ -33,8 +33,8 @@ EngineCore::EngineCore(std::shared_ptr<const ModelFile> model, const EngineConfi
       scheduler_({.max_batch_tokens = config.max_batch_tokens,
                   .max_running_sequences = config.max_running_sequences},
                  pool_),
-      runner_(model_->config, std::move(weights), layout, pool_.num_blocks(), config.max_batch_tokens,
-              device) {}
+      runner_(model_->config, std::move(weights), layout, pool_.num_blocks(),
+              config.max_batch_tokens + kMaxLookaheadBranches, device) {}
 
 void EngineCore::add(const EngineRequest& request, const std::shared_ptr<TokenStream>& stream,
                      Clock::time_point arrived_at) {
@@ -135,10 +135,10 @@ void EngineCore::note_scheduled(const StepPlan& plan) {
 void EngineCore::advance(const StepPlan& plan) {
   for (const ScheduledChunk& chunk : plan.chunks) {
     Sequence& sequence = *chunk.sequence;
-    sequence.num_computed_tokens += chunk.num_tokens;
+    sequence.num_computed_tokens += chunk.is_lookahead() ? 1 : chunk.num_tokens;
     if (chunk.settling) to_settle_.emplace_back(sequence.id, chunk.settling);
     if (chunk.starts_lookahead) sequence.lookahead.start();
-    if (chunk.is_lookahead && chunk.num_logit_rows == 0) end_branch(sequence);
+    if (chunk.is_lookahead() && chunk.num_logit_rows == 0) end_lookahead(sequence);
   }
 }
 

@@ -67,7 +67,7 @@ class EngineCore {
   void finish_scores(const StepPlan& plan);
   // Takes a branch of a lookahead that is complete out of the cache. After the last one the prune is due that
   // it was made for.
-  void end_branch(Sequence& sequence);
+  void end_lookahead(Sequence& sequence);
   void ready_trunks(const StepPlan& plan);
   void ready_trunk(Sequence& trunk);
   void drop_trunk_if_done(ForkGroup& group);

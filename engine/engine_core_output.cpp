@@ -54,10 +54,13 @@ void EngineCore::use_logits(const StepPlan& plan, const at::Tensor& logits) {
     float* first;
     int count;
     int end_token;  // of the chunk
-    bool starts_lookahead, is_lookahead;
+    bool starts_lookahead;
+    int num_branches;
     int num_drafts;
+    bool is_lookahead() const { return num_branches > 0; }
     bool samples() const {
-      return sequence->kind == SequenceKind::kSample && !is_lookahead && end_token >= sequence->num_tokens();
+      return sequence->kind == SequenceKind::kSample && !is_lookahead() &&
+             end_token >= sequence->num_tokens();
     }
   };
   std::vector<Rows> wanted;
@@ -66,7 +69,7 @@ void EngineCore::use_logits(const StepPlan& plan, const at::Tensor& logits) {
   for (const ScheduledChunk& chunk : plan.chunks) {
     if (chunk.num_logit_rows == 0) continue;
     wanted.push_back({chunk.sequence, next, chunk.num_logit_rows, chunk.first_token + chunk.num_tokens,
-                      chunk.starts_lookahead, chunk.is_lookahead, chunk.num_drafts});
+                      chunk.starts_lookahead, chunk.num_branches, chunk.num_drafts});
     next += static_cast<std::int64_t>(chunk.num_logit_rows) * vocab_size;
   }
   // Before sampling, which works in place; trunks first, for scores of the same step may be compared with
@@ -74,9 +77,11 @@ void EngineCore::use_logits(const StepPlan& plan, const at::Tensor& logits) {
   for (const Rows& rows : wanted) {
     const std::span<const float> last_row(rows.first, static_cast<std::size_t>(vocab_size));
     if (rows.starts_lookahead) rows.sequence->lookahead.choose_first(last_row);
-    if (rows.is_lookahead)
-      rows.sequence->lookahead.choose(rows.end_token - rows.sequence->num_prompt_tokens, last_row);
-    if (rows.sequence->kind != SequenceKind::kTrunk || rows.is_lookahead) continue;
+    for (int b = 0; b < rows.num_branches; ++b)
+      rows.sequence->lookahead.choose(
+          b, rows.sequence->num_computed_tokens - rows.sequence->num_prompt_tokens,
+          {rows.first + b * static_cast<std::ptrdiff_t>(vocab_size), static_cast<std::size_t>(vocab_size)});
+    if (rows.sequence->kind != SequenceKind::kTrunk || rows.is_lookahead()) continue;
     keep_trunk_rows(*rows.sequence, rows.first,
                     rows.end_token - rows.count - rows.sequence->num_prompt_tokens + 1, rows.count,
                     vocab_size);
@@ -84,7 +89,7 @@ void EngineCore::use_logits(const StepPlan& plan, const at::Tensor& logits) {
   std::vector<SampleResult> sampled(wanted.size());
   parallel_for(static_cast<std::int64_t>(wanted.size()), [&](std::int64_t i, int) {
     const Rows& rows = wanted[static_cast<std::size_t>(i)];
-    if (rows.sequence->kind == SequenceKind::kScore && !rows.is_lookahead)
+    if (rows.sequence->kind == SequenceKind::kScore && !rows.is_lookahead())
       score_rows(*rows.sequence, rows.first, rows.count, vocab_size);
     if (rows.samples() && rows.num_drafts == 0)
       sampled[static_cast<std::size_t>(i)] =
@@ -118,10 +123,9 @@ void EngineCore::check_drafts(Sequence& sequence, float* rows, int num_drafts) {
   }
 }
 
-void EngineCore::end_branch(Sequence& sequence) {
-  sequence.cache.drop_newest(sequence.lookahead.shape.tokens);
+void EngineCore::end_lookahead(Sequence& sequence) {
+  sequence.cache.drop_newest(sequence.lookahead.shape.total());
   sequence.num_computed_tokens = sequence.num_prompt_tokens;
-  if (sequence.lookahead.next_branch()) return;
   sequence.lookahead.stop();
   sequence.compression_outcome.lookahead_tokens = sequence.lookahead.shape.total();
   const Settling settling = sequence.schedule.due(sequence.num_computed_tokens, sequence.cache);

@@ -10,9 +10,14 @@ void build_batch(const StepPlan& plan, StepBatch& batch) {
   batch.chunks.assign(plan.chunks.begin(), plan.chunks.end());
   for (const ScheduledChunk& chunk : plan.chunks) {
     batch.query_starts.push_back(batch.num_tokens());
-    for (int i = chunk.first_token; i < chunk.first_token + chunk.num_tokens; ++i) {
-      batch.token_ids.push_back(chunk.sequence->token_at(i));
-      batch.positions.push_back(i);
+    const Sequence& sequence = *chunk.sequence;
+    for (int b = 0; b < chunk.num_branches; ++b) {
+      batch.token_ids.push_back(sequence.lookahead.at(b, chunk.first_token - sequence.num_prompt_tokens));
+      batch.positions.push_back(chunk.first_token);
+    }
+    for (int i = 0; i < chunk.num_tokens && !chunk.is_lookahead(); ++i) {
+      batch.token_ids.push_back(sequence.token_at(chunk.first_token + i));
+      batch.positions.push_back(chunk.first_token + i);
     }
     for (int row = batch.num_tokens() - chunk.num_logit_rows; row < batch.num_tokens(); ++row)
       batch.logit_rows.push_back(row);
@@ -22,9 +27,15 @@ void build_batch(const StepPlan& plan, StepBatch& batch) {
 std::span<const PagedSequence> StepBatch::paged_sequences(int layer) {
   paged.clear();
   for (std::size_t i = 0; i < chunks.size(); ++i) {
-    const BlockTable& table = chunks[i].sequence->cache.layer(layer);
-    paged.push_back(
-        {.query_start = query_starts[i], .num_queries = chunks[i].num_tokens, .cache = table.cached()});
+    const ScheduledChunk& chunk = chunks[i];
+    PagedSequence& sequence = paged.emplace_back();
+    sequence.query_start = query_starts[i];
+    sequence.num_queries = chunk.num_tokens;
+    sequence.cache = chunk.sequence->cache.layer(layer).cached();
+    if (!chunk.is_lookahead()) continue;
+    sequence.num_branches = chunk.num_branches;
+    sequence.num_branch_slots =
+        chunk.num_branches * (chunk.first_token + 1 - chunk.sequence->num_prompt_tokens);
   }
   return paged;
 }

@@ -44,14 +44,18 @@ void ModelRunner::observe(int layer, const at::Tensor& qkv, const at::Tensor& ro
     const Sequence& sequence = *chunk.sequence;
     // A trunk shows its children the prompt, not the continuation that it runs over.
     if (sequence.kind == SequenceKind::kTrunk && chunk.first_token >= sequence.num_prompt_tokens &&
-        !chunk.is_lookahead)
+        !chunk.is_lookahead())
       continue;
     const auto it = observations_.find(sequence.id);
     if (it == observations_.end()) continue;
     Observation& observation = it->second;
-    if (observation.needs().num_queries > 0)
-      observation.record(layer, qkv, row_stats, batch_.query_starts[i], chunk.num_tokens, chunk.observed_at);
-    if (observation.needs().attention_sums && !chunk.is_lookahead)
+    if (observation.needs().num_queries > 0 && !chunk.is_lookahead())
+      observation.record(layer, qkv, row_stats, batch_.query_starts[i], chunk.num_tokens, chunk.first_token);
+    for (int b = 0; observation.needs().num_queries > 0 && b < chunk.num_branches;
+         ++b)  // one after the other
+      observation.record(layer, qkv, row_stats, batch_.query_starts[i] + b, 1,
+                         chunk.first_token + b * sequence.lookahead.shape.tokens);
+    if (observation.needs().attention_sums && !chunk.is_lookahead())
       observation.accumulate(layer, qkv, row_stats, batch_.query_starts[i], chunk.num_tokens,
                              sequence.cache.layer(layer).cached(), kv_);
   }

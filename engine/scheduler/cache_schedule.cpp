@@ -175,7 +175,7 @@ int CacheSchedule::layer_peak_blocks(int layer, int num_tokens, bool forked) con
   if (forked) return peak;
   // Nothing is packed before the first boundary.
   const bool prunes_early = prunes() && compression_->when == PruneWhen::kDuringPrefill;
-  const int lookahead = prunes() ? compression_->lookahead_tokens : 0;
+  const int lookahead = prunes() ? compression_->lookahead_tokens * compression_->lookahead_branches : 0;
   const int most_unpacked =
       lookahead + (prunes_early ? std::min(prompt, layer_budget(layer) + kPrefillSlackTokens) : prompt);
   return std::max(peak, blocks_for(format_, 0, most_unpacked));

@@ -18,18 +18,14 @@ void Lookahead::choose_first(std::span<const float> logits) {
   for (std::size_t b = 0; b < count; ++b) tokens_[b * static_cast<std::size_t>(shape.tokens)] = order[b];
 }
 
-void Lookahead::choose(int offset, std::span<const float> logits) {
+void Lookahead::choose(int branch, int offset, std::span<const float> logits) {
   const auto likeliest = std::max_element(logits.begin(), logits.end()) - logits.begin();
-  tokens_[place(branch_, offset)] = static_cast<TokenId>(likeliest);
-}
-
-bool Lookahead::next_branch() {
-  return ++branch_ < shape.branches;
+  tokens_[place(branch, offset)] = static_cast<TokenId>(likeliest);
 }
 
 std::vector<TokenId> Lookahead::continuation_of(TokenId first) const {
   for (int b = 0; b < shape.branches; ++b) {
-    if (token(b, 0) != first) continue;
+    if (at(b, 0) != first) continue;
     const auto begin = tokens_.begin() + static_cast<std::ptrdiff_t>(place(b, 0));
     return {begin + 1, begin + shape.tokens};
   }
@@ -41,7 +37,7 @@ Lookahead Lookahead::part(const LookaheadShape& smaller) const {
   result.shape = smaller;
   result.tokens_.reserve(static_cast<std::size_t>(smaller.total()));
   for (int b = 0; b < smaller.branches; ++b)
-    for (int i = 0; i < smaller.tokens; ++i) result.tokens_.push_back(token(b, i));
+    for (int i = 0; i < smaller.tokens; ++i) result.tokens_.push_back(at(b, i));
   return result;
 }
 

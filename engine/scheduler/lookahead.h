@@ -32,16 +32,13 @@ class Lookahead {
   LookaheadShape shape;  // total() 0: none
 
   bool running() const { return running_; }
-  void start() { running_ = true, branch_ = 0; }
+  void start() { running_ = true; }
   void stop() { running_ = false; }
   // Chooses where the branches begin. logits: [vocab] after the prompt's last token.
   void choose_first(std::span<const float> logits);
-  // Token `offset` of the running branch, from the logits after the one before it.
-  void choose(int offset, std::span<const float> logits);
-  TokenId at(int offset) const { return token(branch_, offset); }
-  int branch() const { return branch_; }
-  // Goes to the next branch. False: there was none left.
-  bool next_branch();
+  // Token `offset` of a branch, from the logits after the one before it.
+  void choose(int branch, int offset, std::span<const float> logits);
+  TokenId at(int branch, int offset) const { return tokens_[place(branch, offset)]; }
 
   // The branch that begins with `first`, without it: what may come after it. Empty: none does.
   std::vector<TokenId> continuation_of(TokenId first) const;
@@ -49,15 +46,12 @@ class Lookahead {
   Lookahead part(const LookaheadShape& smaller) const;
 
  private:
-  TokenId token(int branch, int offset) const { return tokens_[place(branch, offset)]; }
-
   std::size_t place(int branch, int offset) const {
     return static_cast<std::size_t>(branch) * static_cast<std::size_t>(shape.tokens) +
            static_cast<std::size_t>(offset);
   }
 
   bool running_ = false;
-  int branch_ = 0;
   std::vector<TokenId> tokens_;  // [branches, tokens], as far as they are known
 };
 

@@ -27,15 +27,28 @@ void Scheduler::schedule_decodes(StepPlan& plan) {
   for (std::size_t i = 0; i < running_.size(); ++i) {
     Sequence& sequence = *running_[i];
     if (!sequence.is_decoding()) continue;
-    const int tokens = 1 + drafts_for(sequence, plan);
+    if (sequence.lookahead.running() && !has_room_for_lookahead(sequence, plan)) continue;
+    const int tokens =
+        sequence.lookahead.running() ? sequence.lookahead.shape.branches : 1 + drafts_for(sequence, plan);
     if (reserve_or_preempt(sequence, tokens, plan)) schedule_chunk(sequence, tokens, plan);
   }
 }
 
+// Every running sequence is sure of one token, and a lookahead of one step in the end: the batch may be
+// kMaxLookaheadBranches larger than the limit for the first of a step.
+int Scheduler::spare_tokens(const StepPlan& plan) const {
+  return config_.max_batch_tokens - plan.num_decode_tokens - static_cast<int>(running_.size());
+}
+
+bool Scheduler::has_room_for_lookahead(const Sequence& sequence, const StepPlan& plan) const {
+  return sequence.lookahead.shape.branches <= spare_tokens(plan) + 1 ||
+         std::none_of(plan.chunks.begin(), plan.chunks.end(),
+                      [](const ScheduledChunk& chunk) { return chunk.is_lookahead(); });
+}
+
 int Scheduler::drafts_for(const Sequence& sequence, const StepPlan& plan) const {
-  if (sequence.drafts.empty() || sequence.lookahead.running()) return 0;
-  // Every running sequence is sure of one token.
-  const int spare = config_.max_batch_tokens - plan.num_decode_tokens - static_cast<int>(running_.size());
+  if (sequence.drafts.empty()) return 0;
+  const int spare = spare_tokens(plan);
   const int to_boundary =
       sequence.schedule.tokens_to_boundary(sequence.num_computed_tokens, sequence.cache) - 1;
   const int to_end = sequence.sampling.max_tokens - sequence.num_output_tokens();
@@ -159,21 +172,20 @@ int Scheduler::prefill_tokens_for(const Sequence& sequence, int tokens_left) con
 }
 
 void Scheduler::schedule_chunk(Sequence& sequence, int num_tokens, StepPlan& plan) {
-  const int end = sequence.num_computed_tokens + num_tokens;
   (sequence.is_decoding() ? plan.num_decode_tokens : plan.num_prefill_tokens) += num_tokens;
   ScheduledChunk& chunk = plan.chunks.emplace_back();
   chunk.sequence = &sequence;
   chunk.sequence_id = sequence.id;
   chunk.first_token = sequence.num_computed_tokens;
   chunk.num_tokens = num_tokens;
-  chunk.observed_at = chunk.first_token;
   if (sequence.lookahead.running()) {
-    const LookaheadShape& shape = sequence.lookahead.shape;
-    chunk.is_lookahead = true;
-    chunk.num_logit_rows = end < sequence.num_prompt_tokens + shape.tokens ? 1 : 0;
-    chunk.observed_at += sequence.lookahead.branch() * shape.tokens;
+    const bool is_last =
+        chunk.first_token + 1 == sequence.num_prompt_tokens + sequence.lookahead.shape.tokens;
+    chunk.num_branches = num_tokens;
+    chunk.num_logit_rows = is_last ? 0 : num_tokens;
     return;
   }
+  const int end = sequence.num_computed_tokens + num_tokens;
   chunk.num_drafts = std::max(0, end - sequence.num_tokens());
   chunk.num_logit_rows = sequence.num_logit_rows(chunk.first_token, end);
   chunk.settling = sequence.schedule.due(end, sequence.cache);

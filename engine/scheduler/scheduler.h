@@ -28,10 +28,9 @@ struct ScheduledChunk {
   int num_logit_rows = 0;         // logits are wanted of its last so many tokens
   int num_drafts = 0;             // of its last tokens: guesses
   bool starts_lookahead = false;  // a lookahead comes next, instead of `settling`
-  bool is_lookahead = false;      // one token of a lookahead
-  int observed_at = 0;  // where its first query stands in the observation: first_token, or behind the
-                        // prompt and earlier branches of the lookahead
-  Settling settling;    // what is due once the chunk is in
+  int num_branches = 0;  // of a lookahead: num_tokens is one of each, all at the position first_token
+  Settling settling;     // what is due once the chunk is in
+  bool is_lookahead() const { return num_branches > 0; }
 };
 
 // A sequence that takes the KV of its group's trunk; its cache has the blocks for it.
@@ -81,6 +80,8 @@ class Scheduler {
   void preempt_youngest(StepPlan& plan);
   void schedule_chunk(Sequence& sequence, int num_tokens, StepPlan& plan);
   // Drafts that may be checked beside the sequence's newest token without a preemption or a boundary.
+  int spare_tokens(const StepPlan& plan) const;
+  bool has_room_for_lookahead(const Sequence& sequence, const StepPlan& plan) const;
   int drafts_for(const Sequence& sequence, const StepPlan& plan) const;
   int prefill_tokens_for(const Sequence& sequence, int tokens_left) const;
 

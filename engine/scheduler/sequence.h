@@ -91,8 +91,6 @@ struct Sequence {
     return lookahead.running() ? 1 : num_tokens_to_compute() - num_computed_tokens;
   }
   TokenId token_at(int position) const {
-    if (lookahead.running() && position >= num_prompt_tokens)
-      return lookahead.at(position - num_prompt_tokens);
     if (position < num_tokens()) return token_ids[static_cast<std::size_t>(position)];
     return drafts[static_cast<std::size_t>(position - num_tokens())];
   }
@@ -113,7 +111,7 @@ struct Sequence {
   // Blocks it will hold at most before it samples its next token. A trunk's schedule knows of no lookahead.
   int peak_blocks() const {
     const int tokens = kind == SequenceKind::kTrunk
-                           ? std::max(num_tokens(), num_prompt_tokens + lookahead.shape.tokens)
+                           ? std::max(num_tokens(), num_prompt_tokens + lookahead.shape.total())
                            : num_tokens();
     return schedule.peak_blocks(tokens, forks);
   }

@@ -104,6 +104,49 @@ TEST_P(AttentionTest, RowsDoNotDependOnTheBatchOrTheThreads) {
   set_num_kernel_threads(1);
 }
 
+// Branches that take turns in the newest slots come to what each comes to alone.
+TEST_P(AttentionTest, BranchesSeeTheirOwnSlotsOnly) {
+  const AttentionCase c = get_case(std::get<0>(GetParam()));
+  const int shared = std::max(1, c.shapes[0].num_cached - c.shapes[0].num_queries);
+  constexpr int kBranches = 3;
+  constexpr int kSteps = 7;
+  constexpr int kSlots = kBranches * kSteps;
+  PagedCase paged(c.heads, std::get<1>(GetParam()), {{shared + kSlots, kSlots}}, 29);
+  PagedSequence& together = paged.sequences[0];
+  ops::kv_append(paged.qkv, c.heads, paged.sequences, paged.kv);
+  together.num_branches = kBranches;
+  together.num_branch_slots = kSlots;
+  const std::int64_t width = c.heads.num_heads * c.heads.head_dim;
+  const auto attend = [&](const at::Tensor& qkv, const PagedSequence& sequence, bool by_reference) {
+    at::Tensor out = at::empty({qkv.size(0), width}, at::kFloat);
+    at::Tensor stats = at::empty({qkv.size(0), c.heads.num_heads, 2}, at::kFloat);
+    cpu::AttentionWorkspace workspace;
+    if (by_reference) {
+      reference::paged_attention(qkv, c.heads, {&sequence, 1}, paged.kv, out, stats);
+    } else {
+      ops::paged_attention(qkv, c.heads, {&sequence, 1}, paged.kv, workspace, out, stats);
+    }
+    return std::make_pair(out, stats);
+  };
+  const auto [out, stats] = attend(paged.qkv, together, false);
+  const auto [expected, expected_stats] = attend(paged.qkv, together, true);
+  EXPECT_LT(max_difference(out, expected), tolerance(c));
+  EXPECT_LT(max_difference(stats, expected_stats), tolerance(c));
+  for (int b = 0; b < kBranches; ++b) {
+    // The branch's tokens, written over the others' slots.
+    const at::Tensor own = paged.qkv.slice(0, b, kSlots, kBranches).contiguous();
+    PagedSequence alone = together;
+    alone.num_queries = kSteps;
+    alone.cache.num_cached = shared + kSteps;
+    alone.num_branches = 1;
+    alone.num_branch_slots = 0;
+    ops::kv_append(own, c.heads, {&alone, 1}, paged.kv);
+    const auto [single, single_stats] = attend(own, alone, false);
+    EXPECT_LT(max_difference(out.slice(0, b, kSlots, kBranches), single), tolerance(c)) << "branch " << b;
+    EXPECT_LT(max_difference(stats.slice(0, b, kSlots, kBranches), single_stats), tolerance(c));
+  }
+}
+
 // Rows of a tensor [n, ...] as pointers.
 std::vector<const float*> row_pointers(const at::Tensor& rows, std::int64_t first = 0) {
   std::vector<const float*> pointers;

@@ -20,6 +20,10 @@ struct AttentionSequence {
   std::int32_t query_start = 0;
   std::int32_t num_queries = 0;
   CachedLayer cache;
+  // The newest num_branch_slots cached tokens are num_branches texts that go on from the others, one token of
+  // each in turn: a query sees of them only those of its own text.
+  std::int32_t num_branches = 1;
+  std::int32_t num_branch_slots = 0;
 };
 
 // A unit of attention work for one thread: `num_queries` queries of one sequence and KV head over the cached

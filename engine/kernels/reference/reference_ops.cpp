@@ -33,6 +33,16 @@ at::Tensor causal_scores(const at::Tensor& q, const at::Tensor& k, const HeadLay
   return scores.masked_fill(hidden, -INFINITY);
 }
 
+// [num_queries, num_cached]: slots of a branch that is not the query's.
+at::Tensor other_branches(const PagedSequence& sequence, at::Device device) {
+  const auto options = at::TensorOptions(at::kLong).device(device);
+  const std::int64_t end = sequence.cache.num_cached;
+  const at::Tensor slots = at::arange(end, options).unsqueeze(0);
+  const at::Tensor own = at::arange(end - sequence.num_queries, end, options).unsqueeze(1);
+  return slots.ge(end - sequence.num_branch_slots)
+      .logical_and((slots - own).remainder(sequence.num_branches).ne(0));
+}
+
 }  // namespace
 
 void rms_norm(const at::Tensor& x, const at::Tensor& weight, float eps, at::Tensor& out) {
@@ -100,8 +110,8 @@ void paged_attention(const at::Tensor& qkv, const HeadLayout& heads, std::span<c
                            .unflatten(1, {heads.num_heads, heads.head_dim});
   for (const PagedSequence& sequence : sequences) {
     const auto [k, v] = read_cached(sequence.cache, kv);
-    const at::Tensor scores =
-        causal_scores(q.narrow(0, sequence.query_start, sequence.num_queries), k, heads);
+    const at::Tensor scores = causal_scores(q.narrow(0, sequence.query_start, sequence.num_queries), k, heads)
+                                  .masked_fill(other_branches(sequence, k.device()), -INFINITY);
     const at::Tensor mixed = at::matmul(
         at::softmax(scores, -1), v.repeat_interleave(heads.num_heads / heads.num_kv_heads, 0));  // [Hq, W, D]
     out.narrow(0, sequence.query_start, sequence.num_queries).copy_(mixed.transpose(0, 1).flatten(1));

@@ -106,6 +106,25 @@ TEST_F(EngineLookaheadTest, DraftsOnlySaveSteps) {
   expect_no_blocks_used(*engine);
 }
 
+// Branches run in one step on one cache. If one saw another's tokens, the drafts of the first, which is what
+// the full cache writes, would hardly ever be right. (More branches choose other tokens to keep, so single
+// outputs may differ.)
+TEST_F(EngineLookaheadTest, BranchesDoNotSeeEachOther) {
+  auto engine = make_engine(16384);
+  int alone = 0;
+  int beside = 0;
+  for (int i = 0; i < 32; ++i) {
+    EngineRequest request = looking_ahead("r", random_prompt(100 + 17 * i, kTinyVocab, 70 + i), 12, 0.99);
+    CompressionParams& params = *request.cache_policies[0].compression;
+    params.lookahead_branches = 1;
+    alone += run(*engine, request).finish.compression.lookahead_tokens_used;
+    params.lookahead_branches = kMaxLookaheadBranches;
+    beside += run(*engine, request).finish.compression.lookahead_tokens_used;
+  }
+  EXPECT_GT(alone, 64);
+  EXPECT_GT(beside, alone * 8 / 10);
+}
+
 TEST_F(EngineLookaheadTest, SameTokensUnderPreemption) {
   auto engine = make_engine(16384);
   std::vector<EngineRequest> requests;

@@ -9,19 +9,13 @@ TEST(Lookahead, BranchesBeginWithTheLikeliestTokensAndGoOnWithTheLikeliest) {
   Lookahead lookahead;
   lookahead.shape = {.branches = 3, .tokens = 2};
   lookahead.choose_first(std::vector<float>{0.5F, 3.0F, -1.0F, 3.0F, 2.0F});
-  lookahead.start();
-  EXPECT_EQ(lookahead.at(0), 1);  // of two equal ones the lower id comes first
-  lookahead.choose(1, std::vector<float>{0.0F, 1.0F, 9.0F, 9.0F, 1.0F});
-  EXPECT_EQ(lookahead.at(1), 2);
-  ASSERT_TRUE(lookahead.next_branch());
-  EXPECT_EQ(lookahead.at(0), 3);
-  lookahead.choose(1, std::vector<float>{7.0F, 1.0F, 0.0F, 0.0F, 1.0F});
-  ASSERT_TRUE(lookahead.next_branch());
-  EXPECT_EQ(lookahead.at(0), 4);
-  lookahead.choose(1, std::vector<float>{0.0F, 0.0F, 0.0F, 0.0F, 1.0F});
-  EXPECT_FALSE(lookahead.next_branch());
-  lookahead.stop();
-  EXPECT_FALSE(lookahead.running());
+  EXPECT_EQ(lookahead.at(0, 0), 1);  // of two equal ones the lower id comes first
+  EXPECT_EQ(lookahead.at(1, 0), 3);
+  EXPECT_EQ(lookahead.at(2, 0), 4);
+  lookahead.choose(0, 1, std::vector<float>{0.0F, 1.0F, 9.0F, 9.0F, 1.0F});
+  lookahead.choose(1, 1, std::vector<float>{7.0F, 1.0F, 0.0F, 0.0F, 1.0F});
+  lookahead.choose(2, 1, std::vector<float>{0.0F, 0.0F, 0.0F, 0.0F, 1.0F});
+  EXPECT_EQ(lookahead.at(0, 1), 2);
   EXPECT_EQ(lookahead.continuation_of(1), std::vector<TokenId>{2});
   EXPECT_EQ(lookahead.continuation_of(3), std::vector<TokenId>{0});
   EXPECT_TRUE(lookahead.continuation_of(0).empty());
