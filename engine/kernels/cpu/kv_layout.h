@@ -19,6 +19,12 @@
 
 #include "engine/core/kv_dtype.h"
 
+#ifdef __CUDACC__  // GPU kernels read the same blocks
+#define KVCRUSH_LAYOUT static __host__ __device__ __forceinline__
+#else
+#define KVCRUSH_LAYOUT static inline __attribute__((always_inline, unused))
+#endif
+
 namespace kvcrush::cpu {
 
 inline constexpr int kTileTokens = 16;
@@ -48,27 +54,25 @@ struct CachedLayer {
   KvFormat format;
 };
 
-static constexpr int code_bits(KvDtype dtype) {
+KVCRUSH_LAYOUT constexpr int code_bits(KvDtype dtype) {
   return dtype == KvDtype::kInt4 ? 4 : 8;
 }
-static constexpr std::int64_t element_bytes(KvDtype dtype) {
+KVCRUSH_LAYOUT constexpr std::int64_t element_bytes(KvDtype dtype) {
   return dtype == KvDtype::kF32 ? 4 : 2;
 }
 // Bytes of one head's K and V of one token, scales included.
-static constexpr std::int64_t token_head_bytes(KvDtype dtype, int head_dim) {
+KVCRUSH_LAYOUT constexpr std::int64_t token_head_bytes(KvDtype dtype, int head_dim) {
   if (!is_quantised(dtype)) return 2 * head_dim * element_bytes(dtype);
   return 2 * head_dim * code_bits(dtype) / 8 + 4 * 2;
 }
 // Every block holds this many float32 tokens, hence twice as many 16-bit ones.
-static constexpr std::int64_t block_head_bytes(int head_dim) {
+KVCRUSH_LAYOUT constexpr std::int64_t block_head_bytes(int head_dim) {
   return kTileTokens * token_head_bytes(KvDtype::kF32, head_dim);
 }
-static constexpr int tokens_per_block(KvDtype dtype, int head_dim) {
+KVCRUSH_LAYOUT constexpr int tokens_per_block(KvDtype dtype, int head_dim) {
   const auto tokens = static_cast<int>(block_head_bytes(head_dim) / token_head_bytes(dtype, head_dim));
   return tokens / (kTileTokens / 2) * (kTileTokens / 2);
 }
-
-#define KVCRUSH_LAYOUT static inline __attribute__((always_inline, unused))
 
 KVCRUSH_LAYOUT int ceil_div(int a, int b) {
   return (a + b - 1) / b;

@@ -1,0 +1,44 @@
+// How a step's attention is cut into blocks of a GPU. Host code, the same for every layer of the step.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "engine/kernels/cpu/cpu_kernels.h"
+
+namespace kvcrush::cuda {
+
+// What one block attends for: queries from first_query on, as many as its rows hold.
+struct RowTile {
+  std::int32_t sequence = 0;  // index in the batch
+  std::int32_t first_query = 0;
+  bool operator==(const RowTile&) const = default;
+};
+
+inline constexpr int kRowsPerWarp = 16;        // (query, query head) pairs of one KV head
+constexpr int attention_warps(int head_dim) {  // of a block: as many tiles are in shared memory, twice
+  return head_dim <= 128 ? 4 : 2;
+}
+inline constexpr int kMinSplitTiles = 16;  // less is not worth a merge
+inline constexpr int kMaxSplits = 64;
+
+struct AttentionPlan {
+  std::vector<RowTile> decode;   // sequences whose rows fit one warp
+  std::vector<RowTile> prefill;  // the others, kRowsPerWarp * attention_warps() rows at a time
+  int num_splits = 1;            // of every decode's cached tiles
+};
+
+// sequences: of the layer that holds the most. group: query heads of a KV head, at most kRowsPerWarp.
+// num_block_slots: blocks that the GPU runs at a time.
+AttentionPlan plan_attention(std::span<const cpu::AttentionSequence> sequences, int group, int num_kv_heads,
+                             int head_dim, int num_block_slots);
+
+// Floats that the states of split decodes take.
+inline std::int64_t partial_floats(const AttentionPlan& plan, int num_kv_heads, int head_dim) {
+  if (plan.num_splits == 1) return 0;
+  return static_cast<std::int64_t>(plan.num_splits) * static_cast<std::int64_t>(plan.decode.size()) *
+         num_kv_heads * kRowsPerWarp * (head_dim + 2);
+}
+
+}  // namespace kvcrush::cuda

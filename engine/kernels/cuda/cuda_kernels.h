@@ -1,0 +1,37 @@
+// The kernels that a GPU runs, as plain functions of device addresses. Rows are tokens of the batch. Where no
+// GPU is, tests run them in the simulator, and all addresses are the host's.
+#pragma once
+
+#include <cstdint>
+
+#include "engine/kernels/cuda/attention_plan.h"
+#include "engine/kernels/cuda/stream.h"
+
+namespace kvcrush::cuda {
+
+enum class ActivationType { kF32, kF16, kBF16 };
+
+struct AttentionCall {
+  const cpu::AttentionSequence* sequences = nullptr;  // [batch], of one layer
+  const RowTile* decode = nullptr;                    // the plan's
+  const RowTile* prefill = nullptr;
+  int num_decode = 0;
+  int num_prefill = 0;
+  int num_splits = 1;
+  cpu::KvPool pool;
+  KvDtype widest = KvDtype::kF16;  // of the batch's dtypes, the one whose tiles are largest
+  ActivationType activations = ActivationType::kF16;
+  const void* q = nullptr;  // [T, q_stride]: query heads first
+  std::int64_t q_stride = 0;
+  int num_heads = 0;
+  float scale = 0;             // 1 / sqrt(head_dim)
+  void* out = nullptr;         // [T, num_heads, head_dim]
+  float* row_stats = nullptr;  // [T, num_heads, 2]: largest score, 1 / sum of exp(score - largest)
+  float* partials = nullptr;   // partial_floats()
+};
+
+// head_dim: 64, 96, 128 or 256. Throws std::runtime_error where a launch is refused.
+void paged_attention(const AttentionCall& call, Stream stream);
+bool has_attention_for(int head_dim);
+
+}  // namespace kvcrush::cuda

@@ -1,0 +1,57 @@
+// How attention is cut into blocks, and what a block takes of a GPU.
+#include <gtest/gtest.h>
+
+#include <map>
+
+#include "engine/kernels/cuda/attention_plan.h"
+
+namespace kvcrush::cuda {
+namespace {
+
+cpu::AttentionSequence sequence(int num_cached, int num_queries) {
+  cpu::AttentionSequence result;
+  result.num_queries = num_queries;
+  result.cache.num_cached = num_cached;
+  result.cache.format = {KvDtype::kF16, KvDtype::kF16, 32, 0};
+  return result;
+}
+
+TEST(AttentionPlan, EveryQueryIsInOneTile) {
+  for (const int group : {1, 3, 4, 5, 8, 16}) {
+    for (const int head_dim : {64, 128, 256}) {
+      std::vector<cpu::AttentionSequence> sequences;
+      for (const int queries : {1, 2, 5, 16, 17, 64, 65, 300, 0})
+        sequences.push_back(sequence(1000, queries));
+      const AttentionPlan plan = plan_attention(sequences, group, 8, head_dim, 132);
+      std::map<std::pair<int, int>, int> seen;
+      const auto cover = [&](const RowTile& tile, int most) {
+        for (int q = tile.first_query; q < tile.first_query + most &&
+                                       q < sequences[static_cast<std::size_t>(tile.sequence)].num_queries;
+             ++q)
+          ++seen[{tile.sequence, q}];
+      };
+      for (const RowTile& tile : plan.decode) cover(tile, kRowsPerWarp / group);
+      for (const RowTile& tile : plan.prefill) cover(tile, kRowsPerWarp * attention_warps(head_dim) / group);
+      int total = 0;
+      for (const auto& one : sequences) total += one.num_queries;
+      EXPECT_EQ(static_cast<int>(seen.size()), total);
+      for (const auto& [query, times] : seen) EXPECT_EQ(times, 1) << query.first << ", " << query.second;
+    }
+  }
+}
+
+TEST(AttentionPlan, OneLongSequenceFillsTheCardAndManyAreNotSplit) {
+  const std::vector<cpu::AttentionSequence> one = {sequence(32768, 1)};
+  const AttentionPlan alone = plan_attention(one, 4, 8, 128, 264);
+  EXPECT_GE(alone.num_splits * 8, 264);
+  EXPECT_LE(alone.num_splits, kMaxSplits);
+  EXPECT_GT(partial_floats(alone, 8, 128), 0);
+  const std::vector<cpu::AttentionSequence> many(64, sequence(32768, 1));
+  EXPECT_EQ(plan_attention(many, 4, 8, 128, 264).num_splits, 1);
+  const std::vector<cpu::AttentionSequence> brief = {sequence(100, 1)};
+  EXPECT_EQ(plan_attention(brief, 4, 8, 128, 264).num_splits, 1);
+  EXPECT_EQ(partial_floats(plan_attention(brief, 4, 8, 128, 264), 8, 128), 0);
+}
+
+}  // namespace
+}  // namespace kvcrush::cuda
