@@ -30,5 +30,4 @@ if(KVCRUSH_CUDA)
   target_link_libraries(kvcrush_torch INTERFACE -Wl,--no-as-needed torch_cuda c10_cuda -Wl,--as-needed CUDA::cudart)
   # The other CUDA libraries of the wheel are found at run time, beside Python's torch or in the toolkit.
   target_link_options(kvcrush_torch INTERFACE -Wl,--allow-shlib-undefined -Wl,--unresolved-symbols=ignore-in-shared-libs)
-  target_compile_definitions(kvcrush_torch INTERFACE KVCRUSH_CUDA=1)
 endif()

@@ -15,8 +15,10 @@
 
 #include "engine/engine_core.h"
 #include "engine/engine_options.h"
+#include "engine/gpu/gpu_backend.h"
 #include "engine/kernels/parallel.h"
 #include "engine/loader/model_file.h"
+#include "engine/model/model_runner.h"
 #include "engine/request_sequences.h"
 
 namespace kvcrush {
@@ -24,13 +26,14 @@ namespace kvcrush {
 // The loop thread and the mailbox through which everybody else talks to it.
 class Engine::Impl {
  public:
-  Impl(std::shared_ptr<const ModelFile> model, EngineConfig config, EngineLimits limits, ModelWeights weights,
-       const KvLayout& layout, KvDtype dtype, at::Device device, EngineObserver& observer)
+  Impl(std::shared_ptr<const ModelFile> model, EngineConfig config, EngineLimits limits, KvDtype dtype,
+       std::unique_ptr<ModelExecutor> executor, bool on_gpu, EngineObserver& observer)
       : model_(std::move(model)),
         config_(std::move(config)),
         limits_(limits),
         dtype_(dtype),
-        core_(model_, config_, limits_, std::move(weights), layout, dtype, device, observer),
+        core_(model_, config_, limits_, dtype, std::move(executor), observer),
+        on_gpu_(on_gpu),
         stats_(initial_stats(core_)),
         thread_([this] { loop(); }) {}
 
@@ -100,6 +103,7 @@ class Engine::Impl {
   int num_queued_ = 0;               // samples in the inbox or waiting: what the queue bound is about
   bool draining_ = false;
   bool stopping_ = false;
+  bool on_gpu_ = false;
   EngineStats stats_;
   Clock::time_point described_at_;
 
@@ -113,6 +117,8 @@ Status Engine::Impl::check_room(const EngineRequest& request) const {
   const int wanted =
       scores ? static_cast<int>(request.continuation_token_ids.size()) : request.sampling.max_tokens;
   for (const CachePolicy& policy : request.cache_policies) {
+    if (on_gpu_ && policy.compression && policy.compression->granularity == Granularity::kBlock)
+      return invalid_argument("granularity is block; allowed on a GPU: token");
     const int room = max_new_tokens(num_prompt_tokens, policy);
     if (wanted <= room) continue;
     return invalid_argument((scores ? "continuation is " : "sampling.max_tokens is ") +
@@ -239,22 +245,47 @@ Result<std::unique_ptr<Engine>> Engine::create(std::shared_ptr<const ModelFile> 
                                                const EngineConfig& config, EngineObserver& observer) {
   KVCRUSH_CHECK(model != nullptr);
   KVCRUSH_RETURN_IF_ERROR(check_config(config));
-  const Result<at::Device> device = parse_device(config.device);
+  const Result<std::string> device = resolve_device(config.device);
   if (!device.ok()) return device.status();
   const Result<KvDtype> dtype = parse_kv_dtype(config.kv_dtype);
   if (!dtype.ok()) return dtype.status();
   KVCRUSH_RETURN_IF_ERROR(check_heads(model->config));
   const KvLayout layout{.num_kv_heads = model->config.num_kv_heads, .head_dim = model->config.head_dim};
-  const Result<EngineLimits> limits = derive_limits(model->config, config, layout, *dtype);
+  EngineConfig sized = config;
+  const bool on_gpu = *device != "cpu";
+  if (on_gpu && config.fills_gpu) {
+    const int most =
+        config.max_context_tokens == 0 ? model->config.max_context_tokens : config.max_context_tokens;
+    const Result<std::uint64_t> left = gpu_kv_memory_bytes(*model, config, *device, most);
+    if (!left.ok()) return left.status();
+    sized.kv_memory_bytes = *left;
+  }
+  const Result<EngineLimits> limits = derive_limits(model->config, sized, layout, *dtype);
   if (!limits.ok()) return limits.status();
   const unsigned cores = std::max(1U, std::thread::hardware_concurrency());
   set_num_kernel_threads(config.num_threads == 0 ? static_cast<int>(cores) : config.num_threads);
   at::set_num_threads(
       1);  // ATen only moves small things here; a second pool of threads would fight with ours
   try {
-    ModelWeights weights = load_weights(model, limits->max_context_tokens, *device);
-    return std::unique_ptr<Engine>(new Engine(std::make_unique<Impl>(
-        std::move(model), config, *limits, std::move(weights), layout, *dtype, *device, observer)));
+    // A lookahead may make a step so many rows larger (Scheduler).
+    const int most_rows = config.max_batch_tokens + kMaxLookaheadBranches;
+    const auto num_blocks = static_cast<int>(limits->num_blocks);
+    std::unique_ptr<ModelExecutor> executor;
+    if (on_gpu) {
+      executor = gpu_backend()->make_executor({.model = model,
+                                               .device = *device,
+                                               .weight_dtype = config.weight_dtype,
+                                               .kv_layout = layout,
+                                               .num_blocks = num_blocks,
+                                               .max_context_tokens = limits->max_context_tokens,
+                                               .max_batch_tokens = most_rows});
+    } else {
+      executor = std::make_unique<ModelRunner>(model->config,
+                                               load_weights(model, limits->max_context_tokens, at::kCPU),
+                                               layout, num_blocks, most_rows, at::Device(at::kCPU));
+    }
+    return std::unique_ptr<Engine>(new Engine(std::make_unique<Impl>(std::move(model), sized, *limits, *dtype,
+                                                                     std::move(executor), on_gpu, observer)));
   } catch (const std::exception& error) {
     return Status(StatusCode::kResourceExhausted, std::string("cannot set up the engine: ") + error.what());
   }

@@ -23,9 +23,12 @@ namespace kvcrush {
 struct ModelFile;
 
 struct EngineConfig {
-  std::string device = "cpu";         // "cpu" or "cuda:N"
+  // "cpu", "cuda:N", or "auto": a GPU where this build serves one and there is one, else the CPU.
+  std::string device = "cpu";
+  std::string weight_dtype = "bf16";  // "bf16", "f16" or "f32": of weights and activations on a GPU
   std::string kv_dtype = "f32";       // "f32", "bf16", "f16", "int8" or "int4", where a request names none
   std::uint64_t kv_memory_bytes = 0;  // bytes of the KV block pool; must hold at least one block per layer
+  bool fills_gpu = false;             // on a GPU the pool takes what weights and workspace leave, instead
   int max_batch_tokens = 512;         // tokens of one step, prefill and decode together
   int max_running_sequences = 64;     // sequences that hold blocks at a time
   int max_waiting_sequences = 256;    // queue bound; past it submit() answers RESOURCE_EXHAUSTED

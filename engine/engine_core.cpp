@@ -23,8 +23,8 @@ std::uint64_t sample_seed(const EngineRequest& request, int index) {
 }  // namespace
 
 EngineCore::EngineCore(std::shared_ptr<const ModelFile> model, const EngineConfig& config,
-                       const EngineLimits& limits, ModelWeights weights, const KvLayout& layout,
-                       KvDtype default_dtype, at::Device device, EngineObserver& observer)
+                       const EngineLimits& limits, KvDtype default_dtype,
+                       std::unique_ptr<ModelExecutor> executor, EngineObserver& observer)
     : model_(std::move(model)),
       limits_(limits),
       default_dtype_(default_dtype),
@@ -33,8 +33,7 @@ EngineCore::EngineCore(std::shared_ptr<const ModelFile> model, const EngineConfi
       scheduler_({.max_batch_tokens = config.max_batch_tokens,
                   .max_running_sequences = config.max_running_sequences},
                  pool_),
-      runner_(model_->config, std::move(weights), layout, pool_.num_blocks(),
-              config.max_batch_tokens + kMaxLookaheadBranches, device) {}
+      executor_(std::move(executor)) {}
 
 void EngineCore::add(const EngineRequest& request, const std::shared_ptr<TokenStream>& stream,
                      Clock::time_point arrived_at) {
@@ -47,7 +46,7 @@ void EngineCore::add(const EngineRequest& request, const std::shared_ptr<TokenSt
   for (auto& sequence : make_sequences(request, stream, arrived_at, context)) {
     next_id_ = sequence->id + 1;
     if (sequence->kind == SequenceKind::kTrunk) {
-      runner_.expect_children(sequence->id, needs_of_children(request, default_dtype_));
+      executor_->expect_children(sequence->id, needs_of_children(request, default_dtype_));
     } else {
       observer_.on_arrived(tag_of(*sequence), sequence->num_prompt_tokens);
     }
@@ -67,7 +66,7 @@ void EngineCore::step() {
   if (!plan.chunks.empty() || !plan.forks.empty()) {
     try {
       note_scheduled(plan);
-      const at::Tensor logits = runner_.run(plan);
+      const at::Tensor logits = executor_->run(plan);
       advance(plan);
       start_forks(plan);
       use_logits(plan, logits);
@@ -87,7 +86,7 @@ void EngineCore::prune() {
     Sequence* sequence = scheduler_.find_running(id);
     if (sequence == nullptr) continue;  // it ended with its last token
     try {
-      const PruneReport report = runner_.settle(*sequence, settling);
+      const PruneReport report = executor_->settle(*sequence, settling);
       sequence->compression_outcome.kv_bytes_after = sequence->cache.num_blocks() * limits_.block_bytes;
       observer_.on_pruned(tag_of(*sequence), report);
     } catch (const std::exception& error) {
@@ -116,7 +115,7 @@ void EngineCore::fail_running(const char* what) {
 
 void EngineCore::note_preemptions(const StepPlan& plan) {
   for (const Preemption& preemption : plan.preemptions) {
-    runner_.forget(preemption.sequence->id, /*for_good=*/false);
+    executor_->forget(preemption.sequence->id, /*for_good=*/false);
     observer_.on_preempted(tag_of(*preemption.sequence), preemption.blocks_returned);
   }
 }
@@ -144,7 +143,7 @@ void EngineCore::advance(const StepPlan& plan) {
 
 void EngineCore::finish_sequence(SequenceId id, FinishReason reason) {
   const std::unique_ptr<Sequence> sequence = scheduler_.remove(id);
-  runner_.forget(id, /*for_good=*/true);
+  executor_->forget(id, /*for_good=*/true);
   samplers_.erase(id);
   const FinishEvent event =
       make_finish_event(*sequence, reason, {model_->config, default_dtype_, limits_.block_bytes});

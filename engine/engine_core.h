@@ -10,7 +10,7 @@
 
 #include "engine/core/observer.h"
 #include "engine/engine.h"
-#include "engine/model/model_runner.h"
+#include "engine/model/model_executor.h"
 #include "engine/sampling/sampler.h"
 #include "engine/scheduler/scheduler.h"
 
@@ -34,8 +34,7 @@ inline RequestTag tag_of(const Sequence& sequence) {
 class EngineCore {
  public:
   EngineCore(std::shared_ptr<const ModelFile> model, const EngineConfig& config, const EngineLimits& limits,
-             ModelWeights weights, const KvLayout& layout, KvDtype default_dtype, at::Device device,
-             EngineObserver& observer);
+             KvDtype default_dtype, std::unique_ptr<ModelExecutor> executor, EngineObserver& observer);
 
   // One Sequence per sample, and a trunk where they share a prefill.
   void add(const EngineRequest& request, const std::shared_ptr<TokenStream>& stream,
@@ -88,7 +87,7 @@ class EngineCore {
   EngineObserver& observer_;
   BlockPool pool_;  // outlives the sequences in scheduler_
   Scheduler scheduler_;
-  ModelRunner runner_;
+  std::unique_ptr<ModelExecutor> executor_;
   std::unordered_map<SequenceId, Sampler> samplers_;
   SequenceId next_id_ = 1;
   std::vector<OutgoingEvent> events_;

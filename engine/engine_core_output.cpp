@@ -29,12 +29,12 @@ void EngineCore::start_forks(const StepPlan& plan) {
   for (std::size_t i = 0; i < plan.forks.size(); ++i) {
     Sequence& child = *plan.forks[i].child;
     const bool settled =
-        runner_.fork_reports()[i].tokens_evicted > 0 || child.cache.layer(0).num_packed_tokens() > 0;
-    if (runner_.fork_reports()[i].tokens_evicted > 0)
+        executor_->fork_reports()[i].tokens_evicted > 0 || child.cache.layer(0).num_packed_tokens() > 0;
+    if (executor_->fork_reports()[i].tokens_evicted > 0)
       child.compression_outcome.lookahead_tokens = child.lookahead.shape.total();
     if (settled) {
       child.compression_outcome.kv_bytes_after = child.cache.num_blocks() * limits_.block_bytes;
-      observer_.on_pruned(tag_of(child), runner_.fork_reports()[i]);
+      observer_.on_pruned(tag_of(child), executor_->fork_reports()[i]);
     }
     const std::shared_ptr<ForkGroup> group = child.group;  // outlives a child that ends with its first token
     if (child.kind == SequenceKind::kScore) {
@@ -190,7 +190,7 @@ void EngineCore::drop_trunk_if_done(ForkGroup& group) {
   const SequenceId id = group.trunk->id;
   group.trunk = nullptr;
   const std::unique_ptr<Sequence> trunk = scheduler_.remove(id);
-  runner_.forget(id, /*for_good=*/true);
+  executor_->forget(id, /*for_good=*/true);
 }
 
 bool EngineCore::apply(Sequence& sequence, SampleResult sampled) {

@@ -1,8 +1,6 @@
 // Checks an EngineConfig against the model it is for.
 #pragma once
 
-#include <ATen/core/Tensor.h>
-
 #include <string>
 
 #include "engine/core/status.h"
@@ -11,8 +9,15 @@
 
 namespace kvcrush {
 
-// "cpu", "cuda" or "cuda:N"; INVALID_ARGUMENT for anything else, and for CUDA in a build without it.
-Result<at::Device> parse_device(const std::string& name);
+struct ModelFile;
+
+// Resolves "auto" to "cpu" or "cuda:0". INVALID_ARGUMENT for anything else than "cpu", "cuda" and "cuda:N",
+// and for CUDA in a build without it, or where there is no such GPU.
+Result<std::string> resolve_device(const std::string& name);
+// Bytes that `config` leaves for the KV pool of a GPU; RESOURCE_EXHAUSTED naming the sizes where that is
+// none.
+Result<std::uint64_t> gpu_kv_memory_bytes(const ModelFile& model, const EngineConfig& config,
+                                          const std::string& device, int max_context_tokens);
 
 // INVALID_ARGUMENT naming the field, its value and what is allowed.
 Status check_config(const EngineConfig& config);

@@ -55,6 +55,7 @@ int BlockTable::shrink(int num_packed, int num_tail) {
   const int freed = static_cast<int>(blocks_.size()) - keep;
   KVCRUSH_CHECK(freed >= 0);
   pool_->give_back(std::span(blocks_).subspan(static_cast<std::size_t>(keep)));
+  if (freed > 0) ++revision_;
   blocks_.resize(static_cast<std::size_t>(keep));
   num_packed_tokens_ = num_packed;
   num_tail_tokens_ = num_tail;

@@ -27,6 +27,8 @@ class BlockTable {
   int num_packed_tokens() const { return num_packed_tokens_; }
   int num_tail_tokens() const { return num_tail_tokens_; }
   std::span<const BlockId> blocks() const { return blocks_; }
+  // Changes whenever blocks() does other than by growing at the end.
+  int revision() const { return revision_; }
   // For kernels; valid until the table changes.
   cpu::CachedLayer cached() const {
     return {blocks_.data(), num_packed_tokens_, num_cached_tokens(), format_};
@@ -46,6 +48,7 @@ class BlockTable {
   BlockPool* pool_;
   cpu::KvFormat format_;
   std::vector<BlockId> blocks_;
+  int revision_ = 0;
   int num_packed_tokens_ = 0;
   int num_tail_tokens_ = 0;
 };

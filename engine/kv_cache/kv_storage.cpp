@@ -21,6 +21,10 @@ KvStorage::KvStorage(const KvLayout& layout, int num_blocks, at::Device device) 
 
 cpu::KvPool KvStorage::cpu_pool() const {
   KVCRUSH_CHECK(bytes_.is_cpu());
+  return pool();
+}
+
+cpu::KvPool KvStorage::pool() const {
   return {.base = static_cast<std::byte*>(bytes_.data_ptr()),
           .block_bytes = layout_.block_bytes(),
           .num_kv_heads = layout_.num_kv_heads,

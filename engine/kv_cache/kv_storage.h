@@ -28,6 +28,7 @@ class KvStorage {
   const KvLayout& layout() const { return layout_; }
   at::Device device() const { return bytes_.device(); }
   const at::Tensor& bytes() const { return bytes_; }  // uint8 [num_blocks, num_kv_heads, bytes of a head]
+  cpu::KvPool pool() const;                           // addresses are the device's
   cpu::KvPool cpu_pool() const;                       // CPU storage only
 
  private:

@@ -11,30 +11,6 @@
 
 namespace kvcrush {
 
-ObservationNeeds needs_of(const CachePolicy& policy) {
-  if (!policy.compression) return {};
-  switch (policy.compression->policy) {
-    case BasePolicy::kSnapKv:
-      return {.num_queries = policy.compression->observed_queries,
-              .lookahead = lookahead_of(*policy.compression, kMaxLookaheadTokens)};
-    case BasePolicy::kTova:
-      return {.num_queries = 1, .lookahead = {}};
-    case BasePolicy::kH2o:
-      return {.lookahead = {}, .attention_sums = true};
-    case BasePolicy::kStreaming:
-    case BasePolicy::kKNorm:
-    case BasePolicy::kKeyDiff:
-      break;
-  }
-  return {};
-}
-
-ObservationNeeds merge(const ObservationNeeds& a, const ObservationNeeds& b) {
-  return {.num_queries = std::max(a.num_queries, b.num_queries),
-          .lookahead = merge(a.lookahead, b.lookahead),
-          .attention_sums = a.attention_sums || b.attention_sums};
-}
-
 Observation::Observation(const HeadLayout& heads, int num_layers, const ObservationNeeds& needs,
                          at::Device device)
     : heads_(heads), needs_(needs) {

@@ -9,21 +9,10 @@
 #include <vector>
 
 #include "engine/kernels/ops.h"
-#include "engine/kvcrush/params.h"
 #include "engine/model/attention_sums.h"
-#include "engine/scheduler/lookahead.h"
+#include "engine/model/observation_needs.h"
 
 namespace kvcrush {
-
-struct ObservationNeeds {
-  int num_queries = 0;          // newest queries to keep
-  LookaheadShape lookahead;     // beside those of a lookahead that follows them
-  bool attention_sums = false;  // sums over all queries
-  bool any() const { return num_queries > 0 || attention_sums; }
-  int ring_rows() const { return num_queries + lookahead.total(); }
-};
-ObservationNeeds needs_of(const CachePolicy& policy);
-ObservationNeeds merge(const ObservationNeeds& a, const ObservationNeeds& b);
 
 class Observation {
  public:

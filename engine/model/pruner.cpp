@@ -9,6 +9,7 @@
 #include "engine/core/status.h"
 #include "engine/kernels/cpu/kv_blocks.h"
 #include "engine/kernels/parallel.h"
+#include "engine/model/prune_outcome.h"
 
 namespace kvcrush {
 
@@ -29,39 +30,11 @@ void add_times(const PruneTimes& times, CompressionOutcome& outcome, PruneReport
   report.seconds = ms_between(times.start, times.compacted) / 1000.0;
 }
 
-template <typename Count>
-LayerSpread spread_over_layers(int num_layers, const Count& count) {
-  LayerSpread spread{.min = count(0), .mean = 0, .max = count(0)};
-  for (int layer = 0; layer < num_layers; ++layer) {
-    spread.min = std::min(spread.min, count(layer));
-    spread.max = std::max(spread.max, count(layer));
-    spread.mean += count(layer);
-  }
-  spread.mean /= num_layers;
-  return spread;
-}
-
 void plan_all(int num_tokens, LayerPrunePlan& out) {
   out.num_tokens_before = out.num_tokens_after = num_tokens;
   out.num_sets = 1;
   out.kept_slots.resize(static_cast<std::size_t>(num_tokens));
   std::iota(out.kept_slots.begin(), out.kept_slots.end(), 0);
-}
-
-// Those before `end` that the policy asks, and of a lookahead from there.
-ObservedQueries queries_of(const CompressionParams& params, int end, const LookaheadShape& lookahead,
-                           int branch_stride) {
-  switch (params.policy) {
-    case BasePolicy::kSnapKv:
-      return {.count = params.observed_queries,
-              .end = end,
-              .lookahead = lookahead,
-              .branch_stride = branch_stride};
-    case BasePolicy::kTova:
-      return {.count = 1, .end = end, .lookahead = {}};
-    default:
-      return {.end = end, .lookahead = {}};
-  }
 }
 
 }  // namespace
@@ -115,16 +88,13 @@ PruneReport Pruner::settle(Sequence& sequence, const Settling& settling, Observa
   }
   rewrite(sequence, targets, kv);
 
-  PruneReport report{.cached_tokens_before = sequence.cache.max_cached_tokens()};
-  for (int layer = 0; layer < num_layers; ++layer) {
-    const LayerPrunePlan& kept = plans_[static_cast<std::size_t>(layer)];
-    if (settling.prune && observation != nullptr && observation->needs().attention_sums)
+  if (settling.prune && observation != nullptr && observation->needs().attention_sums) {
+    for (int layer = 0; layer < num_layers; ++layer) {
+      const LayerPrunePlan& kept = plans_[static_cast<std::size_t>(layer)];
       observation->keep_sums(layer, kept.kept_slots, kept.num_sets, kept.num_tokens_after);
-    const SequenceCache::LayerShape& shape = shapes[static_cast<std::size_t>(layer)];
-    report.tokens_evicted += shape.num_evicted;
-    report.blocks_freed += sequence.cache.shrink(layer, shape.num_packed, shape.num_tail);
+    }
   }
-  report.cached_tokens_after = sequence.cache.max_cached_tokens();
+  PruneReport report = shrink_to(shapes, sequence.cache);
   add_times({start, was_read, selected, Clock::now()}, sequence.compression_outcome, report);
   add_outcome(sequence, settling.prune, report);
   return report;
@@ -154,19 +124,15 @@ PruneReport Pruner::fork(const Sequence& trunk, Sequence& child, const Observati
   plan(child, trunk.cache, queries, readings);
   const Clock::time_point selected = Clock::now();
   std::vector<cpu::CachedLayer> targets;
-  PruneReport report{.cached_tokens_before = trunk.cache.max_cached_tokens()};
   for (int layer = 0; layer < num_layers; ++layer) {
     const LayerPrunePlan& kept = plans_[static_cast<std::size_t>(layer)];
     targets.push_back(child.cache.layer(layer).cached());
     KVCRUSH_CHECK(targets.back().num_cached == kept.num_tokens_after);
-    report.tokens_evicted += child.cache.num_evicted(layer);
-    report.blocks_freed += blocks_for(child.cache.format(), 0, kept.num_tokens_before) -
-                           static_cast<int>(child.cache.layer(layer).blocks().size());
     if (child_sums != nullptr)
       child_sums->keep_sums(layer, kept.kept_slots, kept.num_sets, kept.num_tokens_after);
   }
   rewrite(trunk, targets, kv);
-  report.cached_tokens_after = child.cache.max_cached_tokens();
+  PruneReport report = fork_report(trunk.cache, child.cache);
   add_times({start, was_read, selected, Clock::now()}, child.compression_outcome, report);
   if (prunes || child.cache.layer(0).num_packed_tokens() > 0) add_outcome(child, prunes, report);
   return report;
@@ -218,18 +184,6 @@ void Pruner::rewrite(const Sequence& source, const std::vector<cpu::CachedLayer>
     cpu::rewrite_head(pool, source.cache.layer(static_cast<int>(layer)).cached(), targets[layer], head,
                       plan.kept_slots.data() + set * plan.num_tokens_after, scratch.data(), staging.data());
   });
-}
-
-void Pruner::add_outcome(Sequence& sequence, bool pruned, const PruneReport& report) const {
-  const auto num_layers = static_cast<int>(plans_.size());
-  CompressionOutcome& outcome = sequence.compression_outcome;
-  outcome.pruned = outcome.pruned || pruned;
-  outcome.prune_count += pruned ? 1 : 0;
-  outcome.blocks_freed += report.blocks_freed;
-  outcome.tokens_kept = spread_over_layers(
-      num_layers, [&](int layer) { return sequence.cache.layer(layer).num_cached_tokens(); });
-  outcome.tokens_evicted =
-      spread_over_layers(num_layers, [&](int layer) { return sequence.cache.num_evicted(layer); });
 }
 
 }  // namespace kvcrush

@@ -22,16 +22,6 @@ struct LayerReadings {
 };
 using Readings = std::vector<LayerReadings>;  // [num_layers]
 
-// The queries that a prune asks: the newest `count` before position `end`, and after them those of a
-// lookahead, whose tokens are no longer cached.
-struct ObservedQueries {
-  int count = 0;
-  int end = 0;
-  LookaheadShape lookahead;
-  int branch_stride = 0;  // positions from branch to branch, in the observation
-  int total() const { return count + lookahead.total(); }
-};
-
 // Readings of a trunk at its prompt's end: its children with the same needs read them once.
 class ReadingsMemo {
  public:
@@ -72,7 +62,6 @@ class Pruner {
   void plan(const Sequence& sequence, const SequenceCache& source, const ObservedQueries& queries,
             const Readings* readings);
   void rewrite(const Sequence& source, const std::vector<cpu::CachedLayer>& targets, KvStorage& kv);
-  void add_outcome(Sequence& sequence, bool pruned, const PruneReport& report) const;
 
   HeadLayout heads_;
   // Reused from prune to prune.

@@ -12,19 +12,6 @@ namespace kvcrush {
 
 namespace {
 
-bool reads_keys(BasePolicy policy) {
-  return policy == BasePolicy::kKNorm || policy == BasePolicy::kKeyDiff;
-}
-
-// Runs of neighbouring rows of an observation: (number, end position).
-std::vector<std::pair<int, int>> runs_of(const ObservedQueries& queries) {
-  std::vector<std::pair<int, int>> runs = {{queries.count, queries.end}};
-  for (int b = 0; b < queries.lookahead.branches; ++b)
-    runs.emplace_back(queries.lookahead.tokens,
-                      queries.end + b * queries.branch_stride + queries.lookahead.tokens);
-  return runs;
-}
-
 void assign(std::vector<float>& out, const at::Tensor& values) {
   const at::Tensor dense = values.to(at::kCPU).contiguous();
   const float* data = dense.const_data_ptr<float>();
@@ -70,7 +57,7 @@ void Pruner::read_layer(const CompressionParams& params, const ObservedQueries& 
   if (queries.count > 0) {
     std::vector<const float*> rows;
     std::vector<const float*> stats;
-    for (const auto& [count, end] : runs_of(queries)) {
+    for (const auto& [count, end] : queries.runs()) {
       observation->add_query_rows(layer, count, end, rows);
       observation->add_stat_rows(layer, count, end, stats);
     }
@@ -106,7 +93,7 @@ void Pruner::read_layer_reference(const CompressionParams& params, const Observe
   if (queries.count > 0) {
     std::vector<at::Tensor> rows;
     std::vector<at::Tensor> stats;
-    for (const auto& [count, end] : runs_of(queries)) {
+    for (const auto& [count, end] : queries.runs()) {
       rows.push_back(observation->gather_queries(layer, count, end));
       stats.push_back(observation->gather_stats(layer, count, end));
     }

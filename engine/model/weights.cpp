@@ -17,24 +17,6 @@ const WeightView& find(const ModelFile& model, const std::string& name) {
   return it->second;
 }
 
-// The named tensors stacked along their first dimension, float32 on the CPU.
-at::Tensor read_stacked(const ModelFile& model, const std::string& prefix,
-                        std::initializer_list<const char*> names) {
-  std::int64_t rows = 0;
-  for (const char* name : names) rows += find(model, prefix + name).shape.front();
-  std::vector<std::int64_t> shape = find(model, prefix + *names.begin()).shape;
-  shape.front() = rows;
-  at::Tensor stacked = at::empty(shape, at::kFloat);
-  float* next = stacked.data_ptr<float>();
-  for (const char* name : names) {
-    const WeightView& view = find(model, prefix + name);
-    const auto count = static_cast<std::size_t>(view.num_elements());
-    read_f32(view, {next, count});
-    next += count;
-  }
-  return stacked;
-}
-
 LinearWeight read_linear(const ModelFile& model, const std::string& prefix,
                          std::initializer_list<const char*> names, at::Device device) {
   return make_linear_weight(read_stacked(model, prefix, names), device);
@@ -56,6 +38,28 @@ LayerWeights load_layer(const ModelFile& model, int layer, at::Device device) {
 }
 
 }  // namespace
+
+at::Tensor read_stacked(const ModelFile& model, const std::string& prefix,
+                        std::initializer_list<const char*> names) {
+  std::int64_t rows = 0;
+  for (const char* name : names) rows += find(model, prefix + name).shape.front();
+  std::vector<std::int64_t> shape = find(model, prefix + *names.begin()).shape;
+  shape.front() = rows;
+  at::Tensor stacked = at::empty(shape, at::kFloat);
+  float* next = stacked.data_ptr<float>();
+  for (const char* name : names) {
+    const WeightView& view = find(model, prefix + name);
+    const auto count = static_cast<std::size_t>(view.num_elements());
+    read_f32(view, {next, count});
+    next += count;
+  }
+  return stacked;
+}
+
+at::Tensor make_rope_tensor(const ModelConfig& config, int max_context_tokens) {
+  const std::vector<float> table = make_rope_table(config.rope, config.head_dim, max_context_tokens);
+  return at::tensor(at::ArrayRef<float>(table), at::kFloat).view({max_context_tokens, config.head_dim});
+}
 
 EmbeddingTable::EmbeddingTable(std::shared_ptr<const ModelFile> model, at::Device device)
     : model_(std::move(model)), view_(&find(*model_, "embed_tokens")), device_(device) {
@@ -92,10 +96,7 @@ ModelWeights load_weights(const std::shared_ptr<const ModelFile>& model, int max
     weights.layers.push_back(load_layer(*model, layer, device));
   weights.final_norm = read_stacked(*model, "", {"norm"}).to(device);
   weights.lm_head = read_linear(*model, "", {config.tied_embeddings ? "embed_tokens" : "lm_head"}, device);
-  const std::vector<float> table = make_rope_table(config.rope, config.head_dim, max_context_tokens);
-  weights.rope_table = at::tensor(at::ArrayRef<float>(table), at::kFloat)
-                           .view({max_context_tokens, config.head_dim})
-                           .to(device);
+  weights.rope_table = make_rope_tensor(config, max_context_tokens).to(device);
   return weights;
 }
 

@@ -3,8 +3,10 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <initializer_list>
 #include <memory>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "engine/kernels/ops.h"
@@ -43,6 +45,13 @@ struct ModelWeights {
   LinearWeight lm_head;   // [vocab, hidden]
   at::Tensor rope_table;  // [max_context, D]
 };
+
+// The named tensors of a model stacked along their first dimension, float32 on the CPU; names follow
+// `prefix`.
+at::Tensor read_stacked(const ModelFile& model, const std::string& prefix,
+                        std::initializer_list<const char*> names);
+// cos, then sin, of every position: [max_context_tokens, D] float32 on the CPU.
+at::Tensor make_rope_tensor(const ModelConfig& config, int max_context_tokens);
 
 ModelWeights load_weights(const std::shared_ptr<const ModelFile>& model, int max_context_tokens,
                           at::Device device);

@@ -259,3 +259,13 @@ inline float __fdividef(float a, float b) {
 inline float rsqrtf(float x) {
   return 1.0F / std::sqrt(x);
 }
+// Never one operation with what is around them, also where a host compiler would fuse plain ones.
+[[gnu::noinline]] inline float __fmul_rn(float a, float b) {
+  return a * b;
+}
+[[gnu::noinline]] inline float __fadd_rn(float a, float b) {
+  return a + b;
+}
+inline float __fdiv_rn(float a, float b) {
+  return a / b;
+}

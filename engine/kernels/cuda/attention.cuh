@@ -11,17 +11,6 @@ namespace kvcrush::cuda {
 
 using cpu::AttentionSequence;
 
-inline constexpr int kStages = 2;
-__host__ __device__ constexpr int attention_threads(int head_dim) {
-  return (head_dim <= 128 ? 4 : 2) * kWarpLanes;
-}
-
-// How tiles that are not float16 go through shared memory.
-struct RawStaging {
-  int bytes;   // of the largest tile of the batch; 0: every sequence is float16 alone
-  int stages;  // 2: the next tiles are on their way while these are worked on
-};
-
 template <class Activation>
 struct AttentionParams {
   const AttentionSequence* sequences;
@@ -37,17 +26,6 @@ struct AttentionParams {
   float* row_stats;
   float* partials;  // [splits, row tiles, KV heads, kRowsPerWarp, head_dim + 2]; null: one split
 };
-
-// Shared memory of a block: queries, then either two stages of float16 tiles, or one and raw tiles. The merge
-// at the end of decode reuses it.
-__host__ __device__ constexpr int attention_shared_bytes(int head_dim, bool decode, RawStaging raw) {
-  const int warps = attention_threads(head_dim) / kWarpLanes;
-  const int queries = 2 * kRowsPerWarp * (decode ? 1 : warps) * value_stride(head_dim);
-  const int tiles = 2 * warps * tile_halves(head_dim);
-  const int second = raw.stages * raw.bytes * warps > tiles ? raw.stages * raw.bytes * warps : tiles;
-  const int merge = 4 * kRowsPerWarp * (2 * warps + head_dim);
-  return queries + tiles + second > merge ? queries + tiles + second : merge;
-}
 
 // Softmax state of the two rows that a lane holds parts of.
 template <int kHeadDim>

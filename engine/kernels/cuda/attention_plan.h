@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "engine/kernels/cpu/cpu_kernels.h"
+#include "engine/kernels/cuda/attention_shape.h"
 
 namespace kvcrush::cuda {
 
@@ -16,10 +17,6 @@ struct RowTile {
   bool operator==(const RowTile&) const = default;
 };
 
-inline constexpr int kRowsPerWarp = 16;        // (query, query head) pairs of one KV head
-constexpr int attention_warps(int head_dim) {  // of a block: as many tiles are in shared memory, twice
-  return head_dim <= 128 ? 4 : 2;
-}
 inline constexpr int kMinSplitTiles = 16;  // less is not worth a merge
 inline constexpr int kMaxSplits = 64;
 

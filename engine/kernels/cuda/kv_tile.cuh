@@ -3,26 +3,13 @@
 // copied asynchronously to where they are read; others to a raw buffer first, from which they are widened.
 #pragma once
 
-#include "engine/kernels/cpu/kv_layout.h"
+#include "engine/kernels/cuda/attention_shape.h"
 #include "engine/kernels/cuda/device.cuh"
 
 namespace kvcrush::cuda {
 
-using cpu::kTileTokens;
 using cpu::KvPool;
 using cpu::KvTile;
-
-inline constexpr int kKeyStride = kTileTokens + 8;  // float16 elements of a row of K
-__host__ __device__ constexpr int value_stride(int head_dim) {
-  return head_dim + 8;
-}
-__host__ __device__ constexpr int tile_halves(int head_dim) {
-  return head_dim * kKeyStride + kTileTokens * value_stride(head_dim);
-}
-// Of a tile in the dtype that it is stored in, with scales; multiple of 16.
-__host__ __device__ constexpr int raw_tile_bytes(KvDtype dtype, int head_dim) {
-  return dtype == KvDtype::kF16 ? 0 : static_cast<int>(kTileTokens * cpu::token_head_bytes(dtype, head_dim));
-}
 
 struct TileBuffer {
   F16* keys;

@@ -2,6 +2,7 @@
 // no file.
 #pragma once
 
+#include <cmath>
 #include <memory>
 #include <random>
 #include <string>
@@ -13,7 +14,7 @@ namespace kvcrush::testing {
 
 inline constexpr int kTinyVocab = 101;
 
-inline std::shared_ptr<const ModelFile> make_tiny_model(int num_layers = 3) {
+inline std::shared_ptr<const ModelFile> make_tiny_model(int num_layers = 3, int head_dim = 16) {
   struct Storage {
     std::vector<std::vector<float>> tensors;
   };
@@ -27,7 +28,7 @@ inline std::shared_ptr<const ModelFile> make_tiny_model(int num_layers = 3) {
   config.intermediate_size = 80;
   config.num_heads = 6;
   config.num_kv_heads = 2;
-  config.head_dim = 16;
+  config.head_dim = head_dim;
   config.vocab_size = kTinyVocab;
   config.max_context_tokens = 2048;
   config.tied_embeddings = true;
@@ -45,6 +46,8 @@ inline std::shared_ptr<const ModelFile> make_tiny_model(int num_layers = 3) {
     view.bytes = std::as_bytes(std::span<const float>(data));
     model->weights[name] = view;
   };
+  const float qk_scale =
+      0.4F * std::sqrt(16.0F / static_cast<float>(head_dim));  // scores of any head_dim alike
   const int q_width = config.num_heads * config.head_dim;
   const int kv_width = config.num_kv_heads * config.head_dim;
   add("embed_tokens", {kTinyVocab, config.hidden_size}, 1.0F, 0.0F);
@@ -52,8 +55,8 @@ inline std::shared_ptr<const ModelFile> make_tiny_model(int num_layers = 3) {
   for (int i = 0; i < config.num_layers; ++i) {
     const std::string prefix = "layers." + std::to_string(i) + ".";
     add(prefix + "input_norm", {config.hidden_size}, 0.1F, 1.0F);
-    add(prefix + "q_proj", {q_width, config.hidden_size}, 0.4F, 0.0F);
-    add(prefix + "k_proj", {kv_width, config.hidden_size}, 0.4F, 0.0F);
+    add(prefix + "q_proj", {q_width, config.hidden_size}, qk_scale, 0.0F);
+    add(prefix + "k_proj", {kv_width, config.hidden_size}, qk_scale, 0.0F);
     add(prefix + "v_proj", {kv_width, config.hidden_size}, 0.3F, 0.0F);
     add(prefix + "o_proj", {config.hidden_size, q_width}, 0.2F, 0.0F);
     add(prefix + "post_attention_norm", {config.hidden_size}, 0.1F, 1.0F);

@@ -1,0 +1,127 @@
+#include "engine/gpu/cuda_backend.h"
+
+#include <ATen/ATen.h>
+#include <ATen/cuda/CUDAContext.h>
+#include <c10/cuda/CUDAFunctions.h>
+#include <c10/cuda/CUDAGuard.h>
+#include <cublas_v2.h>
+#include <cuda_runtime_api.h>
+
+#include <array>
+#include <stdexcept>
+#include <string>
+
+#include "engine/core/status.h"
+#include "engine/gpu/gpu_runner.h"
+
+namespace kvcrush {
+
+namespace {
+
+constexpr int kMarks = 2;  // of Staging
+
+void check_cuda(cudaError_t error, const char* what) {
+  if (error != cudaSuccess) throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(error));
+}
+
+cudaDataType_t cuda_type(at::ScalarType type) {
+  switch (type) {
+    case at::kFloat:
+      return CUDA_R_32F;
+    case at::kHalf:
+      return CUDA_R_16F;
+    case at::kBFloat16:
+      return CUDA_R_16BF;
+    default:
+      KVCRUSH_CHECK(false);
+  }
+}
+
+class CudaRuntime final : public GpuRuntime {
+ public:
+  explicit CudaRuntime(at::Device device) : device_(device) {
+    const c10::cuda::CUDAGuard guard(device_);
+    for (cudaEvent_t& event : events_)
+      check_cuda(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "creating an event");
+  }
+  ~CudaRuntime() override {
+    for (cudaEvent_t event : events_) cudaEventDestroy(event);
+  }
+
+  at::Device device() const override { return device_; }
+  void enter() override { c10::cuda::set_device(device_.index()); }
+  cuda::Stream stream() const override { return c10::cuda::getCurrentCUDAStream(device_.index()).stream(); }
+  int num_block_slots() const override {
+    return 2 * at::cuda::getDeviceProperties(device_.index())->multiProcessorCount;
+  }
+  at::Tensor host_buffer(std::int64_t bytes) const override {
+    return at::empty({bytes}, at::TensorOptions(at::kByte).pinned_memory(true));
+  }
+  void copy_to_device(void* target, const void* source, std::size_t bytes) override {
+    check_cuda(cudaMemcpyAsync(target, source, bytes, cudaMemcpyHostToDevice, stream()),
+               "copying to the GPU");
+  }
+  void mark(int mark) override {
+    check_cuda(cudaEventRecord(events_.at(static_cast<std::size_t>(mark)), stream()), "recording an event");
+  }
+  void wait_for(int mark) override {
+    check_cuda(cudaEventSynchronize(events_.at(static_cast<std::size_t>(mark))), "waiting for the GPU");
+  }
+  void matmul(const at::Tensor& x, const at::Tensor& w, at::Tensor& out) override;
+  at::Tensor to_host(const at::Tensor& values) override { return values.to(at::kCPU); }
+
+ private:
+  at::Device device_;
+  std::array<cudaEvent_t, kMarks> events_{};
+};
+
+// cuBLAS counts columns first: out^T [n, T] = w [n, k] x^T [k, T], where a row-major matrix is its own
+// transpose.
+void CudaRuntime::matmul(const at::Tensor& x, const at::Tensor& w, at::Tensor& out) {
+  KVCRUSH_CHECK(x.scalar_type() == w.scalar_type() && x.size(1) == w.size(1) && out.size(0) == x.size(0) &&
+                out.size(1) == w.size(0));
+  KVCRUSH_CHECK(x.stride(1) == 1 && w.is_contiguous() && out.stride(1) == 1);
+  const float one = 1.0F;
+  const float zero = 0.0F;
+  const cublasStatus_t status = cublasGemmEx(
+      at::cuda::getCurrentCUDABlasHandle(), CUBLAS_OP_T, CUBLAS_OP_N, static_cast<int>(w.size(0)),
+      static_cast<int>(x.size(0)), static_cast<int>(x.size(1)), &one, w.const_data_ptr(),
+      cuda_type(w.scalar_type()), static_cast<int>(w.stride(0)), x.const_data_ptr(),
+      cuda_type(x.scalar_type()), static_cast<int>(x.stride(0)), &zero, out.data_ptr(),
+      cuda_type(out.scalar_type()), static_cast<int>(out.stride(0)), CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT);
+  if (status != CUBLAS_STATUS_SUCCESS)
+    throw std::runtime_error(std::string("matrix product on the GPU: ") + cublasGetStatusString(status));
+}
+
+class CudaBackend final : public GpuBackend {
+ public:
+  std::uint64_t free_bytes(const std::string& name) const override {
+    const c10::cuda::CUDAGuard guard(device_of(name));
+    std::size_t free = 0;
+    std::size_t total = 0;
+    check_cuda(cudaMemGetInfo(&free, &total), "asking for free GPU memory");
+    return free;
+  }
+  std::unique_ptr<ModelExecutor> make_executor(const GpuExecutorSpec& spec) const override {
+    return std::make_unique<GpuRunner>(spec, std::make_unique<CudaRuntime>(device_of(spec.device)));
+  }
+
+ private:
+  static at::Device device_of(const std::string& name) {
+    const at::Device device(name == "cuda" ? "cuda:0" : name);
+    const int count = c10::cuda::device_count();
+    if (device.index() >= count)
+      throw std::runtime_error("there is no " + name + ": this machine has " + std::to_string(count) +
+                               " CUDA devices");
+    return device;
+  }
+};
+
+}  // namespace
+
+const GpuBackend& cuda_backend() {
+  static const CudaBackend backend;
+  return backend;
+}
+
+}  // namespace kvcrush

@@ -1,0 +1,52 @@
+#include "engine/gpu/device_tables.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+
+namespace kvcrush {
+
+void DeviceTables::follow(const Sequence& sequence) {
+  Table& table = tables_[sequence.id];
+  int longest = 0;
+  for (int layer = 0; layer < num_layers_; ++layer)
+    longest = std::max(longest, static_cast<int>(sequence.cache.layer(layer).blocks().size()));
+  if (longest > table.capacity) {
+    table.capacity = std::max({kLeastCapacity, longest, table.capacity * 2});
+    table.blocks =
+        at::empty({num_layers_, table.capacity}, at::TensorOptions(at::kInt).device(runtime_.device()));
+    table.layers.assign(static_cast<std::size_t>(num_layers_), Mirror{});
+  }
+  std::int32_t* row = table.capacity == 0 ? nullptr : table.blocks.data_ptr<std::int32_t>();
+  for (int layer = 0; layer < num_layers_; ++layer, row += table.capacity) {
+    const BlockTable& blocks = sequence.cache.layer(layer);
+    const auto size = static_cast<int>(blocks.blocks().size());
+    if (size == 0) continue;
+    Mirror& mirror = table.layers[static_cast<std::size_t>(layer)];
+    if (mirror.revision != blocks.revision()) mirror = {blocks.revision(), 0};
+    for (int i = mirror.num_blocks; i < size; ++i)
+      updates_.push_back({row + i, blocks.blocks()[static_cast<std::size_t>(i)]});
+    mirror.num_blocks = size;
+  }
+}
+
+cpu::CachedLayer DeviceTables::cached(const Sequence& sequence, int layer) const {
+  const Table& table = tables_.at(sequence.id);
+  cpu::CachedLayer result = sequence.cache.layer(layer).cached();
+  result.blocks = table.capacity == 0 ? nullptr
+                                      : table.blocks.const_data_ptr<std::int32_t>() +
+                                            static_cast<std::int64_t>(layer) * table.capacity;
+  return result;
+}
+
+void DeviceTables::flush(Staging& staging) {
+  num_sent_ = static_cast<int>(updates_.size());
+  device_updates_ = staging.add(updates_);
+  updates_.clear();
+}
+
+void DeviceTables::apply() {
+  if (num_sent_ > 0) cuda::update_tables(device_updates_, num_sent_, runtime_.stream());
+}
+
+}  // namespace kvcrush

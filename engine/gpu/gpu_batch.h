@@ -1,0 +1,39 @@
+// A step's batch in device memory: sent once, read by every layer.
+#pragma once
+
+#include <vector>
+
+#include "engine/gpu/device_tables.h"
+#include "engine/gpu/staging.h"
+#include "engine/kernels/cuda/attention_plan.h"
+#include "engine/kernels/ops.h"
+#include "engine/scheduler/scheduler.h"
+
+namespace kvcrush {
+
+// Addresses are the device's, valid until the staging's next start but one.
+struct GpuBatch {
+  int num_tokens = 0;
+  int num_logit_rows = 0;
+  int num_sequences = 0;
+  const std::int32_t* token_ids = nullptr;            // [T]
+  const std::int32_t* positions = nullptr;            // [T]
+  const std::int32_t* sequence_of_token = nullptr;    // [T]
+  const std::int32_t* logit_rows = nullptr;           // [num_logit_rows]
+  const cpu::AttentionSequence* sequences = nullptr;  // [layers, num_sequences]
+  const cuda::RowTile* decode = nullptr;
+  const cuda::RowTile* prefill = nullptr;
+  cuda::AttentionPlan plan;
+  KvDtype widest = KvDtype::kF16;  // whose tiles take the most room
+  std::vector<int> query_starts;   // [chunks], on the host
+
+  const cpu::AttentionSequence* sequences_of(int layer) const {
+    return sequences + static_cast<std::int64_t>(layer) * num_sequences;
+  }
+};
+
+// `tables` follow every sequence of the plan.
+GpuBatch make_gpu_batch(const StepPlan& plan, const HeadLayout& heads, int num_layers, int num_block_slots,
+                        const DeviceTables& tables, Staging& staging);
+
+}  // namespace kvcrush

@@ -1,0 +1,145 @@
+#include "engine/gpu/gpu_decoder.h"
+
+#include <ATen/ATen.h>
+
+#include <cmath>
+
+#include "engine/core/status.h"
+#include "engine/kernels/cuda/elementwise.h"
+
+namespace kvcrush {
+
+namespace {
+
+cuda::ActivationType activation_type(at::ScalarType type) {
+  if (type == at::kFloat) return cuda::ActivationType::kF32;
+  return type == at::kHalf ? cuda::ActivationType::kF16 : cuda::ActivationType::kBF16;
+}
+
+const float* floats_or_null(const at::Tensor& values) {
+  return values.defined() ? values.const_data_ptr<float>() : nullptr;
+}
+
+}  // namespace
+
+GpuDecoder::GpuDecoder(const ModelConfig& config, GpuWeights weights, at::ScalarType type,
+                       int max_batch_tokens, GpuRuntime& runtime)
+    : config_(config),
+      weights_(std::move(weights)),
+      heads_{.num_heads = config.num_heads, .num_kv_heads = config.num_kv_heads, .head_dim = config.head_dim},
+      activations_(activation_type(type)),
+      runtime_(runtime) {
+  const auto rows = [&](std::int64_t width, at::ScalarType of) {
+    return at::empty({max_batch_tokens, width}, at::TensorOptions(of).device(runtime.device()));
+  };
+  hidden_ = rows(config.hidden_size, at::kFloat);
+  row_stats_ = rows(2 * static_cast<std::int64_t>(config.num_heads), at::kFloat);
+  normed_ = rows(config.hidden_size, type);
+  qkv_ = rows(heads_.qkv_width(), type);
+  attended_ = rows(static_cast<std::int64_t>(config.num_heads) * config.head_dim, type);
+  delta_ = rows(config.hidden_size, type);
+  gate_up_ = rows(2 * static_cast<std::int64_t>(config.intermediate_size), type);
+  activated_ = rows(config.intermediate_size, type);
+}
+
+void GpuDecoder::normalise(const at::Tensor* delta, const at::Tensor& weight, int num_rows,
+                           const std::int32_t* row_ids) {
+  cuda::rms_norm({.num_rows = num_rows,
+                  .width = config_.hidden_size,
+                  .eps = config_.rms_norm_eps,
+                  .activations = activations_,
+                  .hidden = hidden_.data_ptr<float>(),
+                  .delta = delta == nullptr ? nullptr : delta->const_data_ptr(),
+                  .weight = weight.const_data_ptr<float>(),
+                  .row_ids = row_ids,
+                  .out = normed_.data_ptr()},
+                 runtime_.stream());
+}
+
+void GpuDecoder::project(const at::Tensor& x, const at::Tensor& weight, at::Tensor& out, int num_rows) {
+  at::Tensor rows = out.narrow(0, 0, num_rows);
+  runtime_.matmul(x.narrow(0, 0, num_rows), weight, rows);
+}
+
+at::Tensor GpuDecoder::forward(const GpuBatch& batch, const KvStorage& kv, const GpuAttentionTap& tap) {
+  const int num_tokens = batch.num_tokens;
+  KVCRUSH_CHECK(num_tokens > 0 && num_tokens <= hidden_.size(0));
+  const cuda::Stream stream = runtime_.stream();
+  cuda::embed({.num_rows = num_tokens,
+               .width = config_.hidden_size,
+               .activations = activations_,
+               .table = weights_.embedding.const_data_ptr(),
+               .token_ids = batch.token_ids,
+               .hidden = hidden_.data_ptr<float>()},
+              stream);
+  normalise(nullptr, weights_.layers.front().input_norm, num_tokens);
+  for (int layer = 0; layer < config_.num_layers; ++layer) {
+    const GpuLayerWeights& weights = weights_.layers[static_cast<std::size_t>(layer)];
+    project(normed_, weights.qkv, qkv_, num_tokens);
+    attend(batch, layer, kv, tap);
+    project(attended_, weights.output, delta_, num_tokens);
+    normalise(&delta_, weights.post_attention_norm, num_tokens);
+    project(normed_, weights.gate_up, gate_up_, num_tokens);
+    cuda::silu_mul({.num_rows = num_tokens,
+                    .width = config_.intermediate_size,
+                    .activations = activations_,
+                    .gate_up = gate_up_.const_data_ptr(),
+                    .out = activated_.data_ptr()},
+                   stream);
+    project(activated_, weights.down, delta_, num_tokens);
+    if (layer + 1 < config_.num_layers)
+      normalise(&delta_, weights_.layers[static_cast<std::size_t>(layer) + 1].input_norm, num_tokens);
+  }
+  if (batch.num_logit_rows == 0) return {};
+  normalise(&delta_, weights_.final_norm, batch.num_logit_rows, batch.logit_rows);
+  if (!logits_.defined() || logits_.size(0) < batch.num_logit_rows)
+    logits_ = at::empty({batch.num_logit_rows, config_.vocab_size}, hidden_.options());
+  project(normed_, weights_.lm_head, logits_, batch.num_logit_rows);
+  return logits_.narrow(0, 0, batch.num_logit_rows);
+}
+
+void GpuDecoder::attend(const GpuBatch& batch, int layer, const KvStorage& kv, const GpuAttentionTap& tap) {
+  const cuda::Stream stream = runtime_.stream();
+  const GpuLayerWeights& weights = weights_.layers[static_cast<std::size_t>(layer)];
+  cuda::rope_append({.num_tokens = batch.num_tokens,
+                     .num_heads = heads_.num_heads,
+                     .pool = kv.pool(),
+                     .activations = activations_,
+                     .qkv = qkv_.data_ptr(),
+                     .sequences = batch.sequences_of(layer),
+                     .sequence_of_token = batch.sequence_of_token,
+                     .positions = batch.positions,
+                     .cos_sin = weights_.rope_table.const_data_ptr<float>(),
+                     .bias = floats_or_null(weights.qkv_bias),
+                     .norm_eps = config_.rms_norm_eps},
+                    stream);
+  const std::int64_t partials = cuda::partial_floats(batch.plan, heads_.num_kv_heads, heads_.head_dim);
+  if (partials > 0 && (!partials_.defined() || partials_.numel() < partials))
+    partials_ = at::empty({partials}, hidden_.options());
+  cuda::paged_attention({.sequences = batch.sequences_of(layer),
+                         .decode = batch.decode,
+                         .prefill = batch.prefill,
+                         .num_decode = static_cast<int>(batch.plan.decode.size()),
+                         .num_prefill = static_cast<int>(batch.plan.prefill.size()),
+                         .num_splits = batch.plan.num_splits,
+                         .pool = kv.pool(),
+                         .widest = batch.widest,
+                         .activations = activations_,
+                         .q = qkv_.const_data_ptr(),
+                         .q_stride = heads_.qkv_width(),
+                         .num_heads = heads_.num_heads,
+                         .scale = 1.0F / std::sqrt(static_cast<float>(heads_.head_dim)),
+                         .out = attended_.data_ptr(),
+                         .row_stats = row_stats_.data_ptr<float>(),
+                         .partials = partials > 0 ? partials_.data_ptr<float>() : nullptr},
+                        stream);
+  tap(layer);
+  cuda::hadamard({.num_rows = batch.num_tokens,
+                  .num_heads = heads_.num_heads,
+                  .head_dim = heads_.head_dim,
+                  .activations = activations_,
+                  .x = attended_.data_ptr()},
+                 stream);
+}
+
+}  // namespace kvcrush

@@ -1,0 +1,49 @@
+// The Llama-family forward pass on a GPU's kernels.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <functional>
+
+#include "engine/gpu/gpu_batch.h"
+#include "engine/gpu/gpu_weights.h"
+#include "engine/kernels/cuda/cuda_kernels.h"
+#include "engine/model/model_config.h"
+
+namespace kvcrush {
+
+// Called when a layer's attention has left rotated queries in qkv() and statistics in row_stats().
+using GpuAttentionTap = std::function<void(int layer)>;
+
+class GpuDecoder {
+ public:
+  // type: of weights and activations. max_batch_tokens bounds T.
+  GpuDecoder(const ModelConfig& config, GpuWeights weights, at::ScalarType type, int max_batch_tokens,
+             GpuRuntime& runtime);
+
+  const HeadLayout& heads() const { return heads_; }
+  cuda::ActivationType activations() const { return activations_; }
+  const at::Tensor& qkv() const { return qkv_; }  // [max_batch_tokens, (Hq + 2 Hkv) D]: query heads first
+  const at::Tensor& row_stats() const { return row_stats_; }  // float32 [max_batch_tokens, Hq 2]
+  // Writes the chunks' K and V into their slots; logits [num_logit_rows, vocab] float32 on the device, valid
+  // until the next call; undefined when none are wanted.
+  at::Tensor forward(const GpuBatch& batch, const KvStorage& kv, const GpuAttentionTap& tap);
+
+ private:
+  void attend(const GpuBatch& batch, int layer, const KvStorage& kv, const GpuAttentionTap& tap);
+  // hidden += delta where there is one; normed = norm of (the rows row_ids of) it.
+  void normalise(const at::Tensor* delta, const at::Tensor& weight, int num_rows,
+                 const std::int32_t* row_ids = nullptr);
+  void project(const at::Tensor& x, const at::Tensor& weight, at::Tensor& out, int num_rows);
+
+  ModelConfig config_;
+  GpuWeights weights_;
+  HeadLayout heads_;
+  cuda::ActivationType activations_;
+  GpuRuntime& runtime_;
+  at::Tensor hidden_, row_stats_;                                     // float32, [max_batch_tokens, ...]
+  at::Tensor normed_, qkv_, attended_, delta_, gate_up_, activated_;  // activations
+  at::Tensor partials_, logits_;                                      // grow to the most seen
+};
+
+}  // namespace kvcrush

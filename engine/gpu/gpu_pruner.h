@@ -1,0 +1,65 @@
+// KVCrush on one sequence, all of it on the GPU: read, select, compact, without waiting for it. Counts are
+// known to the host beforehand, so the blocks are free at once.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <vector>
+
+#include "engine/gpu/device_tables.h"
+#include "engine/gpu/gpu_observation.h"
+#include "engine/kernels/cuda/observe.h"
+#include "engine/kernels/cuda/rewrite.h"
+#include "engine/kernels/cuda/select.h"
+
+namespace kvcrush {
+
+// What `sequence` keeps of the source's tokens, put into `targets`: in place, or into a fork's own blocks.
+struct GpuPrune {
+  const Sequence& source;    // whose tokens they are
+  const Sequence& sequence;  // whose policy and budgets count
+  bool prunes = false;       // else all tokens stay, and are packed
+  ObservedQueries queries;
+  GpuObservation* observation = nullptr;  // of the source; null where the policy needs none
+  GpuObservation* sums = nullptr;         // attention sums that follow the tokens; null: none
+  std::vector<cpu::CachedLayer> targets;  // [num_layers], device addresses
+};
+
+class GpuPruner {
+ public:
+  GpuPruner(const HeadLayout& heads, int num_layers, GpuRuntime& runtime);
+
+  // Stages the work of one prune; launch() starts it once the staging was uploaded.
+  void prepare(const GpuPrune& prune, const cpu::KvPool& pool, const DeviceTables& tables, Staging& staging);
+  // All that was prepared since the last launch, in order.
+  void launch(const cpu::KvPool& pool);
+
+ private:
+  struct Work {
+    int max_cached = 0;
+    const cuda::ProbabilityJob* probabilities = nullptr;  // each [num_layers]; null: not read
+    const cuda::KeyScoreJob* key_scores = nullptr;
+    const cuda::ValueNormJob* value_norms = nullptr;
+    const cuda::SelectJob* selections = nullptr;  // null: all tokens stay
+    cuda::SelectLaunch select;
+    const cuda::RewriteJob* rewrites = nullptr;
+    at::Tensor workspace;  // readings and the selection's own
+    float* key_workspace = nullptr;
+    GpuObservation* sums = nullptr;
+    std::vector<at::Tensor> kept;                            // by layer, int32 [num_sets, num_kept]
+    at::Tensor kept_slots;                                   // all of them
+    std::vector<std::pair<float*, at::Tensor>> copied_sums;  // h2o: where a layer's sums are read from
+  };
+  void prepare_selection(const GpuPrune& prune, const cpu::KvPool& pool,
+                         const std::vector<cpu::CachedLayer>& from, Staging& staging, Work& work,
+                         std::vector<cuda::RewriteJob>& rewrites);
+  const std::int32_t* all_slots(int count);
+
+  HeadLayout heads_;
+  int num_layers_;
+  GpuRuntime& runtime_;
+  at::Tensor all_slots_;  // int32 0, 1, 2, ...
+  std::vector<Work> works_;
+};
+
+}  // namespace kvcrush

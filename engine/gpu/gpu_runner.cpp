@@ -1,0 +1,158 @@
+#include "engine/gpu/gpu_runner.h"
+
+#include <ATen/ATen.h>
+
+#include <stdexcept>
+
+#include "engine/core/status.h"
+#include "engine/kernels/cpu/kv_blocks.h"
+#include "engine/model/prune_outcome.h"
+
+namespace kvcrush {
+
+namespace {
+
+at::ScalarType scalar_type(const std::string& name) {
+  if (name == "f32") return at::kFloat;
+  return name == "f16" ? at::kHalf : at::kBFloat16;
+}
+
+int supported_head_dim(const ModelConfig& config) {
+  if (!cuda::has_attention_for(config.head_dim))
+    throw std::runtime_error("head_dim is " + std::to_string(config.head_dim) +
+                             "; allowed on a GPU: 64, 96, 128, 256");
+  return config.head_dim;
+}
+
+// Where nothing is left out, a fork's cache is its trunk's, packed or not.
+bool prunes(const SequenceCache& cache) {
+  for (int layer = 0; layer < cache.num_layers(); ++layer) {
+    if (cache.num_evicted(layer) > 0) return true;
+  }
+  return false;
+}
+
+}  // namespace
+
+GpuRunner::GpuRunner(const GpuExecutorSpec& spec, std::unique_ptr<GpuRuntime> runtime)
+    : runtime_(std::move(runtime)),
+      num_layers_(spec.model->config.num_layers),
+      kv_({spec.kv_layout.num_kv_heads, supported_head_dim(spec.model->config)}, spec.num_blocks,
+          runtime_->device()),
+      decoder_(spec.model->config,
+               load_gpu_weights(*spec.model, spec.max_context_tokens, scalar_type(spec.weight_dtype),
+                                runtime_->device()),
+               scalar_type(spec.weight_dtype), spec.max_batch_tokens, *runtime_),
+      pruner_(decoder_.heads(), num_layers_, *runtime_),
+      taps_(decoder_.heads(), num_layers_, *runtime_),
+      tables_(*runtime_, num_layers_),
+      staging_(*runtime_) {}
+
+at::Tensor GpuRunner::run(const StepPlan& plan) {
+  runtime_->enter();
+  fork_reports_.clear();
+  staging_.start();
+  for (const Fork& fork : plan.forks) {
+    tables_.follow(*fork.trunk);
+    tables_.follow(*fork.child);
+  }
+  for (const ScheduledChunk& chunk : plan.chunks) tables_.follow(*chunk.sequence);
+  tables_.flush(staging_);
+  for (const Fork& fork : plan.forks) prepare_fork(fork);
+  for (const ScheduledChunk& chunk : plan.chunks) prepare_observation(*chunk.sequence);
+  GpuBatch batch;
+  if (!plan.chunks.empty()) {
+    batch =
+        make_gpu_batch(plan, decoder_.heads(), num_layers_, runtime_->num_block_slots(), tables_, staging_);
+    taps_.prepare(batch, plan, tables_, observations_, decoder_.activations(), decoder_.qkv(),
+                  decoder_.row_stats(), staging_);
+  }
+  staging_.upload();
+  tables_.apply();
+  pruner_.launch(kv_.pool());
+  if (plan.chunks.empty()) return {};
+  const at::Tensor logits =
+      decoder_.forward(batch, kv_, [this](int layer) { taps_.launch(layer, kv_.pool()); });
+  return logits.defined() ? runtime_->to_host(logits) : logits;
+}
+
+void GpuRunner::prepare_observation(const Sequence& sequence) {
+  if (observations_.contains(sequence.id)) return;
+  const auto trunk = trunk_needs_.find(sequence.id);
+  const ObservationNeeds needs = trunk == trunk_needs_.end() ? needs_of(sequence.policy) : trunk->second;
+  if (needs.any())
+    observations_.try_emplace(sequence.id, decoder_.heads(), num_layers_, needs, runtime_->device());
+}
+
+GpuObservation* GpuRunner::observation_of(SequenceId id) {
+  const auto it = observations_.find(id);
+  return it == observations_.end() ? nullptr : &it->second;
+}
+
+PruneReport GpuRunner::settle(Sequence& sequence, const Settling& settling) {
+  runtime_->enter();
+  staging_.start();
+  tables_.follow(sequence);
+  tables_.flush(staging_);
+  GpuPrune prune{
+      .source = sequence, .sequence = sequence, .prunes = settling.prune, .queries = {}, .targets = {}};
+  prune.observation = observation_of(sequence.id);
+  if (settling.prune) {
+    const bool looked_ahead = sequence.num_computed_tokens == sequence.num_prompt_tokens;
+    const LookaheadShape& shape = sequence.lookahead.shape;
+    prune.queries = queries_of(*sequence.policy.compression, sequence.num_computed_tokens,
+                               looked_ahead ? shape : LookaheadShape{}, shape.tokens);
+    if (prune.observation != nullptr && prune.observation->needs().attention_sums)
+      prune.sums = prune.observation;
+  }
+  std::vector<SequenceCache::LayerShape> shapes;
+  for (int layer = 0; layer < num_layers_; ++layer) {
+    const BlockTable& table = sequence.cache.layer(layer);
+    shapes.push_back(
+        sequence.schedule.settled_shape(layer, settling, table.num_packed_tokens(), table.num_tail_tokens()));
+    cpu::CachedLayer target = tables_.cached(sequence, layer);
+    target.num_packed = shapes.back().num_packed;
+    target.num_cached = target.num_packed + shapes.back().num_tail;
+    KVCRUSH_CHECK(cpu::can_rewrite_in_place(table.cached(), target));
+    prune.targets.push_back(target);
+  }
+  pruner_.prepare(prune, kv_.pool(), tables_, staging_);
+  staging_.upload();
+  tables_.apply();
+  pruner_.launch(kv_.pool());
+  const PruneReport report = shrink_to(shapes, sequence.cache);
+  add_outcome(sequence, settling.prune, report);
+  return report;
+}
+
+void GpuRunner::prepare_fork(const Fork& fork) {
+  const Sequence& trunk = *fork.trunk;
+  Sequence& child = *fork.child;
+  GpuObservation* seen = observation_of(trunk.id);
+  GpuPrune prune{
+      .source = trunk, .sequence = child, .prunes = prunes(child.cache), .queries = {}, .targets = {}};
+  prune.observation = seen;
+  if (needs_of(child.policy).any()) {
+    KVCRUSH_CHECK(seen != nullptr);
+    GpuObservation& copy =
+        observations_.insert_or_assign(child.id, seen->clone_for(needs_of(child.policy))).first->second;
+    if (copy.needs().attention_sums && prune.prunes) prune.sums = &copy;
+  }
+  if (prune.prunes) {
+    prune.queries = queries_of(*child.policy.compression, trunk.num_prompt_tokens, child.lookahead.shape,
+                               trunk.lookahead.shape.tokens);
+  }
+  for (int layer = 0; layer < num_layers_; ++layer) prune.targets.push_back(tables_.cached(child, layer));
+  pruner_.prepare(prune, kv_.pool(), tables_, staging_);
+  fork_reports_.push_back(fork_report(trunk.cache, child.cache));
+  if (prune.prunes || child.cache.layer(0).num_packed_tokens() > 0)
+    add_outcome(child, prune.prunes, fork_reports_.back());
+}
+
+void GpuRunner::forget(SequenceId id, bool for_good) {
+  observations_.erase(id);
+  tables_.forget(id);
+  if (for_good) trunk_needs_.erase(id);
+}
+
+}  // namespace kvcrush

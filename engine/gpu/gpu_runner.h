@@ -1,0 +1,48 @@
+// Runs steps on a GPU: forks, forward pass, and pruning when the engine asks for it. The counterpart of
+// ModelRunner; owns everything in the GPU's memory.
+#pragma once
+
+#include <memory>
+#include <unordered_map>
+#include <vector>
+
+#include "engine/gpu/gpu_backend.h"
+#include "engine/gpu/gpu_decoder.h"
+#include "engine/gpu/gpu_observation.h"
+#include "engine/gpu/gpu_pruner.h"
+#include "engine/gpu/gpu_taps.h"
+#include "engine/kv_cache/kv_storage.h"
+
+namespace kvcrush {
+
+class GpuRunner final : public ModelExecutor {
+ public:
+  GpuRunner(const GpuExecutorSpec& spec, std::unique_ptr<GpuRuntime> runtime);
+
+  at::Tensor run(const StepPlan& plan) override;
+  const std::vector<PruneReport>& fork_reports() const override { return fork_reports_; }
+  PruneReport settle(Sequence& sequence, const Settling& settling) override;
+  void expect_children(SequenceId trunk, const ObservationNeeds& needs) override {
+    trunk_needs_[trunk] = needs;
+  }
+  void forget(SequenceId id, bool for_good) override;
+
+ private:
+  void prepare_fork(const Fork& fork);
+  void prepare_observation(const Sequence& sequence);
+  GpuObservation* observation_of(SequenceId id);
+
+  std::unique_ptr<GpuRuntime> runtime_;
+  int num_layers_;
+  KvStorage kv_;
+  GpuDecoder decoder_;
+  GpuPruner pruner_;
+  GpuTaps taps_;
+  DeviceTables tables_;
+  Staging staging_;
+  std::unordered_map<SequenceId, GpuObservation> observations_;  // of sequences that prune by attention
+  std::unordered_map<SequenceId, ObservationNeeds> trunk_needs_;
+  std::vector<PruneReport> fork_reports_;
+};
+
+}  // namespace kvcrush

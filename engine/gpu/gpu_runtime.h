@@ -1,0 +1,35 @@
+// What the GPU path needs of a device beside tensors and kernels. One implementation for CUDA; tests have one
+// for the simulator, whose device memory is the host's.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstddef>
+
+#include "engine/kernels/cuda/stream.h"
+
+namespace kvcrush {
+
+class GpuRuntime {
+ public:
+  virtual ~GpuRuntime() = default;
+
+  virtual at::Device device() const = 0;
+  // Makes it the calling thread's device.
+  virtual void enter() = 0;
+  virtual cuda::Stream stream() const = 0;  // all work goes there
+  // Attention blocks that run at a time.
+  virtual int num_block_slots() const = 0;
+  // uint8 [bytes] on the host, such that copy_to_device() runs beside the host.
+  virtual at::Tensor host_buffer(std::int64_t bytes) const = 0;
+  virtual void copy_to_device(void* target, const void* source, std::size_t bytes) = 0;
+  // Marks what was started so far; wait_for(mark) returns once it is done. Marks are few and reused.
+  virtual void mark(int mark) = 0;
+  virtual void wait_for(int mark) = 0;
+  // out [T, n] = x [T, k] w^T, w [n, k]. x and w of one type; out of that type or float32.
+  virtual void matmul(const at::Tensor& x, const at::Tensor& w, at::Tensor& out) = 0;
+  // Copies to the host and waits for it.
+  virtual at::Tensor to_host(const at::Tensor& values) = 0;
+};
+
+}  // namespace kvcrush

@@ -1,0 +1,36 @@
+// What a step's attention leaves behind for pruning: queries copied into rings, and, for h2o, sums. Staged
+// before the step, started layer by layer.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <unordered_map>
+#include <vector>
+
+#include "engine/gpu/gpu_batch.h"
+#include "engine/gpu/gpu_observation.h"
+#include "engine/kernels/cuda/observe.h"
+
+namespace kvcrush {
+
+class GpuTaps {
+ public:
+  GpuTaps(const HeadLayout& heads, int num_layers, GpuRuntime& runtime)
+      : heads_(heads), num_layers_(num_layers), runtime_(runtime) {}
+
+  // qkv and row_stats: where every layer's attention reads queries and leaves its statistics.
+  void prepare(const GpuBatch& batch, const StepPlan& plan, const DeviceTables& tables,
+               std::unordered_map<SequenceId, GpuObservation>& observations, cuda::ActivationType activations,
+               const at::Tensor& qkv, const at::Tensor& row_stats, Staging& staging);
+  void launch(int layer, const cpu::KvPool& pool) const;
+
+ private:
+  HeadLayout heads_;
+  int num_layers_;
+  GpuRuntime& runtime_;
+  cuda::RecordCall record_;                         // without a layer
+  cuda::ProbabilityCall sums_;                      // without jobs
+  const cuda::ProbabilityJob* sum_jobs_ = nullptr;  // [num_layers, sums_.num_jobs]
+};
+
+}  // namespace kvcrush

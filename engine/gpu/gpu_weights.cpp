@@ -1,0 +1,39 @@
+#include "engine/gpu/gpu_weights.h"
+
+#include <ATen/ATen.h>
+
+#include <string>
+
+#include "engine/model/weights.h"
+
+namespace kvcrush {
+
+GpuWeights load_gpu_weights(const ModelFile& model, int max_context_tokens, at::ScalarType type,
+                            at::Device device) {
+  const auto matrix = [&](const std::string& prefix, std::initializer_list<const char*> names) {
+    return read_stacked(model, prefix, names).to(device, type);
+  };
+  const auto vector = [&](const std::string& prefix, std::initializer_list<const char*> names) {
+    return read_stacked(model, prefix, names).to(device);
+  };
+  GpuWeights weights;
+  weights.embedding = matrix("", {"embed_tokens"});
+  for (int layer = 0; layer < model.config.num_layers; ++layer) {
+    const std::string prefix = "layers." + std::to_string(layer) + ".";
+    GpuLayerWeights& one = weights.layers.emplace_back();
+    one.input_norm = vector(prefix, {"input_norm"});
+    one.qkv = matrix(prefix, {"q_proj", "k_proj", "v_proj"});
+    if (model.weights.contains(prefix + "q_bias"))
+      one.qkv_bias = vector(prefix, {"q_bias", "k_bias", "v_bias"});
+    one.output = matrix(prefix, {"o_proj"});
+    one.post_attention_norm = vector(prefix, {"post_attention_norm"});
+    one.gate_up = matrix(prefix, {"gate_proj", "up_proj"});
+    one.down = matrix(prefix, {"down_proj"});
+  }
+  weights.final_norm = vector("", {"norm"});
+  weights.lm_head = model.config.tied_embeddings ? weights.embedding : matrix("", {"lm_head"});
+  weights.rope_table = make_rope_tensor(model.config, max_context_tokens).to(device);
+  return weights;
+}
+
+}  // namespace kvcrush

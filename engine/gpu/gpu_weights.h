@@ -1,0 +1,34 @@
+// A Llama-family decoder's weights in a GPU's memory.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <vector>
+
+#include "engine/loader/model_file.h"
+
+namespace kvcrush {
+
+// Matrices are in the type of the activations, [out features, in features]; the rest is float32.
+struct GpuLayerWeights {
+  at::Tensor input_norm;           // [hidden]
+  at::Tensor qkv;                  // [(Hq + 2 Hkv) D, hidden]
+  at::Tensor qkv_bias;             // [(Hq + 2 Hkv) D]; undefined: none
+  at::Tensor output;               // [hidden, Hq D]
+  at::Tensor post_attention_norm;  // [hidden]
+  at::Tensor gate_up;              // [2 intermediate, hidden]
+  at::Tensor down;                 // [hidden, intermediate]
+};
+
+struct GpuWeights {
+  at::Tensor embedding;  // [vocab, hidden]
+  std::vector<GpuLayerWeights> layers;
+  at::Tensor final_norm;  // [hidden]
+  at::Tensor lm_head;     // [vocab, hidden]; the embedding itself where the model ties them
+  at::Tensor rope_table;  // [max_context, D]: cosines, then sines
+};
+
+GpuWeights load_gpu_weights(const ModelFile& model, int max_context_tokens, at::ScalarType type,
+                            at::Device device);
+
+}  // namespace kvcrush

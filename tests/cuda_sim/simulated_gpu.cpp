@@ -1,0 +1,50 @@
+#include "tests/cuda_sim/simulated_gpu.h"
+
+#include <ATen/ATen.h>
+
+#include <cstring>
+#include <stdexcept>
+
+#include "engine/gpu/gpu_runner.h"
+
+namespace kvcrush::testing {
+
+namespace {
+
+class SimulatedRuntime final : public GpuRuntime {
+ public:
+  at::Device device() const override { return at::kCPU; }
+  void enter() override {}
+  cuda::Stream stream() const override { return nullptr; }
+  int num_block_slots() const override { return 4; }
+  at::Tensor host_buffer(std::int64_t bytes) const override { return at::empty({bytes}, at::kByte); }
+  void copy_to_device(void* target, const void* source, std::size_t bytes) override {
+    std::memcpy(target, source, bytes);
+  }
+  void mark(int /*mark*/) override {}
+  void wait_for(int /*mark*/) override {}
+  void matmul(const at::Tensor& x, const at::Tensor& w, at::Tensor& out) override {
+    out.copy_(at::matmul(x.to(at::kFloat), w.to(at::kFloat).t()));
+  }
+  at::Tensor to_host(const at::Tensor& values) override { return values; }
+};
+
+class SimulatedBackend final : public GpuBackend {
+ public:
+  std::uint64_t free_bytes(const std::string& device) const override {
+    if (device != "cuda" && device != "cuda:0") throw std::runtime_error("there is no " + device);
+    return std::uint64_t{1} << 31;
+  }
+  std::unique_ptr<ModelExecutor> make_executor(const GpuExecutorSpec& spec) const override {
+    return std::make_unique<GpuRunner>(spec, std::make_unique<SimulatedRuntime>());
+  }
+};
+
+}  // namespace
+
+const GpuBackend& simulated_gpu() {
+  static const SimulatedBackend backend;
+  return backend;
+}
+
+}  // namespace kvcrush::testing

@@ -1,0 +1,299 @@
+// What pruning reads on the GPU, run by the simulator, against the ATen reference.
+#include <gtest/gtest.h>
+
+#include "engine/kernels/cuda/observe.h"
+#include "tests/kernels/kernel_fixture.h"
+
+namespace kvcrush {
+namespace {
+
+using cuda::ActivationType;
+using testing::max_difference;
+using testing::PagedCase;
+
+struct ObserveCase {
+  HeadLayout heads;
+  int num_cached;
+};
+
+const std::vector<ObserveCase>& cases() {
+  static const std::vector<ObserveCase> all = {
+      {{9, 3, 64}, 1},   {{9, 3, 64}, 17},   {{6, 2, 64}, 131}, {{2, 2, 64}, 200},
+      {{8, 1, 128}, 50}, {{4, 2, 128}, 140}, {{2, 1, 96}, 90},  {{2, 1, 256}, 100},
+  };
+  return all;
+}
+
+at::ScalarType scalar_type(ActivationType type) {
+  return type == ActivationType::kF32 ? at::kFloat
+                                      : (type == ActivationType::kF16 ? at::kHalf : at::kBFloat16);
+}
+
+// A sequence, its newest queries and what attention left of them.
+struct Observed {
+  PagedCase paged;
+  at::Tensor queries;  // [W, Hq D] float32, of numbers that all activation types hold
+  at::Tensor stats;    // [W, Hq, 2]
+
+  Observed(const HeadLayout& heads, KvDtype dtype, int num_cached, int window, std::uint64_t seed)
+      : paged(heads, dtype, {{num_cached, window}}, seed) {
+    paged.qkv = paged.qkv.to(at::kBFloat16).to(at::kHalf).to(at::kFloat);
+    ops::kv_append(paged.qkv, heads, paged.sequences, paged.kv);
+    queries = paged.qkv.narrow(1, 0, heads.num_heads * heads.head_dim).contiguous();
+    at::Tensor out = at::empty_like(queries);
+    stats = at::empty({window, heads.num_heads, 2}, at::kFloat);
+    reference::paged_attention(paged.qkv, heads, paged.sequences, paged.kv, out, stats);
+  }
+  const HeadLayout& heads() const { return paged.heads; }
+  const cpu::CachedLayer& cache() const { return paged.sequences[0].cache; }
+  int window() const { return static_cast<int>(queries.size(0)); }
+  cuda::ProbabilityCall call(std::span<const cuda::ProbabilityJob> jobs, ActivationType type,
+                             std::int64_t query_stride) const {
+    return {.jobs = jobs.data(),
+            .num_jobs = static_cast<int>(jobs.size()),
+            .max_cached = cache().num_cached,
+            .pool = paged.kv.cpu_pool(),
+            .num_heads = heads().num_heads,
+            .scale = 1.0F / std::sqrt(static_cast<float>(heads().head_dim)),
+            .queries = type,
+            .query_stride = query_stride};
+  }
+};
+
+at::Tensor no_sums(const Observed& o) {
+  return at::full({o.heads().num_heads, o.cache().num_cached + 3}, NAN, at::kFloat);
+}
+
+// Queries [first, last) as rows of qkv, with the cache as it was when the last one of them was the newest.
+void sum_over(const Observed& o, ActivationType type, int first, int last, int num_summed, at::Tensor& sums) {
+  const at::Tensor qkv = o.paged.qkv.to(scalar_type(type));
+  cuda::ProbabilityJob job{.cache = o.cache(),
+                           .queries = qkv[first].const_data_ptr(),
+                           .row_stats = o.stats[first].const_data_ptr<float>(),
+                           .num_queries = last - first,
+                           .num_summed = num_summed,
+                           .sums = sums.data_ptr<float>(),
+                           .sums_stride = sums.size(1)};
+  job.cache.num_cached -= o.window() - last;
+  cuda::probability_sums(o.call({&job, 1}, type, qkv.size(1)), nullptr);
+}
+
+// Queries out of a ring, in which they lie anywhere.
+at::Tensor sum_ring(const Observed& o, const cpu::CachedLayer& cache, int num_after) {
+  const int rows = o.window() + 5;
+  std::vector<std::int32_t> order(static_cast<std::size_t>(rows));
+  std::iota(order.begin(), order.end(), 0);
+  std::shuffle(order.begin(), order.end(), std::mt19937_64(3));
+  order.resize(static_cast<std::size_t>(o.window()));
+  at::Tensor ring = at::full({rows, o.queries.size(1)}, NAN, at::kHalf);
+  at::Tensor ring_stats = at::full({rows, o.heads().num_heads, 2}, NAN, at::kFloat);
+  for (int i = 0; i < o.window(); ++i) {
+    ring[order[static_cast<std::size_t>(i)]].copy_(o.queries[i]);
+    ring_stats[order[static_cast<std::size_t>(i)]].copy_(o.stats[i]);
+  }
+  at::Tensor sums = no_sums(o);
+  const cuda::ProbabilityJob job{.cache = cache,
+                                 .queries = ring.const_data_ptr(),
+                                 .row_stats = ring_stats.const_data_ptr<float>(),
+                                 .rows = order.data(),
+                                 .num_queries = o.window(),
+                                 .num_after = num_after,
+                                 .sums = sums.data_ptr<float>(),
+                                 .sums_stride = sums.size(1)};
+  cuda::probability_sums(o.call({&job, 1}, ActivationType::kF16, ring.size(1)), nullptr);
+  EXPECT_TRUE(sums.narrow(1, cache.num_cached, sums.size(1) - cache.num_cached).isnan().all().item<bool>());
+  return sums.narrow(1, 0, cache.num_cached).contiguous();
+}
+
+// Relative, of a probability: the error of its score. Queries here are float16 numbers. K of float32 and of
+// codes is rounded to float16 (2^-12 each on average, codes twice), which averages out over the channels: the
+// score, a sum of head_dim products of size 1 over sqrt(head_dim), is off by some 2^-12, by 8 times as much
+// at worst. Else only float sums (2^-22) and exp2 differ.
+double tolerance(KvDtype dtype) {
+  return dtype == KvDtype::kF16 || dtype == KvDtype::kBF16 ? 0x1p-15 : 0x1p-9;
+}
+void expect_close(const at::Tensor& actual, const at::Tensor& expected, double relative) {
+  const at::Tensor allowed = expected.abs() * relative + 1e-7;
+  EXPECT_TRUE(((actual - expected).abs() <= allowed).all().item<bool>())
+      << "off by " << max_difference(actual, expected);
+}
+
+class CudaObserveTest : public ::testing::TestWithParam<std::tuple<int, KvDtype>> {
+ protected:
+  static const ObserveCase& shape() { return cases().at(static_cast<std::size_t>(std::get<0>(GetParam()))); }
+  static KvDtype dtype() { return std::get<1>(GetParam()); }
+};
+
+TEST_P(CudaObserveTest, ProbabilitySumsMatchReference) {
+  const int num_cached = shape().num_cached;
+  const Observed o(shape().heads, dtype(), num_cached, std::min(num_cached, 37), 20);
+  const at::Tensor sums = sum_ring(o, o.cache(), 0);
+  expect_close(sums, reference::probability_sums(o.queries, o.heads(), o.cache(), o.paged.kv),
+               tolerance(dtype()));
+
+  // As h2o accumulates them, chunk by chunk, from rows of any type.
+  const auto type = static_cast<ActivationType>(std::get<0>(GetParam()) % 3);
+  at::Tensor in_parts = no_sums(o);
+  int summed = 0;
+  for (int first = 0; first < o.window();) {
+    const int last = std::min(o.window(), first + (first == 0 ? 1 + o.window() / 3 : 17));
+    sum_over(o, type, first, last, summed, in_parts);
+    summed = num_cached - o.window() + last;
+    first = last;
+  }
+  EXPECT_TRUE(at::equal(in_parts.narrow(1, 0, num_cached), sums));
+
+  // The newest tokens taken out of the cache again: their queries' probabilities of the others stay.
+  const int num_after = std::min({5, o.window() - 1, num_cached - o.cache().num_packed - 1});
+  if (num_after <= 0) return;
+  cpu::CachedLayer before = o.cache();
+  before.num_cached -= num_after;
+  const at::Tensor kept = sum_ring(o, before, num_after);
+  EXPECT_TRUE(at::equal(kept, sums.narrow(1, 0, before.num_cached)));
+  expect_close(kept,
+               reference::probability_sums_after(o.queries, o.stats.flatten(1), num_after, o.heads(), before,
+                                                 o.paged.kv),
+               tolerance(dtype()));
+}
+
+// Norms reach 20 and are sums of head_dim squares, cosines are against a mean over all slots: some units of
+// float each.
+TEST_P(CudaObserveTest, KeyScoresAndValueNormsMatchReference) {
+  const HeadLayout& heads = shape().heads;
+  const int num_cached = 11 * shape().num_cached;
+  const PagedCase paged(heads, dtype(), {{num_cached + 3, 0}}, 23);
+  cpu::CachedLayer cache = paged.sequences[0].cache;
+  cache.num_cached = num_cached;  // what lies in the slots behind is not counted
+  const cpu::KvPool pool = paged.kv.cpu_pool();
+  const double allowed = 20.0 / (1 << 24) * (heads.head_dim + 8 * std::sqrt(num_cached) + 32);
+  at::Tensor scores[2];
+  std::vector<cuda::KeyScoreJob> jobs;
+  for (const int against_mean : {0, 1}) {
+    scores[against_mean] = at::full({heads.num_kv_heads, num_cached + 2}, NAN, at::kFloat);
+    jobs.push_back({.cache = cache,
+                    .against_mean = against_mean,
+                    .scores = scores[against_mean].data_ptr<float>(),
+                    .scores_stride = num_cached + 2});
+  }
+  std::vector<float> workspace(static_cast<std::size_t>(cuda::key_score_workspace_floats(pool, 2)), NAN);
+  cuda::key_scores({.jobs = jobs.data(),
+                    .num_jobs = 2,
+                    .max_cached = num_cached,
+                    .pool = pool,
+                    .workspace = workspace.data()},
+                   nullptr);
+  for (const bool against_mean : {false, true}) {
+    const at::Tensor actual = scores[against_mean ? 1 : 0].narrow(1, 0, num_cached);
+    EXPECT_LT(max_difference(actual, reference::key_scores(cache, against_mean, paged.kv)), allowed);
+  }
+  at::Tensor norms = at::full({heads.num_kv_heads, num_cached + 2}, NAN, at::kFloat);
+  const cuda::ValueNormJob job{cache, norms.data_ptr<float>(), num_cached + 2};
+  cuda::value_norms({.jobs = &job, .num_jobs = 1, .max_cached = num_cached, .pool = pool}, nullptr);
+  EXPECT_LT(max_difference(norms.narrow(1, 0, num_cached), reference::value_norms(cache, paged.kv)),
+            1e-6 * heads.head_dim);
+  EXPECT_TRUE(norms.narrow(1, num_cached, 2).isnan().all().item<bool>());
+}
+
+// Layers of two sequences in one launch that was sized for shorter ones, and a place that is not used.
+TEST(CudaObserveBatchTest, ManyJobsInOneLaunch) {
+  const HeadLayout heads{6, 2, 64};
+  const Observed first(heads, KvDtype::kF16, 300, 20, 31);
+  const Observed second(heads, KvDtype::kInt4, 150, 33, 32);
+  // One pool holds both: the second one's bytes after the first one's.
+  const at::Tensor bytes = at::cat({first.paged.kv.bytes(), second.paged.kv.bytes()});
+  cpu::KvPool pool = first.paged.kv.cpu_pool();
+  pool.base = static_cast<std::byte*>(bytes.data_ptr());
+  std::vector<std::int32_t> moved(second.cache().blocks,
+                                  second.cache().blocks + PagedCase::num_blocks_of(second.cache()));
+  for (std::int32_t& block : moved) block += static_cast<std::int32_t>(first.paged.kv.bytes().size(0));
+
+  std::vector<cuda::ProbabilityJob> jobs(3);
+  const Observed* const sequences[] = {&first, nullptr, &second};
+  at::Tensor sums[3];
+  at::Tensor rings[3];
+  for (const int i : {0, 2}) {
+    const Observed& o = *sequences[i];
+    sums[i] = no_sums(o);
+    rings[i] = o.queries.to(at::kHalf);
+    jobs[static_cast<std::size_t>(i)] = {.cache = o.cache(),
+                                         .queries = rings[i].const_data_ptr(),
+                                         .row_stats = o.stats.const_data_ptr<float>(),
+                                         .num_queries = o.window(),
+                                         .sums = sums[i].data_ptr<float>(),
+                                         .sums_stride = sums[i].size(1)};
+  }
+  jobs[2].cache.blocks = moved.data();
+  cuda::ProbabilityCall call = first.call(jobs, ActivationType::kF16, first.queries.size(1));
+  call.max_cached = 16;
+  call.pool = pool;
+  cuda::probability_sums(call, nullptr);
+  for (const int i : {0, 2}) {
+    const Observed& o = *sequences[i];
+    EXPECT_TRUE(at::equal(sums[i].narrow(1, 0, o.cache().num_cached), sum_ring(o, o.cache(), 0)));
+  }
+}
+
+// Slots that no query of a call saw keep their sums, or start at zero.
+TEST(CudaObserveBatchTest, CallsWithoutQueriesLeaveSums) {
+  const Observed o({4, 2, 64}, KvDtype::kF16, 40, 1, 33);
+  at::Tensor sums = at::full({4, 41}, 2.5, at::kFloat);
+  sum_over(o, ActivationType::kF16, 0, 0, 25, sums);  // before the only query: 39 slots
+  EXPECT_TRUE(at::equal(sums.narrow(1, 0, 25), at::full({4, 25}, 2.5, at::kFloat)));
+  EXPECT_TRUE(at::equal(sums.narrow(1, 25, 14), at::zeros({4, 14}, at::kFloat)));
+  EXPECT_TRUE(at::equal(sums.narrow(1, 39, 2), at::full({4, 2}, 2.5, at::kFloat)));
+}
+
+TEST(CudaObserveBatchTest, RecordsRowsInTheirRings) {
+  constexpr int kLayers = 2;
+  constexpr int kWidth = 3 * 32;
+  const at::Tensor stats = testing::random_tensor({5, 3, 2}, 41);
+  for (const auto type : {ActivationType::kF32, ActivationType::kF16, ActivationType::kBF16}) {
+    const at::Tensor qkv = testing::random_tensor({5, 5 * 32}, 40).to(scalar_type(type));
+    at::Tensor rings[] = {at::zeros({kLayers, 4, kWidth}, at::kHalf),
+                          at::zeros({kLayers, 7, kWidth}, at::kHalf)};
+    at::Tensor ring_stats[] = {at::zeros({kLayers, 4, 3, 2}, at::kFloat),
+                               at::zeros({kLayers, 7, 3, 2}, at::kFloat)};
+    at::Tensor expected[] = {rings[0].clone(), rings[1].clone()};
+    at::Tensor expected_stats[] = {ring_stats[0].clone(), ring_stats[1].clone()};
+    std::vector<cuda::QueryCopy> copies;
+    for (const auto& [ring, source, target] :
+         std::vector<std::array<int, 3>>{{0, 4, 0}, {0, 3, 3}, {1, -1, 2}, {1, 1, 6}, {1, 0, 5}}) {
+      copies.push_back({.queries = rings[ring].data_ptr(),
+                        .row_stats = ring_stats[ring].data_ptr<float>(),
+                        .source_row = source,
+                        .ring_row = target,
+                        .ring_rows = static_cast<int>(rings[ring].size(1))});
+      if (source < 0) continue;
+      expected[ring][1][target].copy_(qkv[source].narrow(0, 0, kWidth));
+      expected_stats[ring][1][target].copy_(stats[source]);
+    }
+    cuda::record_queries({.copies = copies.data(),
+                          .num_copies = static_cast<int>(copies.size()),
+                          .layer = 1,
+                          .num_heads = 3,
+                          .head_dim = 32,
+                          .activations = type,
+                          .qkv = qkv.const_data_ptr(),
+                          .qkv_stride = qkv.size(1),
+                          .row_stats = stats.const_data_ptr<float>()},
+                         nullptr);
+    for (const int i : {0, 1}) {
+      EXPECT_TRUE(at::equal(rings[i], expected[i]));
+      EXPECT_TRUE(at::equal(ring_stats[i], expected_stats[i]));
+    }
+  }
+}
+
+std::string case_name(const ::testing::TestParamInfo<std::tuple<int, KvDtype>>& info) {
+  return "Case" + std::to_string(std::get<0>(info.param)) + "_" +
+         std::string(to_string(std::get<1>(info.param)));
+}
+
+INSTANTIATE_TEST_SUITE_P(Shapes, CudaObserveTest,
+                         ::testing::Combine(::testing::Range(0, static_cast<int>(cases().size())),
+                                            ::testing::Values(KvDtype::kF32, KvDtype::kBF16, KvDtype::kF16,
+                                                              KvDtype::kInt8, KvDtype::kInt4)),
+                         case_name);
+
+}  // namespace
+}  // namespace kvcrush

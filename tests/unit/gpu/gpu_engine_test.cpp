@@ -1,0 +1,222 @@
+// Engines on a simulated GPU against engines on the CPU: the same requests, the same memory, and the same
+// answers up to what float16 attention may change.
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "tests/cuda_sim/simulated_gpu.h"
+#include "tests/unit/engine/engine_fixture.h"
+
+namespace kvcrush {
+namespace {
+
+using namespace testing;  // NOLINT(google-build-using-namespace)
+
+constexpr int kHeadDim = 64;
+
+class GpuEngineTest : public ::testing::Test {
+ protected:
+  GpuEngineTest() : model_(make_tiny_model(2, kHeadDim)) {
+    set_gpu_backend(&simulated_gpu());
+    cpu_ = make_engine("cpu");
+    gpu_ = make_engine("cuda:0");
+  }
+  ~GpuEngineTest() override {
+    expect_no_blocks_used(*gpu_);
+    cpu_.reset();
+    gpu_.reset();
+    set_gpu_backend(nullptr);
+  }
+
+  std::unique_ptr<Engine> make_engine(const std::string& device, const std::string& weights = "f32") {
+    EngineConfig config;
+    config.device = device;
+    config.weight_dtype = weights;
+    config.kv_dtype = "f16";
+    config.kv_memory_bytes = 8 << 20;
+    config.max_batch_tokens = 96;
+    config.max_running_sequences = 16;
+    config.num_threads = 1;
+    Result<std::unique_ptr<Engine>> engine = Engine::create(model_, config, observer_);
+    EXPECT_TRUE(engine.ok()) << engine.status().message();
+    return std::move(engine).value();
+  }
+
+  static void expect_no_blocks_used(Engine& engine) {
+    ASSERT_TRUE(engine.wait_idle(std::chrono::seconds(60)));
+    EXPECT_EQ(engine.stats().blocks_used, 0);
+  }
+  static EngineRequest score_request(int num_prompt, int num_scored, std::uint64_t seed) {
+    EngineRequest request =
+        greedy_request("s" + std::to_string(seed), random_prompt(num_prompt, kTinyVocab, seed), 1);
+    request.continuation_token_ids = random_prompt(num_scored, kTinyVocab, seed + 1000);
+    return request;
+  }
+  static CompressionParams quarter(BasePolicy policy) {
+    CompressionParams params = preset_params(Preset::kPaper, policy);
+    params.budget_fraction = 0.25;
+    params.window_tokens = 8;
+    params.observed_queries = 8;
+    return params;
+  }
+  struct Answer {
+    std::vector<float> logprobs;
+    FinishEvent finish;
+  };
+  static Answer score(Engine& engine, const EngineRequest& request) {
+    Collector collector;
+    EXPECT_TRUE(engine.submit(request, collector.stream()).ok());
+    EXPECT_TRUE(collector.wait());
+    return {collector.score(0).logprobs, collector.finish(0)};
+  }
+  // Rounding to float16 in attention moves log-probabilities a little. Where it also moves a token over the
+  // edge of the budget, those after it differ more: `share` of all must agree. A code of int4 is a fifteenth
+  // of a head's range: there they may be `tolerance` apart.
+  void expect_same_scores(const EngineRequest& request, double share, float tolerance = 0.05F) {
+    const Answer expected = score(*cpu_, request);
+    const Answer actual = score(*gpu_, request);
+    ASSERT_EQ(actual.logprobs.size(), expected.logprobs.size());
+    int close = 0;
+    for (std::size_t i = 0; i < expected.logprobs.size(); ++i) {
+      ASSERT_TRUE(std::isfinite(actual.logprobs[i]));
+      close += std::abs(actual.logprobs[i] - expected.logprobs[i]) < tolerance ? 1 : 0;
+    }
+    EXPECT_GE(close, share * static_cast<double>(expected.logprobs.size())) << request.request_id;
+    EXPECT_EQ(actual.finish.compression.kv_bytes_held, expected.finish.compression.kv_bytes_held);
+    EXPECT_EQ(actual.finish.compression.pruned, expected.finish.compression.pruned);
+    EXPECT_EQ(actual.finish.compression.tokens_evicted.max, expected.finish.compression.tokens_evicted.max);
+  }
+
+  std::shared_ptr<const ModelFile> model_;
+  RecordingObserver observer_;
+  std::unique_ptr<Engine> cpu_;
+  std::unique_ptr<Engine> gpu_;
+};
+
+TEST_F(GpuEngineTest, FullCacheScoresAsTheCpuDoes) {
+  for (const KvDtype dtype : {KvDtype::kF16, KvDtype::kBF16, KvDtype::kInt8, KvDtype::kInt4}) {
+    EngineRequest request = score_request(130, 24, 3 + static_cast<std::uint64_t>(dtype));
+    request.cache_policies[0].kv_dtype = dtype;
+    dtype == KvDtype::kInt4 ? expect_same_scores(request, 0.9, 0.3F) : expect_same_scores(request, 1.0);
+  }
+}
+
+TEST_F(GpuEngineTest, EveryPolicyPrunesAsOnTheCpu) {
+  for (const BasePolicy policy : {BasePolicy::kSnapKv, BasePolicy::kH2o, BasePolicy::kTova,
+                                  BasePolicy::kStreaming, BasePolicy::kKNorm, BasePolicy::kKeyDiff}) {
+    const auto seed = 20 + static_cast<std::uint64_t>(policy);
+    EngineRequest request = score_request(150, 16, seed);
+    request.cache_policies[0].compression = quarter(policy);
+    if (policy == BasePolicy::kSnapKv) request.cache_policies[0].compression->value_norm = true;
+    if (policy == BasePolicy::kTova)
+      request.cache_policies[0].compression->token_sets = TokenSets::kPerKvHead;
+    if (policy == BasePolicy::kH2o) request.cache_policies[0].kv_dtype = KvDtype::kInt4;
+    expect_same_scores(request, 0.7, request.cache_policies[0].kv_dtype == KvDtype::kInt4 ? 0.3F : 0.05F);
+  }
+}
+
+TEST_F(GpuEngineTest, DefaultPresetLooksAheadAndGreedyOutputAgrees) {
+  int same = 0;
+  int all = 0;
+  for (std::uint64_t seed = 40; seed < 44; ++seed) {
+    EngineRequest request =
+        greedy_request("g", random_prompt(90 + 20 * static_cast<int>(seed % 4), kTinyVocab, seed), 12);
+    request.cache_policies[0].compression = preset_params(Preset::kDefault, BasePolicy::kSnapKv);
+    request.cache_policies[0].compression->budget_fraction = 0.5;
+    request.cache_policies[0].compression->window_tokens = 8;
+    request.cache_policies[0].compression->observed_queries = 8;
+    const Outcome expected = run(*cpu_, request);
+    const Outcome actual = run(*gpu_, request);
+    EXPECT_EQ(actual.finish.compression.lookahead_tokens, expected.finish.compression.lookahead_tokens);
+    EXPECT_EQ(actual.finish.compression.kv_bytes_after, expected.finish.compression.kv_bytes_after);
+    ASSERT_EQ(actual.tokens.size(), expected.tokens.size());
+    const auto [first, second] =
+        std::mismatch(actual.tokens.begin(), actual.tokens.end(), expected.tokens.begin());
+    same += static_cast<int>(first - actual.tokens.begin());
+    all += static_cast<int>(actual.tokens.size());
+  }
+  EXPECT_GE(same, all / 2) << "of " << all;
+}
+
+TEST_F(GpuEngineTest, SamplesForkFromOnePrefill) {
+  EngineRequest request = score_request(300, 12, 60);
+  request.cache_policies.assign(3, CachePolicy{});
+  request.num_samples = 3;
+  request.cache_policies[1].compression = quarter(BasePolicy::kSnapKv);
+  request.cache_policies[2].compression = quarter(BasePolicy::kH2o);
+  request.cache_policies[2].kv_dtype = KvDtype::kInt8;
+  Collector on_cpu;
+  Collector on_gpu;
+  ASSERT_TRUE(cpu_->submit(request, on_cpu.stream()).ok());
+  ASSERT_TRUE(gpu_->submit(request, on_gpu.stream()).ok());
+  ASSERT_TRUE(on_cpu.wait(3));
+  ASSERT_TRUE(on_gpu.wait(3));
+  for (int sample = 0; sample < 3; ++sample) {
+    int close = 0;
+    for (std::size_t i = 0; i < 12; ++i)
+      close += std::abs(on_gpu.score(sample).logprobs[i] - on_cpu.score(sample).logprobs[i]) < 0.05F ? 1 : 0;
+    EXPECT_GE(close, sample == 0 ? 12 : 8) << "sample " << sample;
+    EXPECT_EQ(on_gpu.finish(sample).compression.kv_bytes_held,
+              on_cpu.finish(sample).compression.kv_bytes_held);
+  }
+}
+
+// Which tokens stay depends on no rounding here; where it does, a token that goes early changes all that
+// come.
+TEST_F(GpuEngineTest, PromptsArePrunedWhileTheyComeIn) {
+  EngineRequest request = score_request(570, 8, 61);
+  request.cache_policies[0].compression = quarter(BasePolicy::kStreaming);
+  request.cache_policies[0].compression->budget_fraction = 0.05;
+  request.cache_policies[0].compression->when = PruneWhen::kDuringPrefill;
+  expect_same_scores(request, 1.0);
+  request.cache_policies[0].compression = quarter(BasePolicy::kSnapKv);
+  request.cache_policies[0].compression->budget_fraction = 0.05;
+  request.cache_policies[0].compression->when = PruneWhen::kDuringPrefill;
+  expect_same_scores(request, 0.1);
+}
+
+TEST_F(GpuEngineTest, SixteenBitWeightsComeClose) {
+  for (const char* const weights : {"bf16", "f16"}) {
+    auto engine = make_engine("cuda", weights);
+    const EngineRequest request = score_request(100, 16, 80);
+    const Answer expected = score(*cpu_, request);
+    const Answer actual = score(*engine, request);
+    double difference = 0;
+    for (std::size_t i = 0; i < 16; ++i) difference += std::abs(actual.logprobs[i] - expected.logprobs[i]);
+    EXPECT_LT(difference / 16, std::string(weights) == "f16" ? 0.05 : 0.3) << weights;
+  }
+}
+
+TEST_F(GpuEngineTest, RefusesWhatItCannotDo) {
+  EngineRequest request = score_request(100, 8, 90);
+  request.cache_policies[0].compression = quarter(BasePolicy::kSnapKv);
+  request.cache_policies[0].compression->granularity = Granularity::kBlock;
+  Collector collector;
+  const Status status = gpu_->submit(request, collector.stream());
+  EXPECT_EQ(status.code(), StatusCode::kInvalidArgument);
+  EXPECT_NE(status.message().find("granularity"), std::string::npos);
+
+  EngineConfig config;
+  config.device = "cuda:7";
+  config.kv_memory_bytes = 8 << 20;
+  EXPECT_EQ(Engine::create(model_, config, observer_).status().code(), StatusCode::kInvalidArgument);
+  config.device = "cuda";
+  config.fills_gpu = true;
+  config.max_batch_tokens = 1 << 20;  // workspace beyond what the card has
+  const Status full = Engine::create(model_, config, observer_).status();
+  EXPECT_EQ(full.code(), StatusCode::kResourceExhausted);
+  EXPECT_NE(full.message().find("weights take"), std::string::npos) << full.message();
+}
+
+TEST_F(GpuEngineTest, AutoTakesTheGpuAndFillsIt) {
+  EngineConfig config;
+  config.device = "auto";
+  config.kv_dtype = "f16";
+  config.fills_gpu = true;
+  const Result<std::unique_ptr<Engine>> engine = Engine::create(model_, config, observer_);
+  ASSERT_TRUE(engine.ok()) << engine.status().message();
+  EXPECT_GT((*engine)->limits().num_blocks * (*engine)->limits().block_bytes, std::int64_t{1} << 29);
+}
+
+}  // namespace
+}  // namespace kvcrush
