@@ -3,7 +3,7 @@ PRESET ?= cpu-release
 BUILD := build/$(PRESET)
 JOBS ?= $(shell nproc)
 
-.PHONY: help setup build demo test unit-test oracle-test integration-test lint tidy format sanitize bench eval clean
+.PHONY: help setup build demo test cuda-check unit-test oracle-test integration-test lint tidy format sanitize bench eval clean
 .DEFAULT_GOAL := help
 
 help: ## This list
@@ -21,7 +21,7 @@ demo: build ## One long prompt with the full cache and with KVCrush at 25 %, sid
 test: ## Set up, build, lint and run every test
 	@tools/setup.sh --with-tests
 	@tools/build.sh $(PRESET) $(JOBS)
-	@$(MAKE) --no-print-directory lint unit-test oracle-test integration-test
+	@$(MAKE) --no-print-directory lint cuda-check unit-test oracle-test integration-test
 
 unit-test: ## C++ tests (CTest + GoogleTest)
 	@ctest --test-dir $(BUILD) --output-on-failure --no-tests=error --timeout 900
@@ -34,6 +34,9 @@ integration-test: ## The real server with the real model over real gRPC
 
 lint: ## Formatting, link rules, Dockerfile
 	@tools/lint.sh
+
+cuda-check: ## CUDA kernels for every architecture: they compile, spill nothing, and take no more registers than recorded (wants nvcc)
+	@tools/check_cuda.py --jobs $(JOBS)
 
 tidy: build ## clang-tidy over the whole project (takes a while)
 	@tools/tidy.sh $(BUILD)

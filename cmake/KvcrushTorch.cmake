@@ -20,9 +20,13 @@ target_link_libraries(kvcrush_torch INTERFACE torch_cpu c10)
 target_link_options(kvcrush_torch INTERFACE -Wl,-rpath-link,${KVCRUSH_TORCH_DIR}/lib)
 
 if(KVCRUSH_CUDA)
-  enable_language(CUDA)
   if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES OR CMAKE_CUDA_ARCHITECTURES STREQUAL "")
-    set(CMAKE_CUDA_ARCHITECTURES 80 90)
+    set(CMAKE_CUDA_ARCHITECTURES 80 90)  # before the language is enabled, which would choose its own
+  endif()
+  enable_language(CUDA)
+  if(NOT CMAKE_CUDA20_STANDARD_COMPILE_OPTION)  # a CMake older than the toolkit
+    set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION "-std=c++20")
+    set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION "-std=c++20")
   endif()
   find_package(CUDAToolkit REQUIRED)
   kvcrush_import_torch_library(c10_cuda)

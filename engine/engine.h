@@ -36,6 +36,10 @@ struct EngineConfig {
   int num_threads = 0;                // CPU threads for kernels; 0: all cores
 };
 
+// Resolves "auto" to "cpu" or "cuda:0". INVALID_ARGUMENT for anything else than "cpu", "cuda" and "cuda:N",
+// and for CUDA in a build without it, or where there is no such GPU.
+Result<std::string> resolve_device(const std::string& name);
+
 // A checked request: produced by the server's request mapper, or by tests.
 struct EngineRequest {
   std::string request_id;                 // not empty, unique among live requests

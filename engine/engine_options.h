@@ -11,9 +11,6 @@ namespace kvcrush {
 
 struct ModelFile;
 
-// Resolves "auto" to "cpu" or "cuda:0". INVALID_ARGUMENT for anything else than "cpu", "cuda" and "cuda:N",
-// and for CUDA in a build without it, or where there is no such GPU.
-Result<std::string> resolve_device(const std::string& name);
 // Bytes that `config` leaves for the KV pool of a GPU; RESOURCE_EXHAUSTED naming the sizes where that is
 // none.
 Result<std::uint64_t> gpu_kv_memory_bytes(const ModelFile& model, const EngineConfig& config,

@@ -79,13 +79,17 @@ void add_engine_options(CLI::App& app, ServerConfig& config, RawOptions& raw) {
   add(app, kGroup, "model", config.model_path, "Path of a .gguf file or a Hugging Face folder; required");
   add(app, kGroup, "model-name", config.model_name,
       "Name shown to clients; default: the one in the model file");
-  add(app, kGroup, "device", engine.device, "cpu or cuda:N");
+  engine.device = "auto";
+  add(app, kGroup, "device", engine.device,
+      "cpu, cuda:N, or auto: the first GPU where this build serves GPUs and there is one, else the CPU");
+  add(app, kGroup, "weight-dtype", engine.weight_dtype, "Weights and activations on a GPU: bf16, f16 or f32")
+      ->check(CLI::IsMember({"bf16", "f16", "f32"}).description(""));
   add(app, kGroup, "threads", engine.num_threads, "CPU threads of the engine; 0: all cores")
       ->check(CLI::Range(0, 1024));
   add(app, kGroup, "kv-memory", raw.kv_memory,
       "Bytes of the KV cache's block pool, with suffix KiB, MiB, GiB (1024) or KB, MB, GB (1000); auto: a "
       "quarter of "
-      "the available memory, at most 4 GiB");
+      "the available memory, at most 4 GiB; on a GPU what weights and workspace leave");
   add(app, kGroup, "kv-dtype", engine.kv_dtype,
       "How keys and values are stored where a request does not say: f32, bf16, f16, int8 or int4")
       ->check(CLI::IsMember({"f32", "bf16", "f16", "int8", "int4"}).description(""));
@@ -124,6 +128,7 @@ Status apply_raw(const RawOptions& raw, ServerConfig& config) {
   config.compression = std::move(compression).value();
   if (raw.kv_memory == "auto") {
     config.engine.kv_memory_bytes = automatic_kv_memory_bytes(available_memory_bytes());
+    config.engine.fills_gpu = true;
   } else {
     const Result<std::uint64_t> bytes = parse_bytes("--kv-memory", raw.kv_memory);
     KVCRUSH_RETURN_IF_ERROR(bytes.status());

@@ -10,7 +10,7 @@ namespace kvcrush {
 namespace {
 
 bool is_device(std::string_view device) {
-  if (device == "cpu") return true;
+  if (device == "auto" || device == "cpu") return true;
   constexpr std::string_view kCuda = "cuda:";
   unsigned ordinal = 0;
   return device.starts_with(kCuda) && parse_whole(device.substr(kCuda.size()), ordinal);
@@ -49,7 +49,7 @@ Status check_config(const ServerConfig& config) {
   }
   const EngineConfig& engine = config.engine;
   if (!is_device(engine.device)) {
-    return invalid_argument(fmt::format("--device is \"{}\", allowed: cpu or cuda:N", engine.device));
+    return invalid_argument(fmt::format("--device is \"{}\", allowed: auto, cpu or cuda:N", engine.device));
   }
   if (engine.kv_memory_bytes == 0) return invalid_argument("--kv-memory is 0, allowed: > 0 bytes, or auto");
   if (engine.max_context_tokens == 1) {

@@ -72,7 +72,11 @@ int run(const std::vector<std::string>& args) {
   // Never destroyed: its thread may run until the process ends.
   auto& signals = *new SignalWatch;
   init_logging(outcome.config->log);
-  Server server(*outcome.config);
+  ServerConfig config = *outcome.config;
+  const Result<std::string> device = resolve_device(config.engine.device);
+  if (!device.ok()) return fail(device.status().message());
+  config.engine.device = *device;
+  Server server(config);
   if (const Status status = server.listen(); !status.ok()) return fail(status.message());
   if (const Status status = server.load(load_model); !status.ok()) return fail(status.message());
   signals.set_serving();

@@ -18,6 +18,8 @@ FORBIDDEN = [
     (r"^engine/(core|scheduler|kvcrush|sampling|tokenizer|loader)/", TORCH, "this module is free of torch"),
     (r"^engine/kv_cache/block_", TORCH, "block accounting is free of torch"),
     (r"^engine/kernels/(cpu/|parallel)", TORCH, "CPU kernels take plain pointers"),
+    (r"^engine/kernels/cuda/", TORCH, "CUDA kernels take plain addresses"),
+    (r"^engine/(?!gpu/cuda_backend|kernels/cuda/)", re.compile(r"^(cuda|cublas)"), "CUDA's headers stay with its kernels and its backend"),
     (r"^engine/", RPC, "the engine knows no RPC"),
     (r"^engine/", re.compile(r"^(server|client)/"), "the engine does not know its users"),
     (r"^(server|client)/", TORCH, "torch's protobuf headers clash with the system's"),

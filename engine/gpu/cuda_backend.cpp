@@ -93,6 +93,15 @@ void CudaRuntime::matmul(const at::Tensor& x, const at::Tensor& w, at::Tensor& o
     throw std::runtime_error(std::string("matrix product on the GPU: ") + cublasGetStatusString(status));
 }
 
+at::Device device_of(const std::string& name) {
+  const at::Device device(name == "cuda" ? "cuda:0" : name);
+  const int count = c10::cuda::device_count();
+  if (device.index() >= count)
+    throw std::runtime_error("there is no " + name + ": this machine has " + std::to_string(count) +
+                             " CUDA devices");
+  return device;
+}
+
 class CudaBackend final : public GpuBackend {
  public:
   std::uint64_t free_bytes(const std::string& name) const override {
@@ -103,21 +112,15 @@ class CudaBackend final : public GpuBackend {
     return free;
   }
   std::unique_ptr<ModelExecutor> make_executor(const GpuExecutorSpec& spec) const override {
-    return std::make_unique<GpuRunner>(spec, std::make_unique<CudaRuntime>(device_of(spec.device)));
-  }
-
- private:
-  static at::Device device_of(const std::string& name) {
-    const at::Device device(name == "cuda" ? "cuda:0" : name);
-    const int count = c10::cuda::device_count();
-    if (device.index() >= count)
-      throw std::runtime_error("there is no " + name + ": this machine has " + std::to_string(count) +
-                               " CUDA devices");
-    return device;
+    return make_gpu_runner(spec, make_cuda_runtime(spec.device));
   }
 };
 
 }  // namespace
+
+std::unique_ptr<GpuRuntime> make_cuda_runtime(const std::string& device) {
+  return std::make_unique<CudaRuntime>(device_of(device));
+}
 
 const GpuBackend& cuda_backend() {
   static const CudaBackend backend;

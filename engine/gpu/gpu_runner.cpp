@@ -12,11 +12,6 @@ namespace kvcrush {
 
 namespace {
 
-at::ScalarType scalar_type(const std::string& name) {
-  if (name == "f32") return at::kFloat;
-  return name == "f16" ? at::kHalf : at::kBFloat16;
-}
-
 int supported_head_dim(const ModelConfig& config) {
   if (!cuda::has_attention_for(config.head_dim))
     throw std::runtime_error("head_dim is " + std::to_string(config.head_dim) +
@@ -34,19 +29,24 @@ bool prunes(const SequenceCache& cache) {
 
 }  // namespace
 
-GpuRunner::GpuRunner(const GpuExecutorSpec& spec, std::unique_ptr<GpuRuntime> runtime)
+GpuRunner::GpuRunner(const GpuExecutorSpec& spec, GpuWeights weights, std::unique_ptr<GpuRuntime> runtime)
     : runtime_(std::move(runtime)),
       num_layers_(spec.model->config.num_layers),
       kv_({spec.kv_layout.num_kv_heads, supported_head_dim(spec.model->config)}, spec.num_blocks,
           runtime_->device()),
-      decoder_(spec.model->config,
-               load_gpu_weights(*spec.model, spec.max_context_tokens, scalar_type(spec.weight_dtype),
-                                runtime_->device()),
-               scalar_type(spec.weight_dtype), spec.max_batch_tokens, *runtime_),
+      decoder_(spec.model->config, std::move(weights), gpu_scalar_type(spec.weight_dtype),
+               spec.max_batch_tokens, *runtime_),
       pruner_(decoder_.heads(), num_layers_, *runtime_),
       taps_(decoder_.heads(), num_layers_, *runtime_),
       tables_(*runtime_, num_layers_),
       staging_(*runtime_) {}
+
+std::unique_ptr<ModelExecutor> make_gpu_runner(const GpuExecutorSpec& spec,
+                                               std::unique_ptr<GpuRuntime> runtime) {
+  GpuWeights weights = load_gpu_weights(*spec.model, spec.max_context_tokens,
+                                        gpu_scalar_type(spec.weight_dtype), runtime->device());
+  return std::make_unique<GpuRunner>(spec, std::move(weights), std::move(runtime));
+}
 
 at::Tensor GpuRunner::run(const StepPlan& plan) {
   runtime_->enter();

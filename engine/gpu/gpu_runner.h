@@ -17,7 +17,8 @@ namespace kvcrush {
 
 class GpuRunner final : public ModelExecutor {
  public:
-  GpuRunner(const GpuExecutorSpec& spec, std::unique_ptr<GpuRuntime> runtime);
+  // weights: in spec.weight_dtype.
+  GpuRunner(const GpuExecutorSpec& spec, GpuWeights weights, std::unique_ptr<GpuRuntime> runtime);
 
   at::Tensor run(const StepPlan& plan) override;
   const std::vector<PruneReport>& fork_reports() const override { return fork_reports_; }
@@ -44,5 +45,9 @@ class GpuRunner final : public ModelExecutor {
   std::unordered_map<SequenceId, ObservationNeeds> trunk_needs_;
   std::vector<PruneReport> fork_reports_;
 };
+
+// With the weights of spec.model.
+std::unique_ptr<ModelExecutor> make_gpu_runner(const GpuExecutorSpec& spec,
+                                               std::unique_ptr<GpuRuntime> runtime);
 
 }  // namespace kvcrush

@@ -8,6 +8,11 @@
 
 namespace kvcrush {
 
+at::ScalarType gpu_scalar_type(const std::string& weight_dtype) {
+  if (weight_dtype == "f32") return at::kFloat;
+  return weight_dtype == "f16" ? at::kHalf : at::kBFloat16;
+}
+
 GpuWeights load_gpu_weights(const ModelFile& model, int max_context_tokens, at::ScalarType type,
                             at::Device device) {
   const auto matrix = [&](const std::string& prefix, std::initializer_list<const char*> names) {

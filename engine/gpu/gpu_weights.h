@@ -3,6 +3,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <string>
 #include <vector>
 
 #include "engine/loader/model_file.h"
@@ -27,6 +28,8 @@ struct GpuWeights {
   at::Tensor lm_head;     // [vocab, hidden]; the embedding itself where the model ties them
   at::Tensor rope_table;  // [max_context, D]: cosines, then sines
 };
+
+at::ScalarType gpu_scalar_type(const std::string& weight_dtype);  // "bf16", "f16" or "f32"
 
 GpuWeights load_gpu_weights(const ModelFile& model, int max_context_tokens, at::ScalarType type,
                             at::Device device);

@@ -2,20 +2,21 @@
 // something on a noisy machine. Prints a Markdown table.
 #include <CLI/CLI.hpp>
 #include <algorithm>
-#include <chrono>
-#include <condition_variable>
 #include <cstdio>
 #include <map>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <vector>
 
-#include "engine/engine.h"
 #include "engine/loader/model_file.h"
+#include "tests/bench/bench_requests.h"
 
 namespace kvcrush {
 namespace {
+
+using bench::make_request;
+using bench::run_one;
+using bench::Waiter;
 
 struct Options {
   std::string model = ".cache/models/SmolLM2-135M-Instruct.Q4_1.gguf";
@@ -25,67 +26,6 @@ struct Options {
   double budget = 0.25;
   std::string kv_dtype = "f32";
 };
-
-using BenchClock = std::chrono::steady_clock;
-
-// Waits for one request's sample and keeps when its tokens came and how it ended.
-class Waiter {
- public:
-  Waiter() : stream_(std::make_shared<TokenStream>([this] { drain(); })) {}
-  const std::shared_ptr<TokenStream>& stream() const { return stream_; }
-  FinishEvent wait() {
-    std::unique_lock lock(mutex_);
-    done_.wait(lock, [this] { return finish_.has_value(); });
-    return *finish_;
-  }
-  // Milliseconds between neighbouring tokens. After wait().
-  std::vector<double> gaps_ms() const {
-    std::vector<double> gaps;
-    for (std::size_t i = 1; i < arrivals_.size(); ++i)
-      gaps.push_back(std::chrono::duration<double, std::milli>(arrivals_[i] - arrivals_[i - 1]).count());
-    return gaps;
-  }
-
- private:
-  void drain() {
-    std::lock_guard lock(mutex_);
-    for (StreamEvent& event : stream_->take()) {
-      if (auto* finish = std::get_if<FinishEvent>(&event)) finish_ = *finish;
-      if (std::holds_alternative<TokenEvent>(event)) arrivals_.push_back(BenchClock::now());
-    }
-    if (finish_) done_.notify_all();
-  }
-
-  std::mutex mutex_;
-  std::condition_variable done_;
-  std::optional<FinishEvent> finish_;
-  std::vector<BenchClock::time_point> arrivals_;
-  std::shared_ptr<TokenStream> stream_;
-};
-
-EngineRequest make_request(int prompt_tokens, int new_tokens, int vocab_size, int salt) {
-  static int counter = 0;
-  EngineRequest request;
-  request.request_id = "bench-" + std::to_string(counter++);
-  for (int i = 0; i < prompt_tokens; ++i)
-    request.prompt_token_ids.push_back((i * 7919 + salt * 104729 + 100) % (vocab_size - 100) + 50);
-  request.sampling.temperature = 0;
-  request.sampling.max_tokens = new_tokens;
-  request.sampling.ignore_eos = true;
-  return request;
-}
-
-FinishEvent run_one(Engine& engine, EngineRequest request, std::vector<double>* gaps_ms = nullptr) {
-  Waiter waiter;
-  const Status status = engine.submit(std::move(request), waiter.stream());
-  if (!status.ok()) {
-    std::fprintf(stderr, "%s\n", status.message().c_str());
-    std::exit(1);
-  }
-  FinishEvent finish = waiter.wait();
-  if (gaps_ms != nullptr) *gaps_ms = waiter.gaps_ms();
-  return finish;
-}
 
 double decode_ms(const FinishEvent& finish) {
   return (finish.total_ms - finish.time_to_first_token_ms) / (finish.completion_tokens - 1);

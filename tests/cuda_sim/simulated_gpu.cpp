@@ -1,4 +1,4 @@
-#include "tests/cuda_sim/simulated_gpu.h"
+#include "tests/unit/gpu/gpu_under_test.h"
 
 #include <ATen/ATen.h>
 
@@ -36,13 +36,13 @@ class SimulatedBackend final : public GpuBackend {
     return std::uint64_t{1} << 31;
   }
   std::unique_ptr<ModelExecutor> make_executor(const GpuExecutorSpec& spec) const override {
-    return std::make_unique<GpuRunner>(spec, std::make_unique<SimulatedRuntime>());
+    return make_gpu_runner(spec, std::make_unique<SimulatedRuntime>());
   }
 };
 
 }  // namespace
 
-const GpuBackend& simulated_gpu() {
+const GpuBackend& gpu_under_test() {
   static const SimulatedBackend backend;
   return backend;
 }

@@ -53,5 +53,21 @@ TEST(AttentionPlan, OneLongSequenceFillsTheCardAndManyAreNotSplit) {
   EXPECT_EQ(partial_floats(plan_attention(brief, 4, 8, 128, 264), 8, 128), 0);
 }
 
+// Shared memory bounds how many blocks a multiprocessor holds: 227 KiB on an H100, 163 on an A100; one block
+// may take 99 KiB even on consumer cards.
+TEST(AttentionShape, BlocksFitTheCards) {
+  for (const int head_dim : {64, 96, 128, 256}) {
+    for (const bool decode : {true, false}) {
+      for (const KvDtype widest : {KvDtype::kF16, KvDtype::kInt8, KvDtype::kInt4, KvDtype::kBF16}) {
+        const int bytes = attention_shared_bytes(head_dim, decode, raw_staging(widest, head_dim));
+        EXPECT_LE(bytes, 106 << 10) << head_dim << " " << to_string(widest);
+        EXPECT_GE((227 << 10) / (bytes + 1024), 2) << "an H100 hides latency with two blocks";
+      }
+      const int f16_bytes = attention_shared_bytes(head_dim, decode, raw_staging(KvDtype::kF16, head_dim));
+      EXPECT_LE(f16_bytes, 102 << 10);
+    }
+  }
+}
+
 }  // namespace
 }  // namespace kvcrush::cuda
