@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 
 #include "engine/core/status.h"
@@ -27,12 +28,60 @@ class Carver {
   std::int64_t size_ = 0;
 };
 
-// Where the readings of a layer lie in the workspace; -1: not read.
-struct ReadingOffsets {
-  std::int64_t probabilities = -1;
-  std::int64_t key_scores = -1;
-  std::int64_t value_norms = -1;
+// The device memory of one prune's readings and selection.
+struct Workspace {
+  struct Layer {
+    float* probabilities = nullptr;  // each [heads, cached tokens]; null: not read
+    float* key_scores = nullptr;
+    float* value_norms = nullptr;
+  };
+  std::vector<Layer> layers;
+  float* key_scratch = nullptr;
+  std::byte* selection = nullptr;
+  at::Tensor memory;
 };
+
+Workspace make_workspace(const CompressionParams& params, bool reads_probabilities, const HeadLayout& heads,
+                         const cpu::KvPool& pool, const std::vector<cpu::CachedLayer>& from,
+                         const std::vector<cuda::SelectJob>& selections, at::Device device) {
+  Carver carver;
+  std::vector<std::array<std::int64_t, 3>> offsets;
+  for (const cpu::CachedLayer& cache : from) {
+    const auto take = [&](bool wanted, int rows) {
+      return wanted ? carver.take(std::int64_t{4} * rows * cache.num_cached) : -1;
+    };
+    offsets.push_back({take(reads_probabilities, heads.num_heads),
+                       take(reads_keys(params.policy), heads.num_kv_heads),
+                       take(params.value_norm, heads.num_kv_heads)});
+  }
+  const std::int64_t key_scratch =
+      carver.take(4 * cuda::key_score_workspace_floats(pool, static_cast<int>(from.size())));
+  const std::int64_t selection =
+      carver.take(static_cast<std::int64_t>(cuda::select_workspace_bytes(selections)));
+  Workspace workspace;
+  workspace.memory =
+      at::empty({carver.size() + kAlignmentBytes}, at::TensorOptions(at::kByte).device(device));
+  auto* base = static_cast<std::byte*>(workspace.memory.data_ptr());
+  const auto address = static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(base));
+  base += (kAlignmentBytes - address % kAlignmentBytes) % kAlignmentBytes;
+  const auto floats_at = [&](std::int64_t offset) {
+    return offset < 0 ? nullptr : reinterpret_cast<float*>(base + offset);
+  };
+  for (const auto& [probabilities, key_scores, value_norms] : offsets)
+    workspace.layers.push_back({floats_at(probabilities), floats_at(key_scores), floats_at(value_norms)});
+  workspace.key_scratch = floats_at(key_scratch);
+  workspace.selection = base + selection;
+  return workspace;
+}
+
+// Rows of the ring that hold the queries, oldest first.
+std::vector<std::int32_t> ring_rows_of(const ObservedQueries& queries, int ring_rows) {
+  std::vector<std::int32_t> rows;
+  for (const auto& [count, end] : queries.runs()) {
+    for (int position = end - count; position < end; ++position) rows.push_back(position % ring_rows);
+  }
+  return rows;
+}
 
 }  // namespace
 
@@ -70,53 +119,45 @@ void GpuPruner::prepare_selection(const GpuPrune& prune, const cpu::KvPool& pool
   KVCRUSH_CHECK(cuda::selects_on_device(params));
   const bool by_queries = prune.queries.count > 0;
   const bool by_sums = params.policy == BasePolicy::kH2o;
-  Carver carver;
-  std::vector<ReadingOffsets> offsets;
+  KVCRUSH_CHECK(prune.observation != nullptr || !(by_queries || by_sums));
   std::vector<cuda::SelectJob> selections;
   std::int64_t num_kept_slots = 0;
   for (int layer = 0; layer < num_layers_; ++layer) {
-    const int num_cached = from[static_cast<std::size_t>(layer)].num_cached;
-    const auto floats = [&](int rows) { return carver.take(std::int64_t{4} * rows * num_cached); };
-    ReadingOffsets& at = offsets.emplace_back();
-    if (by_queries || by_sums) at.probabilities = floats(heads_.num_heads);
-    if (reads_keys(params.policy)) at.key_scores = floats(heads_.num_kv_heads);
-    if (params.value_norm) at.value_norms = floats(heads_.num_kv_heads);
-    selections.push_back(cuda::make_select_job(params, prune.sequence.schedule.layer_budget(layer), layer,
-                                               {.num_heads = heads_.num_heads,
-                                                .num_kv_heads = heads_.num_kv_heads,
-                                                .num_tokens = num_cached,
-                                                .num_queries = std::max(prune.queries.total(), 1)}));
+    selections.push_back(
+        cuda::make_select_job(params, prune.sequence.schedule.layer_budget(layer), layer,
+                              {.num_heads = heads_.num_heads,
+                               .num_kv_heads = heads_.num_kv_heads,
+                               .num_tokens = from[static_cast<std::size_t>(layer)].num_cached,
+                               .num_queries = std::max(prune.queries.total(), 1)}));
     num_kept_slots += std::int64_t{selections.back().num_sets} * selections.back().num_kept;
   }
-  const std::int64_t key_workspace = carver.take(4 * cuda::key_score_workspace_floats(pool, num_layers_));
-  const std::int64_t select_workspace =
-      carver.take(static_cast<std::int64_t>(cuda::select_workspace_bytes(selections)));
-  const auto options = at::TensorOptions(at::kByte).device(runtime_.device());
-  work.workspace = at::empty({carver.size() + kAlignmentBytes}, options);
-  work.kept_slots = at::empty({num_kept_slots}, options.dtype(at::kInt));
-  auto* base = static_cast<std::byte*>(work.workspace.data_ptr());
-  base += (kAlignmentBytes -
-           static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(base)) % kAlignmentBytes) %
-          kAlignmentBytes;
-  const auto floats_at = [&](std::int64_t offset) { return reinterpret_cast<float*>(base + offset); };
-
-  std::vector<std::int32_t> rows;
-  if (by_queries) {
-    KVCRUSH_CHECK(prune.observation != nullptr);
-    for (const auto& [count, end] : prune.queries.runs()) {
-      for (int position = end - count; position < end; ++position)
-        rows.push_back(position % prune.observation->ring_rows());
-    }
+  const Workspace workspace =
+      make_workspace(params, by_queries || by_sums, heads_, pool, from, selections, runtime_.device());
+  work.kept_slots = at::empty({num_kept_slots}, at::TensorOptions(at::kInt).device(runtime_.device()));
+  std::int64_t next_kept = 0;
+  for (std::size_t layer = 0; layer < selections.size(); ++layer) {
+    cuda::SelectJob& selection = selections[layer];
+    selection.probability_sums = workspace.layers[layer].probabilities;
+    selection.key_scores = workspace.layers[layer].key_scores;
+    selection.value_norms = workspace.layers[layer].value_norms;
+    const std::int64_t count = std::int64_t{selection.num_sets} * selection.num_kept;
+    work.kept.push_back(
+        work.kept_slots.narrow(0, next_kept, count).view({selection.num_sets, selection.num_kept}));
+    next_kept += count;
+    selection.kept_slots = work.kept.back().data_ptr<std::int32_t>();
+    rewrites[layer].sources = selection.kept_slots;
+    rewrites[layer].num_sets = selection.num_sets;
+    KVCRUSH_CHECK(selection.num_kept == rewrites[layer].to.num_cached);
   }
-  const std::int32_t* device_rows = staging.add(rows);
   std::vector<cuda::ProbabilityJob> probabilities;
   std::vector<cuda::KeyScoreJob> key_scores;
   std::vector<cuda::ValueNormJob> value_norms;
-  std::int64_t next_kept = 0;
+  const std::vector<std::int32_t> rows =
+      by_queries ? ring_rows_of(prune.queries, prune.observation->ring_rows()) : std::vector<std::int32_t>{};
+  const std::int32_t* device_rows = staging.add(rows);
   for (int layer = 0; layer < num_layers_; ++layer) {
-    const auto index = static_cast<std::size_t>(layer);
-    const cpu::CachedLayer& cache = from[index];
-    cuda::SelectJob& selection = selections[index];
+    const cpu::CachedLayer& cache = from[static_cast<std::size_t>(layer)];
+    const Workspace::Layer& at = workspace.layers[static_cast<std::size_t>(layer)];
     if (by_queries) {
       probabilities.push_back({.cache = cache,
                                .queries = prune.observation->queries(layer).const_data_ptr(),
@@ -124,39 +165,20 @@ void GpuPruner::prepare_selection(const GpuPrune& prune, const cpu::KvPool& pool
                                .rows = device_rows,
                                .num_queries = static_cast<std::int32_t>(rows.size()),
                                .num_after = prune.queries.lookahead.total(),
-                               .sums = floats_at(offsets[index].probabilities),
+                               .sums = at.probabilities,
                                .sums_stride = cache.num_cached});
     }
-    if (by_sums) {
-      KVCRUSH_CHECK(prune.observation != nullptr);
+    if (by_sums)
       work.copied_sums.emplace_back(
-          floats_at(offsets[index].probabilities),
-          prune.observation->sums(layer, cache.num_cached).narrow(1, 0, cache.num_cached));
-    }
-    if (by_queries || by_sums) selection.probability_sums = floats_at(offsets[index].probabilities);
-    if (reads_keys(params.policy)) {
-      selection.key_scores = floats_at(offsets[index].key_scores);
-      key_scores.push_back({.cache = cache,
-                            .against_mean = params.policy == BasePolicy::kKeyDiff ? 1 : 0,
-                            .scores = floats_at(offsets[index].key_scores),
-                            .scores_stride = cache.num_cached});
-    }
-    if (params.value_norm) {
-      selection.value_norms = floats_at(offsets[index].value_norms);
-      value_norms.push_back(
-          {.cache = cache, .norms = floats_at(offsets[index].value_norms), .norms_stride = cache.num_cached});
-    }
-    const std::int64_t count = std::int64_t{selection.num_sets} * selection.num_kept;
-    work.kept.push_back(
-        work.kept_slots.narrow(0, next_kept, count).view({selection.num_sets, selection.num_kept}));
-    selection.kept_slots = work.kept.back().data_ptr<std::int32_t>();
-    rewrites[index].sources = selection.kept_slots;
-    rewrites[index].num_sets = selection.num_sets;
-    KVCRUSH_CHECK(selection.num_kept == rewrites[index].to.num_cached);
-    next_kept += count;
+          at.probabilities, prune.observation->sums(layer, cache.num_cached).narrow(1, 0, cache.num_cached));
+    if (at.key_scores != nullptr)
+      key_scores.push_back(
+          {cache, params.policy == BasePolicy::kKeyDiff ? 1 : 0, at.key_scores, cache.num_cached});
+    if (at.value_norms != nullptr) value_norms.push_back({cache, at.value_norms, cache.num_cached});
   }
-  work.select = cuda::prepare_select(selections, base + select_workspace);
-  work.key_workspace = floats_at(key_workspace);
+  work.select = cuda::prepare_select(selections, workspace.selection);
+  work.workspace = workspace.memory;
+  work.key_workspace = workspace.key_scratch;
   work.sums = prune.sums;
   work.selections = staging.add(selections);
   work.probabilities = probabilities.empty() ? nullptr : staging.add(probabilities);
