@@ -60,7 +60,9 @@ class EngineCore {
   void note_scheduled(const StepPlan& plan);
   void advance(const StepPlan& plan);
   // Gives the rows of logits to those who wanted them: samplers, scores, trunks.
-  void use_logits(const StepPlan& plan, const at::Tensor& logits);
+  void use_logits(const StepPlan& plan, const at::Tensor& device_logits);
+  // False: the executor does not sample, or some rows are wanted for something else.
+  bool sample_on_device(const StepPlan& plan, const at::Tensor& logits);
   void emit(const Sequence& sequence, StreamEvent event);
   void start_forks(const StepPlan& plan);
   void finish_scores(const StepPlan& plan);
@@ -71,6 +73,8 @@ class EngineCore {
   void ready_trunk(Sequence& trunk);
   void drop_trunk_if_done(ForkGroup& group);
   SampleResult sample(const Sequence& sequence, std::span<float> logits);
+  // End tokens, as long as the request wants more.
+  static std::span<const TokenId> banned_tokens(const Sequence& sequence);
   // False: that was its last token, and the sequence is gone.
   bool apply(Sequence& sequence, SampleResult sampled);
   // Samples from a chunk of the newest token and drafts after it as far as the drafts were right, and takes

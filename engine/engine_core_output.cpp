@@ -48,7 +48,29 @@ void EngineCore::start_forks(const StepPlan& plan) {
   }
 }
 
-void EngineCore::use_logits(const StepPlan& plan, const at::Tensor& logits) {
+bool EngineCore::sample_on_device(const StepPlan& plan, const at::Tensor& logits) {
+  if (!executor_->samples() || !logits.defined()) return false;
+  std::vector<SampleJob> jobs;
+  std::vector<Sequence*> sequences;
+  for (const ScheduledChunk& chunk : plan.chunks) {
+    if (chunk.num_logit_rows == 0) continue;
+    if (chunk.sequence->kind != SequenceKind::kSample || chunk.num_logit_rows != 1 ||
+        chunk.starts_lookahead || chunk.is_lookahead())
+      return false;
+    jobs.push_back({.sequence = chunk.sequence,
+                    .row = static_cast<int>(jobs.size()),
+                    .stream_key = samplers_.at(chunk.sequence_id).stream_key(),
+                    .banned = banned_tokens(*chunk.sequence)});
+    sequences.push_back(chunk.sequence);
+  }
+  std::vector<SampleResult> sampled = executor_->sample(jobs, logits);
+  for (std::size_t i = 0; i < sequences.size(); ++i) apply(*sequences[i], std::move(sampled[i]));
+  return true;
+}
+
+void EngineCore::use_logits(const StepPlan& plan, const at::Tensor& device_logits) {
+  if (sample_on_device(plan, device_logits)) return;
+  const at::Tensor logits = device_logits.defined() ? executor_->to_host(device_logits) : device_logits;
   struct Rows {
     Sequence* sequence;
     float* first;
@@ -143,12 +165,13 @@ void EngineCore::ready_trunks(const StepPlan& plan) {
   }
 }
 
+std::span<const TokenId> EngineCore::banned_tokens(const Sequence& sequence) {
+  if (sequence.num_output_tokens() >= sequence.sampling.min_tokens) return {};
+  return sequence.end_token_ids;
+}
+
 SampleResult EngineCore::sample(const Sequence& sequence, std::span<float> logits) {
-  const int step = sequence.num_output_tokens();
-  const std::span<const TokenId> banned = step < sequence.sampling.min_tokens
-                                              ? std::span<const TokenId>(sequence.end_token_ids)
-                                              : std::span<const TokenId>();
-  return samplers_.at(sequence.id).sample(logits, step, banned);
+  return samplers_.at(sequence.id).sample(logits, sequence.num_output_tokens(), banned_tokens(sequence));
 }
 
 void EngineCore::finish_scores(const StepPlan& plan) {

@@ -38,6 +38,7 @@ GpuRunner::GpuRunner(const GpuExecutorSpec& spec, GpuWeights weights, std::uniqu
                spec.max_batch_tokens, *runtime_),
       pruner_(decoder_.heads(), num_layers_, *runtime_),
       taps_(decoder_.heads(), num_layers_, *runtime_),
+      sampler_(spec.model->config.vocab_size, *runtime_),
       tables_(*runtime_, num_layers_),
       staging_(*runtime_) {}
 
@@ -71,9 +72,12 @@ at::Tensor GpuRunner::run(const StepPlan& plan) {
   tables_.apply();
   pruner_.launch(kv_.pool());
   if (plan.chunks.empty()) return {};
-  const at::Tensor logits =
-      decoder_.forward(batch, kv_, [this](int layer) { taps_.launch(layer, kv_.pool()); });
-  return logits.defined() ? runtime_->to_host(logits) : logits;
+  return decoder_.forward(batch, kv_, [this](int layer) { taps_.launch(layer, kv_.pool()); });
+}
+
+std::vector<SampleResult> GpuRunner::sample(std::span<const SampleJob> jobs, const at::Tensor& logits) {
+  staging_.start();
+  return sampler_.sample(jobs, logits, staging_);
 }
 
 void GpuRunner::prepare_observation(const Sequence& sequence) {
@@ -152,6 +156,7 @@ void GpuRunner::prepare_fork(const Fork& fork) {
 void GpuRunner::forget(SequenceId id, bool for_good) {
   observations_.erase(id);
   tables_.forget(id);
+  sampler_.forget(id);
   if (for_good) trunk_needs_.erase(id);
 }
 

@@ -10,6 +10,7 @@
 #include "engine/gpu/gpu_decoder.h"
 #include "engine/gpu/gpu_observation.h"
 #include "engine/gpu/gpu_pruner.h"
+#include "engine/gpu/gpu_sampler.h"
 #include "engine/gpu/gpu_taps.h"
 #include "engine/kv_cache/kv_storage.h"
 
@@ -21,6 +22,9 @@ class GpuRunner final : public ModelExecutor {
   GpuRunner(const GpuExecutorSpec& spec, GpuWeights weights, std::unique_ptr<GpuRuntime> runtime);
 
   at::Tensor run(const StepPlan& plan) override;
+  at::Tensor to_host(const at::Tensor& logits) override { return runtime_->to_host(logits); }
+  bool samples() const override { return true; }
+  std::vector<SampleResult> sample(std::span<const SampleJob> jobs, const at::Tensor& logits) override;
   const std::vector<PruneReport>& fork_reports() const override { return fork_reports_; }
   PruneReport settle(Sequence& sequence, const Settling& settling) override;
   void expect_children(SequenceId trunk, const ObservationNeeds& needs) override {
@@ -39,6 +43,7 @@ class GpuRunner final : public ModelExecutor {
   GpuDecoder decoder_;
   GpuPruner pruner_;
   GpuTaps taps_;
+  GpuSampler sampler_;
   DeviceTables tables_;
   Staging staging_;
   std::unordered_map<SequenceId, GpuObservation> observations_;  // of sequences that prune by attention

@@ -4,21 +4,42 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <cstdint>
+#include <span>
 #include <vector>
 
 #include "engine/core/observer.h"
 #include "engine/model/observation_needs.h"
+#include "engine/sampling/sampler.h"
 #include "engine/scheduler/scheduler.h"
 
 namespace kvcrush {
+
+// A row of logits that becomes a sequence's next token.
+struct SampleJob {
+  const Sequence* sequence = nullptr;
+  int row = 0;
+  std::uint64_t stream_key = 0;  // Sampler::stream_key()
+  std::span<const TokenId> banned = {};
+};
 
 class ModelExecutor {
  public:
   virtual ~ModelExecutor() = default;
 
-  // Carries out the plan's forks, then runs its chunks. Logits [rows, vocab] float32 on the CPU, in the order
-  // of plan.chunks and their num_logit_rows; valid until the next call. Undefined: no logits are wanted.
+  // Carries out the plan's forks, then runs its chunks. Logits [rows, vocab] float32, in the order of
+  // plan.chunks and their num_logit_rows, where the executor keeps them; valid until the next call.
+  // Undefined: no logits are wanted.
   virtual at::Tensor run(const StepPlan& plan) = 0;
+  // Those logits on the CPU.
+  virtual at::Tensor to_host(const at::Tensor& logits) { return logits; }
+  // Whether sample() serves: logits need not come to the CPU then.
+  virtual bool samples() const { return false; }
+  // Tokens as Sampler::sample() gives them; overwrites logits.
+  virtual std::vector<SampleResult> sample(std::span<const SampleJob> /*jobs*/,
+                                           const at::Tensor& /*logits*/) {
+    return {};
+  }
   // What pruning and packing did in the last run's forks, in the order of plan.forks.
   virtual const std::vector<PruneReport>& fork_reports() const = 0;
   // Prunes and packs a sequence whose chunk (of the last run) reached a boundary;

@@ -38,6 +38,9 @@ class Sampler {
   // banned is the answer.
   SampleResult sample(std::span<float> logits, int step, std::span<const TokenId> banned);
 
+  // What drives the draws together with the step; for samplers on another device.
+  std::uint64_t stream_key() const { return stream_key_; }
+
  private:
   TokenId choose(std::span<float> logits, int step, std::span<const TokenId> banned) const;
 

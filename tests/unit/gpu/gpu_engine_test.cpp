@@ -175,6 +175,40 @@ TEST_F(GpuEngineTest, PromptsArePrunedWhileTheyComeIn) {
   expect_same_scores(request, 0.1);
 }
 
+// Draws of both devices are the same function of seed and step, so they part only where logits do.
+TEST_F(GpuEngineTest, SamplesOnTheDeviceAsTheCpuDoes) {
+  int same = 0;
+  int all = 0;
+  for (int i = 0; i < 6; ++i) {
+    EngineRequest request =
+        greedy_request("d" + std::to_string(i), random_prompt(30 + 5 * i, kTinyVocab, 300 + i), 14);
+    request.sampling.temperature = i == 0 ? 0.0F : 0.8F;
+    request.sampling.seed = static_cast<std::uint64_t>(i);
+    request.sampling.top_p = i % 2 == 0 ? 0.9F : 1.0F;
+    request.sampling.top_k = i == 3 ? 5 : 0;
+    request.sampling.min_p = i == 4 ? 0.05F : 0.0F;
+    request.sampling.repetition_penalty = i >= 2 ? 1.3F : 1.0F;
+    request.sampling.frequency_penalty = i == 5 ? 0.5F : 0.0F;
+    request.sampling.num_logprobs = 3;
+    const Outcome expected = run(*cpu_, request);
+    Collector collector;
+    ASSERT_TRUE(gpu_->submit(request, collector.stream()).ok());
+    ASSERT_TRUE(collector.wait());
+    const std::vector<TokenId> tokens = collector.tokens();
+    ASSERT_EQ(tokens.size(), expected.tokens.size());
+    const auto parted = std::mismatch(tokens.begin(), tokens.end(), expected.tokens.begin()).first;
+    same += static_cast<int>(parted - tokens.begin());
+    all += static_cast<int>(tokens.size());
+    for (const TokenEvent& event : collector.events()) {
+      ASSERT_TRUE(event.logprob.has_value());
+      EXPECT_EQ(event.logprob->token, event.token);
+      ASSERT_EQ(event.top_logprobs.size(), 3U);
+      EXPECT_GE(event.top_logprobs[0].logprob, event.top_logprobs[1].logprob);
+    }
+  }
+  EXPECT_GE(same, all * 8 / 10) << "of " << all;
+}
+
 TEST_F(GpuEngineTest, SixteenBitWeightsComeClose) {
   for (const char* const weights : {"bf16", "f16"}) {
     auto engine = make_engine("cuda", weights);
