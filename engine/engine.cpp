@@ -15,10 +15,9 @@
 
 #include "engine/engine_core.h"
 #include "engine/engine_options.h"
-#include "engine/gpu/gpu_backend.h"
+#include "engine/executor_factory.h"
 #include "engine/kernels/parallel.h"
 #include "engine/loader/model_file.h"
-#include "engine/model/model_runner.h"
 #include "engine/request_sequences.h"
 
 namespace kvcrush {
@@ -267,23 +266,7 @@ Result<std::unique_ptr<Engine>> Engine::create(std::shared_ptr<const ModelFile> 
   at::set_num_threads(
       1);  // ATen only moves small things here; a second pool of threads would fight with ours
   try {
-    // A lookahead may make a step so many rows larger (Scheduler).
-    const int most_rows = config.max_batch_tokens + kMaxLookaheadBranches;
-    const auto num_blocks = static_cast<int>(limits->num_blocks);
-    std::unique_ptr<ModelExecutor> executor;
-    if (on_gpu) {
-      executor = gpu_backend()->make_executor({.model = model,
-                                               .device = *device,
-                                               .weight_dtype = config.weight_dtype,
-                                               .kv_layout = layout,
-                                               .num_blocks = num_blocks,
-                                               .max_context_tokens = limits->max_context_tokens,
-                                               .max_batch_tokens = most_rows});
-    } else {
-      executor = std::make_unique<ModelRunner>(model->config,
-                                               load_weights(model, limits->max_context_tokens, at::kCPU),
-                                               layout, num_blocks, most_rows, at::Device(at::kCPU));
-    }
+    std::unique_ptr<ModelExecutor> executor = make_executor(model, sized, *limits, layout, *device);
     return std::unique_ptr<Engine>(new Engine(std::make_unique<Impl>(std::move(model), sized, *limits, *dtype,
                                                                      std::move(executor), on_gpu, observer)));
   } catch (const std::exception& error) {

@@ -53,9 +53,10 @@ std::int64_t workspace_bytes(const ModelConfig& model, const EngineConfig& confi
   constexpr std::int64_t kFloatBytes = 4;
   const std::int64_t heads = model.num_heads + 2 * model.num_kv_heads;
   const std::int64_t row = 3 * model.hidden_size + 3 * model.intermediate_size + 2 * heads * model.head_dim;
-  // Scores of a prune, [query heads, tokens], for as many layers as fit a quarter of a gigabyte.
+  // A prune takes its layers in groups of a quarter of a gigabyte, or one.
   const std::int64_t scores =
-      std::max<std::int64_t>(std::int64_t{1} << 28, kFloatBytes * 3 * model.num_heads * max_context_tokens);
+      std::max<std::int64_t>(std::int64_t{1} << 28, kFloatBytes * 2 * (model.num_heads + model.num_kv_heads) *
+                                                        std::int64_t{max_context_tokens});
   constexpr std::int64_t kLibraries = std::int64_t{512} << 20;  // CUDA context, cuBLAS and allocator slack
   return kFloatBytes *
              (config.max_batch_tokens * row + std::int64_t{config.max_running_sequences} * model.vocab_size) +

@@ -27,7 +27,9 @@ struct GpuPrune {
 
 class GpuPruner {
  public:
-  GpuPruner(const HeadLayout& heads, int num_layers, GpuRuntime& runtime);
+  // max_workspace_bytes: of readings and selection at a time; layers are taken in groups that keep to it, one
+  // by one if need be.
+  GpuPruner(const HeadLayout& heads, int num_layers, std::int64_t max_workspace_bytes, GpuRuntime& runtime);
 
   // Stages the work of one prune; launch() starts it once the staging was uploaded.
   void prepare(const GpuPrune& prune, const cpu::KvPool& pool, const DeviceTables& tables, Staging& staging);
@@ -35,29 +37,34 @@ class GpuPruner {
   void launch(const cpu::KvPool& pool);
 
  private:
+  // A group of layers.
   struct Work {
+    int first_layer = 0;
+    int num_layers = 0;
     int max_cached = 0;
     const cuda::ProbabilityJob* probabilities = nullptr;  // each [num_layers]; null: not read
     const cuda::KeyScoreJob* key_scores = nullptr;
     const cuda::ValueNormJob* value_norms = nullptr;
     const cuda::SelectJob* selections = nullptr;  // null: all tokens stay
-    cuda::SelectLaunch select;
+    cuda::SelectLaunch select = {};
     const cuda::RewriteJob* rewrites = nullptr;
-    at::Tensor workspace;  // readings and the selection's own
+    at::Tensor workspace = {};  // keeps it alive
     float* key_workspace = nullptr;
     GpuObservation* sums = nullptr;
-    std::vector<at::Tensor> kept;                            // by layer, int32 [num_sets, num_kept]
-    at::Tensor kept_slots;                                   // all of them
-    std::vector<std::pair<float*, at::Tensor>> copied_sums;  // h2o: where a layer's sums are read from
+    std::vector<at::Tensor> kept = {};                            // by layer, int32 [num_sets, num_kept]
+    std::vector<std::pair<float*, at::Tensor>> copied_sums = {};  // h2o: where a layer's sums are read from
   };
-  void prepare_selection(const GpuPrune& prune, const cpu::KvPool& pool,
-                         const std::vector<cpu::CachedLayer>& from, Staging& staging, Work& work,
-                         std::vector<cuda::RewriteJob>& rewrites);
+  std::vector<cuda::SelectJob> prepare_selection(const GpuPrune& prune, const cpu::KvPool& pool,
+                                                 std::vector<cuda::RewriteJob>& rewrites, Work& work);
+  void prepare_readings(const GpuPrune& prune, const std::vector<cuda::RewriteJob>& rewrites,
+                        const std::vector<cuda::SelectJob>& selections, Staging& staging, Work& work);
   const std::int32_t* all_slots(int count);
 
   HeadLayout heads_;
   int num_layers_;
+  std::int64_t max_workspace_bytes_;
   GpuRuntime& runtime_;
+  at::Tensor workspace_;
   at::Tensor all_slots_;  // int32 0, 1, 2, ...
   std::vector<Work> works_;
 };

@@ -36,7 +36,7 @@ GpuRunner::GpuRunner(const GpuExecutorSpec& spec, GpuWeights weights, std::uniqu
           runtime_->device()),
       decoder_(spec.model->config, std::move(weights), gpu_scalar_type(spec.weight_dtype),
                spec.max_batch_tokens, *runtime_),
-      pruner_(decoder_.heads(), num_layers_, *runtime_),
+      pruner_(decoder_.heads(), num_layers_, spec.prune_workspace_bytes, *runtime_),
       taps_(decoder_.heads(), num_layers_, *runtime_),
       sampler_(spec.model->config.vocab_size, *runtime_),
       tables_(*runtime_, num_layers_),
