@@ -6,7 +6,8 @@ cd "$(dirname "$0")/.."
 preset=$1
 tools/build.sh "$preset"
 suppressions=$PWD/tests/sanitizers
-export ASAN_OPTIONS="detect_leaks=1:strict_string_checks=1:detect_stack_use_after_return=1"
+# No detection of use after return: its stack frames are not aligned for AVX-512 (GCC), and know nothing of fibers.
+export ASAN_OPTIONS="detect_leaks=1:strict_string_checks=1:detect_stack_use_after_return=0"
 export LSAN_OPTIONS="suppressions=$suppressions/lsan.supp:print_suppressions=0"
 export UBSAN_OPTIONS="print_stacktrace=1:halt_on_error=1"
 export TSAN_OPTIONS="suppressions=$suppressions/tsan.supp:halt_on_error=1:second_deadlock_stack=1:ignore_noninstrumented_modules=1"

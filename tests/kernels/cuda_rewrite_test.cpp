@@ -242,7 +242,9 @@ TEST_P(CudaRewriteTest, RepeatedPruningDoesNotDrift) {
 TEST_P(CudaRewriteTest, ManyJobsInOneLaunch) {
   PagedCase paged(kHeads, KvDtype::kF16, {{120, 0}, {70, 0}}, 8);
   const auto fork = [&](int kept, KvDtype dtype) {
-    cpu::CachedLayer to = paged.new_cache({kept, 0}, make_kv_format(dtype, kHeads.head_dim));
+    // Half packed takes more blocks than the fixture's own split.
+    cpu::CachedLayer to = paged.new_cache({kept + 64, 0}, make_kv_format(dtype, kHeads.head_dim));
+    to.num_cached = kept;
     to.num_packed = is_quantised(dtype) ? kept / 2 : 0;
     return to;
   };
