@@ -250,25 +250,19 @@ Result<std::unique_ptr<Engine>> Engine::create(std::shared_ptr<const ModelFile> 
   if (!dtype.ok()) return dtype.status();
   KVCRUSH_RETURN_IF_ERROR(check_heads(model->config));
   const KvLayout layout{.num_kv_heads = model->config.num_kv_heads, .head_dim = model->config.head_dim};
-  EngineConfig sized = config;
   const bool on_gpu = *device != "cpu";
-  if (on_gpu && config.fills_gpu) {
-    const int most =
-        config.max_context_tokens == 0 ? model->config.max_context_tokens : config.max_context_tokens;
-    const Result<std::uint64_t> left = gpu_kv_memory_bytes(*model, config, *device, most);
-    if (!left.ok()) return left.status();
-    sized.kv_memory_bytes = *left;
-  }
-  const Result<EngineLimits> limits = derive_limits(model->config, sized, layout, *dtype);
+  const Result<EngineConfig> sized = on_gpu && config.fills_gpu ? fill_gpu(*model, config, *device) : config;
+  if (!sized.ok()) return sized.status();
+  const Result<EngineLimits> limits = derive_limits(model->config, *sized, layout, *dtype);
   if (!limits.ok()) return limits.status();
   const unsigned cores = std::max(1U, std::thread::hardware_concurrency());
   set_num_kernel_threads(config.num_threads == 0 ? static_cast<int>(cores) : config.num_threads);
   at::set_num_threads(
       1);  // ATen only moves small things here; a second pool of threads would fight with ours
   try {
-    std::unique_ptr<ModelExecutor> executor = make_executor(model, sized, *limits, layout, *device);
-    return std::unique_ptr<Engine>(new Engine(std::make_unique<Impl>(std::move(model), sized, *limits, *dtype,
-                                                                     std::move(executor), on_gpu, observer)));
+    std::unique_ptr<ModelExecutor> executor = make_executor(model, *sized, *limits, layout, *device);
+    return std::unique_ptr<Engine>(new Engine(std::make_unique<Impl>(
+        std::move(model), *sized, *limits, *dtype, std::move(executor), on_gpu, observer)));
   } catch (const std::exception& error) {
     return Status(StatusCode::kResourceExhausted, std::string("cannot set up the engine: ") + error.what());
   }

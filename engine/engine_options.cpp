@@ -65,13 +65,17 @@ std::int64_t workspace_bytes(const ModelConfig& model, const EngineConfig& confi
 
 }  // namespace
 
-Result<std::uint64_t> gpu_kv_memory_bytes(const ModelFile& model, const EngineConfig& config,
-                                          const std::string& device, int max_context_tokens) {
+Result<EngineConfig> fill_gpu(const ModelFile& model, EngineConfig config, const std::string& device) {
+  const int max_context_tokens =
+      config.max_context_tokens == 0 ? model.config.max_context_tokens : config.max_context_tokens;
   const std::int64_t weights = weight_elements(model) * (config.weight_dtype == "f32" ? 4 : 2);
   const std::int64_t workspace = workspace_bytes(model.config, config, max_context_tokens);
   const auto free = static_cast<std::int64_t>(gpu_backend()->free_bytes(device));
   const std::int64_t left = free - weights - workspace;
-  if (left > 0) return static_cast<std::uint64_t>(left);
+  if (left > 0) {
+    config.kv_memory_bytes = static_cast<std::uint64_t>(left);
+    return config;
+  }
   const auto mib = [](std::int64_t bytes) { return std::to_string(bytes >> 20) + " MiB"; };
   return Status(StatusCode::kResourceExhausted, device + " has " + mib(free) + " free; weights take " +
                                                     mib(weights) + " and workspace " + mib(workspace) +

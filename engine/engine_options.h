@@ -11,10 +11,9 @@ namespace kvcrush {
 
 struct ModelFile;
 
-// Bytes that `config` leaves for the KV pool of a GPU; RESOURCE_EXHAUSTED naming the sizes where that is
-// none.
-Result<std::uint64_t> gpu_kv_memory_bytes(const ModelFile& model, const EngineConfig& config,
-                                          const std::string& device, int max_context_tokens);
+// `config` with the KV memory that weights and workspace leave of a GPU; RESOURCE_EXHAUSTED naming the sizes
+// where that is none.
+Result<EngineConfig> fill_gpu(const ModelFile& model, EngineConfig config, const std::string& device);
 
 // INVALID_ARGUMENT naming the field, its value and what is allowed.
 Status check_config(const EngineConfig& config);

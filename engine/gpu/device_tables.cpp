@@ -31,11 +31,21 @@ void DeviceTables::follow(const Sequence& sequence) {
 }
 
 cpu::CachedLayer DeviceTables::cached(const Sequence& sequence, int layer) const {
+  return tables_.at(sequence.id).cached(sequence, layer);
+}
+
+void DeviceTables::fill_cached(const Sequence& sequence, cpu::AttentionSequence* layers,
+                               std::size_t stride) const {
   const Table& table = tables_.at(sequence.id);
+  for (int layer = 0; layer < num_layers_; ++layer)
+    layers[static_cast<std::size_t>(layer) * stride].cache = table.cached(sequence, layer);
+}
+
+cpu::CachedLayer DeviceTables::Table::cached(const Sequence& sequence, int layer) const {
   cpu::CachedLayer result = sequence.cache.layer(layer).cached();
-  result.blocks = table.capacity == 0 ? nullptr
-                                      : table.blocks.const_data_ptr<std::int32_t>() +
-                                            static_cast<std::int64_t>(layer) * table.capacity;
+  result.blocks = capacity == 0
+                      ? nullptr
+                      : blocks.const_data_ptr<std::int32_t>() + static_cast<std::int64_t>(layer) * capacity;
   return result;
 }
 

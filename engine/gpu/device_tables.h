@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "engine/gpu/staging.h"
+#include "engine/kernels/cpu/cpu_kernels.h"
 #include "engine/kernels/cuda/table_update.h"
 #include "engine/kv_cache/block_table.h"
 #include "engine/scheduler/sequence.h"
@@ -21,6 +22,8 @@ class DeviceTables {
   void follow(const Sequence& sequence);
   // A layer as kernels see it. After follow(), until the table changes.
   cpu::CachedLayer cached(const Sequence& sequence, int layer) const;
+  // The same for every layer, [num_layers] of them `stride` apart.
+  void fill_cached(const Sequence& sequence, cpu::AttentionSequence* layers, std::size_t stride) const;
   // Adds the updates to `staging`; apply() after its upload carries them out.
   void flush(Staging& staging);
   void apply();
@@ -35,6 +38,7 @@ class DeviceTables {
     at::Tensor blocks;  // int32 [num_layers, capacity] on the device
     int capacity = 0;
     std::vector<Mirror> layers;
+    cpu::CachedLayer cached(const Sequence& sequence, int layer) const;
   };
   static constexpr int kLeastCapacity = 64;
 

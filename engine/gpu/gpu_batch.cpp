@@ -1,9 +1,5 @@
 #include "engine/gpu/gpu_batch.h"
 
-#include <algorithm>
-
-#include "engine/model/batch_builder.h"
-
 namespace kvcrush {
 
 namespace {
@@ -39,40 +35,40 @@ KvDtype widest_dtype(const StepPlan& plan) {
 
 }  // namespace
 
-GpuBatch make_gpu_batch(const StepPlan& plan, const HeadLayout& heads, int num_layers, int num_block_slots,
-                        const DeviceTables& tables, Staging& staging) {
-  StepBatch flat;
-  build_batch(plan, flat);
-  std::vector<std::int32_t> sequence_of_token;
-  for (std::size_t i = 0; i < flat.chunks.size(); ++i)
-    sequence_of_token.insert(sequence_of_token.end(), static_cast<std::size_t>(flat.chunks[i].num_tokens),
-                             static_cast<std::int32_t>(i));
-  std::vector<cpu::AttentionSequence> all;  // [layers, chunks]
-  std::vector<cpu::AttentionSequence> longest;
-  for (int layer = 0; layer < num_layers; ++layer) {
-    const std::span<const PagedSequence> paged = flat.paged_sequences(layer);
-    for (std::size_t i = 0; i < paged.size(); ++i) {
-      all.push_back(paged[i]);
-      all.back().cache = tables.cached(*flat.chunks[i].sequence, layer);
-      if (layer == 0) longest.push_back(paged[i]);
-      if (paged[i].cache.num_cached > longest[i].cache.num_cached) longest[i] = paged[i];
+GpuBatch GpuBatchBuilder::build(const StepPlan& plan, int num_block_slots, const DeviceTables& tables,
+                                Staging& staging) {
+  build_batch(plan, flat_);
+  const std::size_t num_chunks = flat_.chunks.size();
+  sequence_of_token_.clear();
+  const std::span<const PagedSequence> paged =
+      flat_.paged_sequences(0);  // but for the tables alike in all layers
+  sequences_.resize(static_cast<std::size_t>(num_layers_) * num_chunks);
+  longest_.assign(paged.begin(), paged.end());
+  for (std::size_t i = 0; i < num_chunks; ++i) {
+    sequence_of_token_.insert(sequence_of_token_.end(), static_cast<std::size_t>(flat_.chunks[i].num_tokens),
+                              static_cast<std::int32_t>(i));
+    for (std::size_t at = i; at < sequences_.size(); at += num_chunks) sequences_[at] = paged[i];
+    tables.fill_cached(*flat_.chunks[i].sequence, &sequences_[i], num_chunks);
+    for (std::size_t at = i; at < sequences_.size(); at += num_chunks) {
+      if (sequences_[at].cache.num_cached > longest_[i].cache.num_cached)
+        longest_[i].cache = sequences_[at].cache;
     }
   }
   GpuBatch batch;
-  batch.num_tokens = flat.num_tokens();
-  batch.num_logit_rows = static_cast<int>(flat.logit_rows.size());
-  batch.num_sequences = static_cast<int>(flat.chunks.size());
-  batch.token_ids = staging.add(flat.token_ids);
-  batch.positions = staging.add(flat.positions);
-  batch.sequence_of_token = staging.add(sequence_of_token);
-  batch.logit_rows = staging.add(flat.logit_rows);
-  batch.sequences = staging.add(all);
-  batch.plan = cuda::plan_attention(longest, heads.num_heads / heads.num_kv_heads, heads.num_kv_heads,
-                                    heads.head_dim, num_block_slots);
+  batch.num_tokens = flat_.num_tokens();
+  batch.num_logit_rows = static_cast<int>(flat_.logit_rows.size());
+  batch.num_sequences = static_cast<int>(num_chunks);
+  batch.token_ids = staging.add(flat_.token_ids);
+  batch.positions = staging.add(flat_.positions);
+  batch.sequence_of_token = staging.add(sequence_of_token_);
+  batch.logit_rows = staging.add(flat_.logit_rows);
+  batch.sequences = staging.add(sequences_);
+  batch.plan = cuda::plan_attention(longest_, heads_.num_heads / heads_.num_kv_heads, heads_.num_kv_heads,
+                                    heads_.head_dim, num_block_slots);
   batch.decode = staging.add(batch.plan.decode);
   batch.prefill = staging.add(batch.plan.prefill);
   batch.widest = widest_dtype(plan);
-  batch.query_starts = std::move(flat.query_starts);
+  batch.query_starts = flat_.query_starts;
   return batch;
 }
 

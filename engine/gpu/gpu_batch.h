@@ -7,6 +7,7 @@
 #include "engine/gpu/staging.h"
 #include "engine/kernels/cuda/attention_plan.h"
 #include "engine/kernels/ops.h"
+#include "engine/model/batch_builder.h"
 #include "engine/scheduler/scheduler.h"
 
 namespace kvcrush {
@@ -32,8 +33,21 @@ struct GpuBatch {
   }
 };
 
-// `tables` follow every sequence of the plan.
-GpuBatch make_gpu_batch(const StepPlan& plan, const HeadLayout& heads, int num_layers, int num_block_slots,
-                        const DeviceTables& tables, Staging& staging);
+// Builds batches; keeps its memory from step to step.
+class GpuBatchBuilder {
+ public:
+  GpuBatchBuilder(const HeadLayout& heads, int num_layers) : heads_(heads), num_layers_(num_layers) {}
+
+  // `tables` follow every sequence of the plan.
+  GpuBatch build(const StepPlan& plan, int num_block_slots, const DeviceTables& tables, Staging& staging);
+
+ private:
+  HeadLayout heads_;
+  int num_layers_;
+  StepBatch flat_;
+  std::vector<std::int32_t> sequence_of_token_;
+  std::vector<cpu::AttentionSequence> sequences_;  // [num_layers, chunks]
+  std::vector<cpu::AttentionSequence> longest_;    // [chunks]: of the layer that holds the most
+};
 
 }  // namespace kvcrush

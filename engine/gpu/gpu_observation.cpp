@@ -25,19 +25,13 @@ GpuObservation::GpuObservation(const HeadLayout& heads, int num_layers, const Ob
 
 GpuObservation GpuObservation::clone_for(const ObservationNeeds& needs) const {
   GpuObservation copy(*this);
-  if (needs.num_queries == 0) {
-    copy.needs_.num_queries = 0;
-    copy.needs_.lookahead = {};
-  } else {
+  copy.needs_ = narrowed(needs_, needs);
+  if (copy.needs_.num_queries > 0) {
     copy.queries_ = queries_.clone();
     copy.stats_ = stats_.clone();
   }
-  if (!needs.attention_sums) {
-    copy.needs_.attention_sums = false;
-    copy.sums_.clear();
-  } else {
-    for (at::Tensor& sums : copy.sums_) sums = sums.clone();
-  }
+  if (!copy.needs_.attention_sums) copy.sums_.clear();
+  for (at::Tensor& sums : copy.sums_) sums = sums.clone();
   return copy;
 }
 

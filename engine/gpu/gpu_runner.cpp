@@ -6,7 +6,7 @@
 
 #include "engine/core/status.h"
 #include "engine/kernels/cpu/kv_blocks.h"
-#include "engine/model/prune_outcome.h"
+#include "engine/model/settling.h"
 
 namespace kvcrush {
 
@@ -36,6 +36,7 @@ GpuRunner::GpuRunner(const GpuExecutorSpec& spec, GpuWeights weights, std::uniqu
           runtime_->device()),
       decoder_(spec.model->config, std::move(weights), gpu_scalar_type(spec.weight_dtype),
                spec.max_batch_tokens, *runtime_),
+      batch_builder_(decoder_.heads(), num_layers_),
       pruner_(decoder_.heads(), num_layers_, spec.prune_workspace_bytes, *runtime_),
       taps_(decoder_.heads(), num_layers_, *runtime_),
       sampler_(spec.model->config.vocab_size, *runtime_),
@@ -63,8 +64,7 @@ at::Tensor GpuRunner::run(const StepPlan& plan) {
   for (const ScheduledChunk& chunk : plan.chunks) prepare_observation(*chunk.sequence);
   GpuBatch batch;
   if (!plan.chunks.empty()) {
-    batch =
-        make_gpu_batch(plan, decoder_.heads(), num_layers_, runtime_->num_block_slots(), tables_, staging_);
+    batch = batch_builder_.build(plan, runtime_->num_block_slots(), tables_, staging_);
     taps_.prepare(batch, plan, tables_, observations_, decoder_.activations(), decoder_.qkv(),
                   decoder_.row_stats(), staging_);
   }
@@ -102,24 +102,14 @@ PruneReport GpuRunner::settle(Sequence& sequence, const Settling& settling) {
       .source = sequence, .sequence = sequence, .prunes = settling.prune, .queries = {}, .targets = {}};
   prune.observation = observation_of(sequence.id);
   if (settling.prune) {
-    const bool looked_ahead = sequence.num_computed_tokens == sequence.num_prompt_tokens;
-    const LookaheadShape& shape = sequence.lookahead.shape;
-    prune.queries = queries_of(*sequence.policy.compression, sequence.num_computed_tokens,
-                               looked_ahead ? shape : LookaheadShape{}, shape.tokens);
+    prune.queries = queries_due(sequence);
     if (prune.observation != nullptr && prune.observation->needs().attention_sums)
       prune.sums = prune.observation;
   }
-  std::vector<SequenceCache::LayerShape> shapes;
-  for (int layer = 0; layer < num_layers_; ++layer) {
-    const BlockTable& table = sequence.cache.layer(layer);
-    shapes.push_back(
-        sequence.schedule.settled_shape(layer, settling, table.num_packed_tokens(), table.num_tail_tokens()));
-    cpu::CachedLayer target = tables_.cached(sequence, layer);
-    target.num_packed = shapes.back().num_packed;
-    target.num_cached = target.num_packed + shapes.back().num_tail;
-    KVCRUSH_CHECK(cpu::can_rewrite_in_place(table.cached(), target));
-    prune.targets.push_back(target);
-  }
+  const std::vector<SequenceCache::LayerShape> shapes = settled_shapes(sequence, settling);
+  for (int layer = 0; layer < num_layers_; ++layer)
+    prune.targets.push_back(
+        reshaped(tables_.cached(sequence, layer), shapes[static_cast<std::size_t>(layer)]));
   pruner_.prepare(prune, kv_.pool(), tables_, staging_);
   staging_.upload();
   tables_.apply();
@@ -142,10 +132,7 @@ void GpuRunner::prepare_fork(const Fork& fork) {
         observations_.insert_or_assign(child.id, seen->clone_for(needs_of(child.policy))).first->second;
     if (copy.needs().attention_sums && prune.prunes) prune.sums = &copy;
   }
-  if (prune.prunes) {
-    prune.queries = queries_of(*child.policy.compression, trunk.num_prompt_tokens, child.lookahead.shape,
-                               trunk.lookahead.shape.tokens);
-  }
+  if (prune.prunes) prune.queries = queries_for_fork(trunk, child);
   for (int layer = 0; layer < num_layers_; ++layer) prune.targets.push_back(tables_.cached(child, layer));
   pruner_.prepare(prune, kv_.pool(), tables_, staging_);
   fork_reports_.push_back(fork_report(trunk.cache, child.cache));

@@ -41,6 +41,7 @@ class GpuRunner final : public ModelExecutor {
   int num_layers_;
   KvStorage kv_;
   GpuDecoder decoder_;
+  GpuBatchBuilder batch_builder_;
   GpuPruner pruner_;
   GpuTaps taps_;
   GpuSampler sampler_;

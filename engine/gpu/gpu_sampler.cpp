@@ -121,7 +121,10 @@ std::vector<SampleResult> GpuSampler::sample(std::span<const SampleJob> jobs, co
   if (!updates.empty())
     cuda::observe_tokens(device_updates, static_cast<int>(updates.size()), max_tokens, runtime_.stream());
   cuda::sample_tokens(call, runtime_.stream());
-  const at::Tensor host = runtime_.to_host(answers);
+  // Where nobody asks for log-probabilities the tokens alone come back.
+  const bool asks =
+      std::any_of(rows.begin(), rows.end(), [](const auto& row) { return row.num_logprobs >= 0; });
+  const at::Tensor host = runtime_.to_host(asks ? answers : answers.narrow(0, 0, count));
   const auto on_host = places(host.const_data_ptr<std::int32_t>());
   const Answers read{on_host[0], reinterpret_cast<const float*>(on_host[1]), on_host[2],
                      reinterpret_cast<const float*>(on_host[3])};

@@ -40,26 +40,27 @@ void GpuTaps::prepare(const GpuBatch& batch, const StepPlan& plan, const DeviceT
                       cuda::ActivationType activations, const at::Tensor& qkv, const at::Tensor& row_stats,
                       Staging& staging) {
   std::vector<cuda::QueryCopy> copies;
-  std::vector<cuda::ProbabilityJob> jobs;
-  const std::int64_t stats_stride = std::int64_t{2} * heads_.num_heads;
+  std::vector<std::size_t> summed;  // chunks
+  for (std::size_t i = 0; i < plan.chunks.size(); ++i) {
+    const ScheduledChunk& chunk = plan.chunks[i];
+    const auto it = observations.find(chunk.sequence_id);
+    if (it == observations.end() || !observes(chunk)) continue;
+    if (it->second.needs().num_queries > 0) add_copies(chunk, batch.query_starts[i], it->second, copies);
+    if (it->second.needs().attention_sums && !chunk.is_lookahead()) summed.push_back(i);
+  }
+  std::vector<cuda::ProbabilityJob> jobs;  // layer by layer
   int max_cached = 0;
   for (int layer = 0; layer < num_layers_; ++layer) {
-    for (std::size_t i = 0; i < plan.chunks.size(); ++i) {
+    for (const std::size_t i : summed) {
       const ScheduledChunk& chunk = plan.chunks[i];
-      const auto it = observations.find(chunk.sequence_id);
-      if (it == observations.end() || !observes(chunk)) continue;
-      GpuObservation& observation = it->second;
-      const int first_row = batch.query_starts[i];
-      if (layer == 0 && observation.needs().num_queries > 0)
-        add_copies(chunk, first_row, observation, copies);
-      if (!observation.needs().attention_sums || chunk.is_lookahead()) continue;
       const cpu::CachedLayer cache = tables.cached(*chunk.sequence, layer);
-      at::Tensor sums = observation.sums(layer, cache.num_cached);
+      const at::Tensor sums = observations.at(chunk.sequence_id).sums(layer, cache.num_cached);
       max_cached = std::max(max_cached, cache.num_cached);
+      const std::int64_t first_row = batch.query_starts[i];
       const std::int64_t offset = first_row * qkv.stride(0) * static_cast<std::int64_t>(qkv.element_size());
       jobs.push_back({.cache = cache,
                       .queries = static_cast<const std::byte*>(qkv.const_data_ptr()) + offset,
-                      .row_stats = row_stats.const_data_ptr<float>() + first_row * stats_stride,
+                      .row_stats = row_stats.const_data_ptr<float>() + first_row * 2 * heads_.num_heads,
                       .num_queries = chunk.num_tokens,
                       .num_summed = cache.num_cached,  // new slots are zero
                       .sums = sums.data_ptr<float>(),

@@ -23,17 +23,12 @@ Observation::Observation(const HeadLayout& heads, int num_layers, const Observat
 
 Observation Observation::clone_for(const ObservationNeeds& needs) const {
   Observation copy(*this);
-  if (needs.num_queries == 0) {
-    copy.needs_.num_queries = 0;
-    copy.needs_.lookahead = {};
-  } else {
+  copy.needs_ = narrowed(needs_, needs);
+  if (copy.needs_.num_queries > 0) {
     copy.queries_ = queries_.clone();
     copy.stats_ = stats_.clone();
   }
-  if (!needs.attention_sums) {
-    copy.needs_.attention_sums = false;
-    copy.sums_.clear();
-  }
+  if (!copy.needs_.attention_sums) copy.sums_.clear();
   return copy;
 }
 

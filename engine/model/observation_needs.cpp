@@ -28,6 +28,12 @@ ObservationNeeds merge(const ObservationNeeds& a, const ObservationNeeds& b) {
           .attention_sums = a.attention_sums || b.attention_sums};
 }
 
+ObservationNeeds narrowed(ObservationNeeds held, const ObservationNeeds& wanted) {
+  if (wanted.num_queries == 0) held.num_queries = 0, held.lookahead = {};
+  held.attention_sums = held.attention_sums && wanted.attention_sums;
+  return held;
+}
+
 std::vector<std::pair<int, int>> ObservedQueries::runs() const {
   std::vector<std::pair<int, int>> result = {{count, end}};
   for (int b = 0; b < lookahead.branches; ++b)

@@ -18,6 +18,8 @@ struct ObservationNeeds {
 };
 ObservationNeeds needs_of(const CachePolicy& policy);
 ObservationNeeds merge(const ObservationNeeds& a, const ObservationNeeds& b);
+// What of `held` goes on for a sequence that wants no more than that; a ring that goes on keeps its size.
+ObservationNeeds narrowed(ObservationNeeds held, const ObservationNeeds& wanted);
 
 // The queries that a prune asks: the newest `count` before position `end`, and after them those of a
 // lookahead, whose tokens are no longer cached.

@@ -9,7 +9,7 @@
 #include "engine/core/status.h"
 #include "engine/kernels/cpu/kv_blocks.h"
 #include "engine/kernels/parallel.h"
-#include "engine/model/prune_outcome.h"
+#include "engine/model/settling.h"
 
 namespace kvcrush {
 
@@ -62,10 +62,7 @@ PruneReport Pruner::settle(Sequence& sequence, const Settling& settling, Observa
   const Clock::time_point start = Clock::now();
   ObservedQueries queries;
   if (settling.prune) {
-    const bool looked_ahead = sequence.num_computed_tokens == sequence.num_prompt_tokens;
-    const LookaheadShape& shape = sequence.lookahead.shape;
-    queries = queries_of(*sequence.policy.compression, sequence.num_computed_tokens,
-                         looked_ahead ? shape : LookaheadShape{}, shape.tokens);
+    queries = queries_due(sequence);
     read(*sequence.policy.compression, queries, sequence.cache, observation, kv, readings_);
   }
   const Clock::time_point was_read = Clock::now();
@@ -73,18 +70,12 @@ PruneReport Pruner::settle(Sequence& sequence, const Settling& settling, Observa
   const Clock::time_point selected = Clock::now();
 
   const auto num_layers = static_cast<int>(plans_.size());
+  const std::vector<SequenceCache::LayerShape> shapes = settled_shapes(sequence, settling);
   std::vector<cpu::CachedLayer> targets;
-  std::vector<SequenceCache::LayerShape> shapes;
   for (int layer = 0; layer < num_layers; ++layer) {
-    const BlockTable& table = sequence.cache.layer(layer);
-    shapes.push_back(
-        sequence.schedule.settled_shape(layer, settling, table.num_packed_tokens(), table.num_tail_tokens()));
-    cpu::CachedLayer target = table.cached();
-    target.num_packed = shapes.back().num_packed;
-    target.num_cached = target.num_packed + shapes.back().num_tail;
-    KVCRUSH_CHECK(target.num_cached == plans_[static_cast<std::size_t>(layer)].num_tokens_after);
-    KVCRUSH_CHECK(cpu::can_rewrite_in_place(table.cached(), target));
-    targets.push_back(target);
+    targets.push_back(
+        reshaped(sequence.cache.layer(layer).cached(), shapes[static_cast<std::size_t>(layer)]));
+    KVCRUSH_CHECK(targets.back().num_cached == plans_[static_cast<std::size_t>(layer)].num_tokens_after);
   }
   rewrite(sequence, targets, kv);
 
@@ -110,8 +101,7 @@ PruneReport Pruner::fork(const Sequence& trunk, Sequence& child, const Observati
   ObservedQueries queries;
   if (prunes) {
     const CompressionParams& params = *child.policy.compression;
-    queries =
-        queries_of(params, trunk.num_prompt_tokens, child.lookahead.shape, trunk.lookahead.shape.tokens);
+    queries = queries_for_fork(trunk, child);
     readings = memo.find(params, child.lookahead.shape);
     if (readings == nullptr) {
       Readings& fresh = memo.make(params, child.lookahead.shape);

@@ -172,41 +172,41 @@ inline unsigned __activemask() {
   return kvcrush::cuda_sim::kAllLanes;
 }
 
+namespace kvcrush::cuda_sim {
+
+template <class T, class Update>
+T fetch_and_update(T* address, const Update& update) {
+  const T before = *address;
+  *address = update(before);
+  return before;
+}
+
+}  // namespace kvcrush::cuda_sim
+
 template <class T>
 T atomicAdd(T* address, std::type_identity_t<T> value) {
-  const T before = *address;
-  *address = before + value;
-  return before;
+  return kvcrush::cuda_sim::fetch_and_update(address, [value](T before) { return before + value; });
 }
 template <class T>
 T atomicMax(T* address, std::type_identity_t<T> value) {
-  const T before = *address;
-  *address = std::max(before, value);
-  return before;
+  return kvcrush::cuda_sim::fetch_and_update(address, [value](T before) { return std::max(before, value); });
 }
 template <class T>
 T atomicMin(T* address, std::type_identity_t<T> value) {
-  const T before = *address;
-  *address = std::min(before, value);
-  return before;
+  return kvcrush::cuda_sim::fetch_and_update(address, [value](T before) { return std::min(before, value); });
 }
 template <class T>
 T atomicOr(T* address, std::type_identity_t<T> value) {
-  const T before = *address;
-  *address = before | value;
-  return before;
+  return kvcrush::cuda_sim::fetch_and_update(address, [value](T before) { return before | value; });
 }
 template <class T>
 T atomicExch(T* address, std::type_identity_t<T> value) {
-  const T before = *address;
-  *address = value;
-  return before;
+  return kvcrush::cuda_sim::fetch_and_update(address, [value](T) { return value; });
 }
 template <class T>
 T atomicCAS(T* address, std::type_identity_t<T> expected, std::type_identity_t<T> value) {
-  const T before = *address;
-  if (before == expected) *address = value;
-  return before;
+  return kvcrush::cuda_sim::fetch_and_update(
+      address, [expected, value](T before) { return before == expected ? value : before; });
 }
 
 inline int __popc(unsigned x) {

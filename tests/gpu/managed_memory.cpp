@@ -3,6 +3,8 @@
 #include <c10/core/Allocator.h>
 #include <c10/core/CPUAllocator.h>
 #include <cuda_runtime_api.h>
+#include <gtest/gtest.h>
+#include <pthread.h>
 
 #include <cstdio>
 #include <cstdlib>
@@ -86,4 +88,22 @@ void operator delete(void* memory, std::size_t) noexcept {
 }
 void operator delete[](void* memory, std::size_t) noexcept {
   give_back(memory);
+}
+
+int main(int argc, char** argv) {
+  ::testing::InitGoogleTest(&argc, argv);
+  constexpr std::size_t kStackBytes = 64 << 20;
+  void* const stack = pool().allocate(kStackBytes, 4096);
+  pthread_attr_t attributes;
+  pthread_attr_init(&attributes);
+  pthread_attr_setstack(&attributes, stack, kStackBytes);
+  static int result = 1;
+  pthread_t tests{};
+  const auto run = [](void*) -> void* {
+    result = RUN_ALL_TESTS();
+    return nullptr;
+  };
+  if (pthread_create(&tests, &attributes, run, nullptr) != 0) return 1;
+  pthread_join(tests, nullptr);
+  return result;
 }

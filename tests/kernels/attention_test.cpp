@@ -235,16 +235,9 @@ TEST_P(AttentionTest, KeyAndValueStatisticsMatchReference) {
   EXPECT_LT(max_difference(norms, expected), 1e-6 * c.heads.head_dim);
 }
 
-std::string case_name(const ::testing::TestParamInfo<std::tuple<int, KvDtype>>& info) {
-  return "Case" + std::to_string(std::get<0>(info.param)) + "_" +
-         std::string(to_string(std::get<1>(info.param)));
-}
-
 INSTANTIATE_TEST_SUITE_P(Shapes, AttentionTest,
-                         ::testing::Combine(::testing::Range(0, 8),
-                                            ::testing::Values(KvDtype::kF32, KvDtype::kBF16, KvDtype::kF16,
-                                                              KvDtype::kInt8, KvDtype::kInt4)),
-                         case_name);
+                         ::testing::Combine(::testing::Range(0, 8), testing::all_kv_dtypes()),
+                         testing::case_name);
 
 }  // namespace
 }  // namespace kvcrush

@@ -119,16 +119,10 @@ TEST_P(CudaAttentionTest, BranchesSeeTheirOwnSlotsOnly) {
   expect_matches(paged, c.heads, paged.sequences, cuda::ActivationType::kF32);
 }
 
-std::string case_name(const ::testing::TestParamInfo<std::tuple<int, KvDtype>>& info) {
-  return "Case" + std::to_string(std::get<0>(info.param)) + "_" +
-         std::string(to_string(std::get<1>(info.param)));
-}
-
 INSTANTIATE_TEST_SUITE_P(Shapes, CudaAttentionTest,
                          ::testing::Combine(::testing::Range(0, static_cast<int>(cases().size())),
-                                            ::testing::Values(KvDtype::kF32, KvDtype::kBF16, KvDtype::kF16,
-                                                              KvDtype::kInt8, KvDtype::kInt4)),
-                         case_name);
+                                            testing::all_kv_dtypes()),
+                         testing::case_name);
 
 }  // namespace
 }  // namespace kvcrush

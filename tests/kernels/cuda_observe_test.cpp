@@ -284,16 +284,10 @@ TEST(CudaObserveBatchTest, RecordsRowsInTheirRings) {
   }
 }
 
-std::string case_name(const ::testing::TestParamInfo<std::tuple<int, KvDtype>>& info) {
-  return "Case" + std::to_string(std::get<0>(info.param)) + "_" +
-         std::string(to_string(std::get<1>(info.param)));
-}
-
 INSTANTIATE_TEST_SUITE_P(Shapes, CudaObserveTest,
                          ::testing::Combine(::testing::Range(0, static_cast<int>(cases().size())),
-                                            ::testing::Values(KvDtype::kF32, KvDtype::kBF16, KvDtype::kF16,
-                                                              KvDtype::kInt8, KvDtype::kInt4)),
-                         case_name);
+                                            testing::all_kv_dtypes()),
+                         testing::case_name);
 
 }  // namespace
 }  // namespace kvcrush

@@ -2,29 +2,20 @@
 // are rounded the same way, codes and scales come from the same operations in the same order.
 #include <gtest/gtest.h>
 
-#include "engine/kernels/cpu/kv_blocks.h"
 #include "engine/kernels/cuda/rewrite.h"
-#include "tests/kernels/kernel_fixture.h"
+#include "tests/kernels/rewrite_cases.h"
 
 namespace kvcrush {
 namespace {
 
+using testing::expect_no_drift;
+using testing::kHeads;
 using testing::max_difference;
 using testing::PagedCase;
+using testing::random_sources;
+using testing::rewrite_all_heads;
 
-constexpr HeadLayout kHeads{9, 3, 64};
 constexpr KvDtype kFloats[] = {KvDtype::kF32, KvDtype::kBF16, KvDtype::kF16};
-
-void rewrite_on_cpu(const KvStorage& kv, const cpu::CachedLayer& from, const cpu::CachedLayer& to,
-                    const std::vector<int>& sources) {
-  std::vector<float> scratch(cpu::attention_scratch_floats());
-  std::vector<std::byte> staging(cpu::head_bytes(kv.cpu_pool()));
-  const bool per_head = sources.size() > static_cast<std::size_t>(to.num_cached);
-  for (int h = 0; h < kv.layout().num_kv_heads; ++h) {
-    cpu::rewrite_head(kv.cpu_pool(), from, to, h, sources.data() + (per_head ? h * to.num_cached : 0),
-                      scratch.data(), staging.data());
-  }
-}
 
 cuda::RewriteJob make_job(const KvStorage& kv, const cpu::CachedLayer& from, const cpu::CachedLayer& to,
                           const std::vector<int>& sources) {
@@ -37,22 +28,6 @@ void rewrite_on_gpu(const KvStorage& kv, const cpu::CachedLayer& from, const cpu
                     const std::vector<int>& sources) {
   const cuda::RewriteJob job = make_job(kv, from, to, sources);
   cuda::rewrite(kv.cpu_pool(), &job, 1, nullptr);
-}
-
-// `kept` of `num_cached` slots, the last `num_tail` always among them, one set per head or one for all.
-std::vector<int> random_sources(int num_cached, int kept, int num_tail, int num_sets, std::uint64_t seed) {
-  std::mt19937_64 engine(seed);
-  std::vector<int> sources;
-  for (int set = 0; set < num_sets; ++set) {
-    std::vector<int> slots(static_cast<std::size_t>(num_cached - num_tail));
-    std::iota(slots.begin(), slots.end(), 0);
-    std::shuffle(slots.begin(), slots.end(), engine);
-    slots.resize(static_cast<std::size_t>(kept - num_tail));
-    std::sort(slots.begin(), slots.end());
-    for (int i = num_cached - num_tail; i < num_cached; ++i) slots.push_back(i);
-    sources.insert(sources.end(), slots.begin(), slots.end());
-  }
-  return sources;
 }
 
 template <typename Element>
@@ -127,7 +102,7 @@ TEST_P(CudaRewriteTest, ForkEqualsTheCpu) {
         const at::Tensor others = other_blocks(paged.kv, to);
         rewrite_on_gpu(paged.kv, paged.sequences[0].cache, to, sources);
         EXPECT_TRUE(at::equal(other_blocks(paged.kv, to), others));
-        rewrite_on_cpu(paged.kv, paged.sequences[0].cache, expected, sources);
+        rewrite_all_heads(paged.kv, paged.sequences[0].cache, expected, sources);
         ASSERT_EQ(stored_bits(paged.kv, to), stored_bits(paged.kv, expected))
             << head_dim << " channels from " << to_string(trunk);
       }
@@ -155,7 +130,7 @@ TEST_P(CudaRewriteTest, ExtremeTokensEqualTheCpu) {
   to.num_packed = expected.num_packed = quantised() ? 40 : 0;
   const std::vector<int> all = random_sources(40, 40, 0, 1, 0);
   rewrite_on_gpu(paged.kv, from, to, all);
-  rewrite_on_cpu(paged.kv, from, expected, all);
+  rewrite_all_heads(paged.kv, from, expected, all);
   EXPECT_EQ(stored_bits(paged.kv, to), stored_bits(paged.kv, expected));
 }
 
@@ -194,7 +169,7 @@ TEST_P(CudaRewriteTest, InPlaceEqualsIntoNewBlocks) {
     cpu::CachedLayer apart = paged.new_cache({kept + 8, 0}, format);  // a packed block even for one token
     apart.num_cached = kept;
     apart.num_packed = to.num_packed;
-    rewrite_on_cpu(paged.kv, from, apart, sources);
+    rewrite_all_heads(paged.kv, from, apart, sources);
     const std::vector<std::uint32_t> expected = stored_bits(paged.kv, apart);
     rewrite_on_gpu(paged.kv, from, apart, sources);
     ASSERT_EQ(stored_bits(paged.kv, apart), expected) << "into new blocks, round " << round;
@@ -213,29 +188,7 @@ TEST_P(CudaRewriteTest, InPlaceEqualsIntoNewBlocks) {
 
 // A quantised token is not quantised again when it moves: its value stays to the bit, however often.
 TEST_P(CudaRewriteTest, RepeatedPruningDoesNotDrift) {
-  PagedCase paged(kHeads, GetParam(), {{400, 0}}, 7);
-  cpu::CachedLayer cache = paged.sequences[0].cache;
-  const auto [first_k, first_v] = reference::read_cached(cache, paged.kv);
-  std::vector<std::int64_t> origin(400);
-  std::iota(origin.begin(), origin.end(), 0);
-  for (int round = 0; round < 8; ++round) {
-    const int tail = cache.num_cached - cache.num_packed;
-    const int fixed = quantised() ? tail : 0;
-    const int kept = fixed + (cache.num_cached - fixed) * 9 / 10;
-    const std::vector<int> sources = random_sources(cache.num_cached, kept, fixed, 1, 50 + round);
-    cpu::CachedLayer to = cache;
-    to.num_cached = kept;
-    to.num_packed = quantised() ? kept - tail : 0;
-    rewrite_on_gpu(paged.kv, cache, to, sources);
-    std::vector<std::int64_t> next;
-    for (const int source : sources) next.push_back(origin[static_cast<std::size_t>(source)]);
-    origin = next;
-    cache = to;
-  }
-  const at::Tensor index = at::tensor(at::ArrayRef<std::int64_t>(origin), at::kLong);
-  const auto [k, v] = reference::read_cached(cache, paged.kv);
-  EXPECT_TRUE(at::equal(k, first_k.index_select(1, index)));
-  EXPECT_TRUE(at::equal(v, first_v.index_select(1, index)));
+  expect_no_drift(GetParam(), rewrite_on_gpu);
 }
 
 // Layers of several sequences in one launch: forks of one trunk, a prune in place, a place that is not used.
@@ -260,7 +213,7 @@ TEST_P(CudaRewriteTest, ManyJobsInOneLaunch) {
   std::vector<cuda::RewriteJob> jobs(1);
   for (int i = 0; i < 3; ++i) {
     const cpu::CachedLayer& from = i < 2 ? trunk : pruned;
-    rewrite_on_cpu(paged.kv, from, expected[i], kept[i]);
+    rewrite_all_heads(paged.kv, from, expected[i], kept[i]);
     jobs.push_back(make_job(paged.kv, from, targets[i], kept[i]));
   }
   cuda::rewrite(paged.kv.cpu_pool(), jobs.data(), static_cast<int>(jobs.size()), nullptr);

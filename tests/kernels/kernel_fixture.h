@@ -1,12 +1,16 @@
 // Random inputs for kernel tests: a pool with sequences spread over scattered blocks.
 #pragma once
 
+#include <gtest/gtest.h>
+
 #include <ATen/ATen.h>
 
 #include <algorithm>
 #include <deque>
 #include <numeric>
 #include <random>
+#include <string>
+#include <tuple>
 #include <vector>
 
 #include "engine/kernels/ops.h"
@@ -105,5 +109,14 @@ struct PagedCase {
  private:
   std::vector<BlockId> free_;
 };
+
+// Tests over (index of a case, dtype).
+inline auto all_kv_dtypes() {
+  return ::testing::Values(KvDtype::kF32, KvDtype::kBF16, KvDtype::kF16, KvDtype::kInt8, KvDtype::kInt4);
+}
+inline std::string case_name(const ::testing::TestParamInfo<std::tuple<int, KvDtype>>& info) {
+  return "Case" + std::to_string(std::get<0>(info.param)) + "_" +
+         std::string(to_string(std::get<1>(info.param)));
+}
 
 }  // namespace kvcrush::testing

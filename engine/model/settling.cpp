@@ -1,6 +1,9 @@
-#include "engine/model/prune_outcome.h"
+#include "engine/model/settling.h"
 
 #include <algorithm>
+
+#include "engine/core/status.h"
+#include "engine/kernels/cpu/kv_blocks.h"
 
 namespace kvcrush {
 
@@ -19,6 +22,35 @@ LayerSpread spread_over_layers(int num_layers, const Count& count) {
 }
 
 }  // namespace
+
+ObservedQueries queries_due(const Sequence& sequence) {
+  const bool looked_ahead = sequence.num_computed_tokens == sequence.num_prompt_tokens;
+  const LookaheadShape& shape = sequence.lookahead.shape;
+  return queries_of(*sequence.policy.compression, sequence.num_computed_tokens,
+                    looked_ahead ? shape : LookaheadShape{}, shape.tokens);
+}
+
+ObservedQueries queries_for_fork(const Sequence& trunk, const Sequence& child) {
+  return queries_of(*child.policy.compression, trunk.num_prompt_tokens, child.lookahead.shape,
+                    trunk.lookahead.shape.tokens);
+}
+
+std::vector<SequenceCache::LayerShape> settled_shapes(const Sequence& sequence, const Settling& settling) {
+  std::vector<SequenceCache::LayerShape> shapes;
+  for (int layer = 0; layer < sequence.cache.num_layers(); ++layer) {
+    const BlockTable& table = sequence.cache.layer(layer);
+    shapes.push_back(
+        sequence.schedule.settled_shape(layer, settling, table.num_packed_tokens(), table.num_tail_tokens()));
+    KVCRUSH_CHECK(cpu::can_rewrite_in_place(table.cached(), reshaped(table.cached(), shapes.back())));
+  }
+  return shapes;
+}
+
+cpu::CachedLayer reshaped(cpu::CachedLayer layer, const SequenceCache::LayerShape& shape) {
+  layer.num_packed = shape.num_packed;
+  layer.num_cached = shape.num_packed + shape.num_tail;
+  return layer;
+}
 
 PruneReport shrink_to(std::span<const SequenceCache::LayerShape> shapes, SequenceCache& cache) {
   PruneReport report{.cached_tokens_before = cache.max_cached_tokens()};
