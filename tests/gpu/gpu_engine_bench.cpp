@@ -88,10 +88,15 @@ class Bench {
     kv_token_bytes_ = 2.0 * 2 * c.num_kv_heads * c.head_dim * c.num_layers;
   }
 
-  int run() {
+  // only_batch: the one decode step to measure, for a profiler; 0: everything.
+  int run(int only_batch, int only_context) {
     std::printf("| what | value | target |\n|---|---|---|\n");
     add("copy bandwidth, GB/s", copy_gb_per_s_, 0);
     std::unique_ptr<Engine> engine = make_engine(std::int64_t{36} << 30);
+    if (only_batch > 0) {
+      measure_step(*engine, only_batch, only_context);
+      return 0;
+    }
     for (const auto& [batch, context] :
          std::vector<std::pair<int, int>>{{1, 1024}, {1, 32768}, {16, 4096}, {64, 2048}, {256, 512}})
       measure_step(*engine, batch, context);
@@ -204,8 +209,12 @@ int main(int argc, char** argv) {
   std::string json;
   CLI::App app("The engine on a GPU with random weights of Llama-3-8B's shape");
   app.add_option("--json", json, "File for the results");
+  int batch = 0;
+  int context = 1024;
+  app.add_option("--batch", batch, "Only the decode step of this many sequences")->check(CLI::Range(1, 256));
+  app.add_option("--context", context, "and this many tokens each")->check(CLI::Range(1, 32768));
   CLI11_PARSE(app, argc, argv);
   static const kvcrush::RandomBackend backend;
   kvcrush::set_gpu_backend(&backend);
-  return kvcrush::Bench(json).run();
+  return kvcrush::Bench(json).run(batch, context);
 }

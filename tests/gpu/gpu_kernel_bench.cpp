@@ -127,6 +127,9 @@ at::Tensor random_qkv(int rows) {
 
 class Report {
  public:
+  explicit Report(std::string filter) : filter_(std::move(filter)) {}
+  // Whether a benchmark of this name is asked for.
+  bool wants(const std::string& name) const { return name.find(filter_) != std::string::npos; }
   void add(const std::string& what, double value, const std::string& unit, double target) {
     std::printf("| %s | %.3g %s | %s |\n", what.c_str(), value, unit.c_str(),
                 target > 0 ? (value >= target ? "reached" : "missed") : "");
@@ -135,6 +138,7 @@ class Report {
   void write(const std::string& path) const { std::ofstream(path) << rows_.dump(1) << "\n"; }
 
  private:
+  std::string filter_;
   nlohmann::json rows_ = nlohmann::json::array();
 };
 
@@ -142,12 +146,13 @@ void bench_decode(double copy_rate, Report& report) {
   for (const KvDtype dtype : {KvDtype::kF16, KvDtype::kInt8, KvDtype::kInt4}) {
     for (const auto& [batch, context] :
          std::vector<std::pair<int, int>>{{1, 32768}, {8, 8192}, {64, 4096}, {256, 1024}}) {
+      const std::string name = "decode attention, " + std::string(to_string(dtype)) + ", batch " +
+                               std::to_string(batch) + ", context " + std::to_string(context);
+      if (!report.wants(name)) continue;
       PagedLayer layer(batch, context, 1, dtype);
       const double ms = layer.attention_ms(random_qkv(batch));
       const double rate = layer.bytes_read() / ms / 1e6;
-      report.add("decode attention, " + std::string(to_string(dtype)) + ", batch " + std::to_string(batch) +
-                     ", context " + std::to_string(context) + ": share of copy bandwidth",
-                 rate / copy_rate, "", 0.85);
+      report.add(name + ": share of copy bandwidth", rate / copy_rate, "", 0.85);
     }
     c10::cuda::CUDACachingAllocator::emptyCache();
   }
@@ -155,6 +160,8 @@ void bench_decode(double copy_rate, Report& report) {
 
 void bench_prefill(Report& report) {
   for (const int tokens : {2048, 8192, 32768}) {
+    const std::string name = "prefill attention, " + std::to_string(tokens) + " tokens";
+    if (!report.wants(name)) continue;
     PagedLayer layer(1, tokens, tokens, KvDtype::kF16);
     const double ours = layer.attention_ms(random_qkv(tokens));
     const at::Tensor q = at::randn({1, kHeads, tokens, kHeadDim}, on_gpu(at::kBFloat16));
@@ -162,10 +169,10 @@ void bench_prefill(Report& report) {
     const double theirs = median_ms([&] {
       at::scaled_dot_product_attention(q, k, k, {}, 0.0, /*is_causal=*/true, {}, /*enable_gqa=*/true);
     });
-    report.add("prefill attention, " + std::to_string(tokens) + " tokens: speed against PyTorch's SDPA",
+    report.add(name + ": speed against PyTorch's SDPA",
                theirs / ours, "x", 1);
     const double flops = 2.0 * kHeads * kHeadDim * static_cast<double>(tokens) * tokens;
-    report.add("prefill attention, " + std::to_string(tokens) + " tokens", flops / ours / 1e9, "TFLOP/s", 0);
+    report.add(name, flops / ours / 1e9, "TFLOP/s", 0);
   }
 }
 
@@ -175,6 +182,9 @@ void bench_sampling(Report& report) {
     at::Tensor logits = at::randn({rows, kVocab}, on_gpu(at::kFloat));
     at::Tensor tokens = at::empty({rows}, on_gpu(at::kInt));
     for (const float temperature : {0.0F, 1.0F}) {
+      const std::string name =
+          std::string("sampling, ") + (temperature == 0 ? "greedy" : "top-p") + ", rows " + std::to_string(rows);
+      if (!report.wants(name)) continue;
       std::vector<cuda::SampleRow> parameters(static_cast<std::size_t>(rows));
       for (cuda::SampleRow& row : parameters)
         row.temperature = temperature, row.top_p = 0.95F, row.num_logprobs = -1;
@@ -186,16 +196,14 @@ void bench_sampling(Report& report) {
       call.num_rows = rows;
       call.rows = static_cast<const cuda::SampleRow*>(on_device.const_data_ptr());
       call.tokens = tokens.data_ptr<TokenId>();
-      report.add(std::string("sampling, ") + (temperature == 0 ? "greedy" : "top-p") + ", rows " +
-                     std::to_string(rows),
-                 1e3 * median_ms([&] { cuda::sample_tokens(call, nullptr); }), "us", 0);
+      report.add(name, 1e3 * median_ms([&] { cuda::sample_tokens(call, nullptr); }), "us", 0);
     }
   }
 }
 
-int run(const std::string& json_path) {
+int run(const std::string& json_path, const std::string& filter) {
   const double copy_rate = copy_gb_per_s();
-  Report report;
+  Report report(filter);
   std::printf("| what | value | target |\n|---|---|---|\n");
   report.add("copy bandwidth", copy_rate, "GB/s", 0);
   bench_decode(copy_rate, report);
@@ -212,6 +220,8 @@ int main(int argc, char** argv) {
   std::string json;
   CLI::App app("CUDA kernels against the card's roofline and PyTorch");
   app.add_option("--json", json, "File for the results");
+  std::string filter;
+  app.add_option("--filter", filter, "Only what has this in its name");
   CLI11_PARSE(app, argc, argv);
-  return kvcrush::run(json);
+  return kvcrush::run(json, filter);
 }
