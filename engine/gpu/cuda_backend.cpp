@@ -51,8 +51,8 @@ class CudaRuntime final : public GpuRuntime {
   at::Device device() const override { return device_; }
   void enter() override { c10::cuda::set_device(device_.index()); }
   cuda::Stream stream() const override { return c10::cuda::getCurrentCUDAStream(device_.index()).stream(); }
-  int num_block_slots() const override {
-    return 2 * at::cuda::getDeviceProperties(device_.index())->multiProcessorCount;
+  int num_processors() const override {
+    return at::cuda::getDeviceProperties(device_.index())->multiProcessorCount;
   }
   at::Tensor host_buffer(std::int64_t bytes) const override {
     return at::empty({bytes}, at::TensorOptions(at::kByte).pinned_memory(true));

@@ -35,7 +35,7 @@ KvDtype widest_dtype(const StepPlan& plan) {
 
 }  // namespace
 
-GpuBatch GpuBatchBuilder::build(const StepPlan& plan, int num_block_slots, const DeviceTables& tables,
+GpuBatch GpuBatchBuilder::build(const StepPlan& plan, int num_processors, const DeviceTables& tables,
                                 Staging& staging) {
   build_batch(plan, flat_);
   const std::size_t num_chunks = flat_.chunks.size();
@@ -64,7 +64,7 @@ GpuBatch GpuBatchBuilder::build(const StepPlan& plan, int num_block_slots, const
   batch.logit_rows = staging.add(flat_.logit_rows);
   batch.sequences = staging.add(sequences_);
   batch.plan = cuda::plan_attention(longest_, heads_.num_heads / heads_.num_kv_heads, heads_.num_kv_heads,
-                                    heads_.head_dim, num_block_slots);
+                                    heads_.head_dim, num_processors);
   batch.decode = staging.add(batch.plan.decode);
   batch.prefill = staging.add(batch.plan.prefill);
   batch.widest = widest_dtype(plan);

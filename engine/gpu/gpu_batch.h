@@ -39,7 +39,7 @@ class GpuBatchBuilder {
   GpuBatchBuilder(const HeadLayout& heads, int num_layers) : heads_(heads), num_layers_(num_layers) {}
 
   // `tables` follow every sequence of the plan.
-  GpuBatch build(const StepPlan& plan, int num_block_slots, const DeviceTables& tables, Staging& staging);
+  GpuBatch build(const StepPlan& plan, int num_processors, const DeviceTables& tables, Staging& staging);
 
  private:
   HeadLayout heads_;

@@ -6,6 +6,7 @@
 
 #include "engine/core/status.h"
 #include "engine/kernels/cuda/elementwise.h"
+#include "engine/kernels/cuda/skinny.h"
 
 namespace kvcrush {
 
@@ -57,8 +58,43 @@ void GpuDecoder::normalise(const at::Tensor* delta, const at::Tensor& weight, in
 }
 
 void GpuDecoder::project(const at::Tensor& x, const at::Tensor& weight, at::Tensor& out, int num_rows) {
+  const auto depth = static_cast<int>(weight.size(1));
+  if (cuda::skinny_serves(num_rows, depth, activations_)) {
+    cuda::skinny_matmul({.num_rows = num_rows,
+                         .depth = depth,
+                         .width = static_cast<int>(weight.size(0)),
+                         .type = activations_,
+                         .x = x.const_data_ptr(),
+                         .w = weight.const_data_ptr(),
+                         .out = out.data_ptr(),
+                         .float_out = out.scalar_type() == at::kFloat},
+                        runtime_.stream());
+    return;
+  }
   at::Tensor rows = out.narrow(0, 0, num_rows);
   runtime_.matmul(x.narrow(0, 0, num_rows), weight, rows);
+}
+
+void GpuDecoder::activate(const at::Tensor& gate_up, int num_rows) {
+  if (cuda::skinny_serves(num_rows, config_.hidden_size, activations_)) {
+    cuda::skinny_matmul({.num_rows = num_rows,
+                         .depth = config_.hidden_size,
+                         .width = config_.intermediate_size,
+                         .type = activations_,
+                         .x = normed_.const_data_ptr(),
+                         .w = gate_up.const_data_ptr(),
+                         .out = activated_.data_ptr(),
+                         .gated = true},
+                        runtime_.stream());
+    return;
+  }
+  project(normed_, gate_up, gate_up_, num_rows);
+  cuda::silu_mul({.num_rows = num_rows,
+                  .width = config_.intermediate_size,
+                  .activations = activations_,
+                  .gate_up = gate_up_.const_data_ptr(),
+                  .out = activated_.data_ptr()},
+                 runtime_.stream());
 }
 
 at::Tensor GpuDecoder::forward(const GpuBatch& batch, const KvStorage& kv, const GpuAttentionTap& tap) {
@@ -79,13 +115,7 @@ at::Tensor GpuDecoder::forward(const GpuBatch& batch, const KvStorage& kv, const
     attend(batch, layer, kv, tap);
     project(attended_, weights.output, delta_, num_tokens);
     normalise(&delta_, weights.post_attention_norm, num_tokens);
-    project(normed_, weights.gate_up, gate_up_, num_tokens);
-    cuda::silu_mul({.num_rows = num_tokens,
-                    .width = config_.intermediate_size,
-                    .activations = activations_,
-                    .gate_up = gate_up_.const_data_ptr(),
-                    .out = activated_.data_ptr()},
-                   stream);
+    activate(weights.gate_up, num_tokens);
     project(activated_, weights.down, delta_, num_tokens);
     if (layer + 1 < config_.num_layers)
       normalise(&delta_, weights_.layers[static_cast<std::size_t>(layer) + 1].input_norm, num_tokens);
@@ -116,12 +146,16 @@ void GpuDecoder::attend(const GpuBatch& batch, int layer, const KvStorage& kv, c
   const std::int64_t partials = cuda::partial_floats(batch.plan, heads_.num_kv_heads, heads_.head_dim);
   if (partials > 0 && (!partials_.defined() || partials_.numel() < partials))
     partials_ = at::empty({partials}, hidden_.options());
+  const auto counters = static_cast<std::int64_t>(batch.plan.decode.size()) * heads_.num_kv_heads;
+  if (counters > 0 && (!counters_.defined() || counters_.numel() < counters))
+    counters_ = at::zeros({counters}, hidden_.options().dtype(at::kInt));
   cuda::paged_attention({.sequences = batch.sequences_of(layer),
                          .decode = batch.decode,
                          .prefill = batch.prefill,
                          .num_decode = static_cast<int>(batch.plan.decode.size()),
                          .num_prefill = static_cast<int>(batch.plan.prefill.size()),
                          .num_splits = batch.plan.num_splits,
+                         .decode_rows = batch.plan.decode_rows,
                          .pool = kv.pool(),
                          .widest = batch.widest,
                          .activations = activations_,
@@ -131,7 +165,8 @@ void GpuDecoder::attend(const GpuBatch& batch, int layer, const KvStorage& kv, c
                          .scale = 1.0F / std::sqrt(static_cast<float>(heads_.head_dim)),
                          .out = attended_.data_ptr(),
                          .row_stats = row_stats_.data_ptr<float>(),
-                         .partials = partials > 0 ? partials_.data_ptr<float>() : nullptr},
+                         .partials = partials > 0 ? partials_.data_ptr<float>() : nullptr,
+                         .counters = counters > 0 ? counters_.data_ptr<int>() : nullptr},
                         stream);
   tap(layer);
   cuda::hadamard({.num_rows = batch.num_tokens,

@@ -35,6 +35,8 @@ class GpuDecoder {
   void normalise(const at::Tensor* delta, const at::Tensor& weight, int num_rows,
                  const std::int32_t* row_ids = nullptr);
   void project(const at::Tensor& x, const at::Tensor& weight, at::Tensor& out, int num_rows);
+  // activated = silu(gate) * up of normed.
+  void activate(const at::Tensor& gate_up, int num_rows);
 
   ModelConfig config_;
   GpuWeights weights_;
@@ -43,7 +45,7 @@ class GpuDecoder {
   GpuRuntime& runtime_;
   at::Tensor hidden_, row_stats_;                                     // float32, [max_batch_tokens, ...]
   at::Tensor normed_, qkv_, attended_, delta_, gate_up_, activated_;  // activations
-  at::Tensor partials_, logits_;                                      // grow to the most seen
+  at::Tensor partials_, counters_, logits_;                           // grow to the most seen
 };
 
 }  // namespace kvcrush

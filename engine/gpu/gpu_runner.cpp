@@ -64,7 +64,7 @@ at::Tensor GpuRunner::run(const StepPlan& plan) {
   for (const ScheduledChunk& chunk : plan.chunks) prepare_observation(*chunk.sequence);
   GpuBatch batch;
   if (!plan.chunks.empty()) {
-    batch = batch_builder_.build(plan, runtime_->num_block_slots(), tables_, staging_);
+    batch = batch_builder_.build(plan, runtime_->num_processors(), tables_, staging_);
     taps_.prepare(batch, plan, tables_, observations_, decoder_.activations(), decoder_.qkv(),
                   decoder_.row_stats(), staging_);
   }

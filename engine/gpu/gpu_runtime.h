@@ -18,8 +18,8 @@ class GpuRuntime {
   // Makes it the calling thread's device.
   virtual void enter() = 0;
   virtual cuda::Stream stream() const = 0;  // all work goes there
-  // Attention blocks that run at a time.
-  virtual int num_block_slots() const = 0;
+  // Multiprocessors of the GPU.
+  virtual int num_processors() const = 0;
   // uint8 [bytes] on the host, such that copy_to_device() runs beside the host.
   virtual at::Tensor host_buffer(std::int64_t bytes) const = 0;
   virtual void copy_to_device(void* target, const void* source, std::size_t bytes) = 0;

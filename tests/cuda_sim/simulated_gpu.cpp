@@ -16,7 +16,7 @@ class SimulatedRuntime final : public GpuRuntime {
   at::Device device() const override { return at::kCPU; }
   void enter() override {}
   cuda::Stream stream() const override { return nullptr; }
-  int num_block_slots() const override { return 4; }
+  int num_processors() const override { return 4; }
   at::Tensor host_buffer(std::int64_t bytes) const override { return at::empty({bytes}, at::kByte); }
   void copy_to_device(void* target, const void* source, std::size_t bytes) override {
     std::memcpy(target, source, bytes);

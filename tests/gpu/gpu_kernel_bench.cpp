@@ -68,12 +68,13 @@ class PagedLayer {
     int processors = 0;
     cudaGetDevice(&device);
     cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
-    const cuda::AttentionPlan plan =
-        cuda::plan_attention(sequences_, kGroup, kKvHeads, kHeadDim, 2 * processors);
+    const cuda::AttentionPlan plan = cuda::plan_attention(sequences_, kGroup, kKvHeads, kHeadDim, processors);
     const at::Tensor decode = to_gpu(plan.decode);
     const at::Tensor prefill = to_gpu(plan.prefill);
     const at::Tensor partials =
         at::empty({cuda::partial_floats(plan, kKvHeads, kHeadDim)}, on_gpu(at::kFloat));
+    at::Tensor counters =
+        at::zeros({static_cast<std::int64_t>(plan.decode.size()) * kKvHeads}, on_gpu(at::kInt));
     at::Tensor out = at::empty({qkv.size(0), kHeads * kHeadDim}, qkv.options());
     at::Tensor stats = at::empty({qkv.size(0), kHeads, 2}, on_gpu(at::kFloat));
     const cuda::AttentionCall call{
@@ -83,6 +84,7 @@ class PagedLayer {
         .num_decode = static_cast<int>(plan.decode.size()),
         .num_prefill = static_cast<int>(plan.prefill.size()),
         .num_splits = plan.num_splits,
+        .decode_rows = plan.decode_rows,
         .pool = kv_.pool(),
         .widest = quantised() ? format_.packed : KvDtype::kF16,
         .activations = cuda::ActivationType::kBF16,
@@ -92,7 +94,8 @@ class PagedLayer {
         .scale = 1.0F / std::sqrt(static_cast<float>(kHeadDim)),
         .out = out.data_ptr(),
         .row_stats = stats.data_ptr<float>(),
-        .partials = partials.data_ptr<float>()};
+        .partials = partials.data_ptr<float>(),
+        .counters = counters.data_ptr<int>()};
     return median_ms([&] { cuda::paged_attention(call, nullptr); });
   }
   double bytes_read() const {
@@ -169,8 +172,7 @@ void bench_prefill(Report& report) {
     const double theirs = median_ms([&] {
       at::scaled_dot_product_attention(q, k, k, {}, 0.0, /*is_causal=*/true, {}, /*enable_gqa=*/true);
     });
-    report.add(name + ": speed against PyTorch's SDPA",
-               theirs / ours, "x", 1);
+    report.add(name + ": speed against PyTorch's SDPA", theirs / ours, "x", 1);
     const double flops = 2.0 * kHeads * kHeadDim * static_cast<double>(tokens) * tokens;
     report.add(name, flops / ours / 1e9, "TFLOP/s", 0);
   }
@@ -182,8 +184,8 @@ void bench_sampling(Report& report) {
     at::Tensor logits = at::randn({rows, kVocab}, on_gpu(at::kFloat));
     at::Tensor tokens = at::empty({rows}, on_gpu(at::kInt));
     for (const float temperature : {0.0F, 1.0F}) {
-      const std::string name =
-          std::string("sampling, ") + (temperature == 0 ? "greedy" : "top-p") + ", rows " + std::to_string(rows);
+      const std::string name = std::string("sampling, ") + (temperature == 0 ? "greedy" : "top-p") +
+                               ", rows " + std::to_string(rows);
       if (!report.wants(name)) continue;
       std::vector<cuda::SampleRow> parameters(static_cast<std::size_t>(rows));
       for (cuda::SampleRow& row : parameters)

@@ -6,7 +6,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 [[ $# -eq 0 || $* == --programs ]] || { sed -n '2,4p' "$0"; exit 2; }
 target=build/gpu-deps
-rm -rf "$target"
+rm -rf "$target"/{include,lib,googletest}
 mkdir -p "$target/include" "$target/lib"
 cp -r /usr/include/nlohmann /usr/include/CLI /usr/include/pcre2.h "$target/include/"
 cp "$(find /usr/lib -name libpcre2-8.a | head -1)" "$target/lib/"

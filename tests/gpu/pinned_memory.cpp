@@ -1,7 +1,7 @@
-// Kernel tests keep their data where the host can read it. Here `new`, CPU tensors and the stack are in pinned
-// memory, which kernels reach under the host's own addresses, so the same tests run on a GPU: with
-// CUDA_LAUNCH_BLOCKING=1, for they read results without waiting. Not managed memory: pages that move while the
-// driver copies from a stack among them can hang the GPU.
+// Kernel tests keep their data where the host can read it. Here `new`, CPU tensors and the stack are in
+// pinned memory, which kernels reach under the host's own addresses, so the same tests run on a GPU: with
+// CUDA_LAUNCH_BLOCKING=1, for they read results without waiting. Not managed memory: pages that move while
+// the driver copies from a stack among them can hang the GPU.
 #include <c10/core/Allocator.h>
 #include <c10/core/CPUAllocator.h>
 #include <cuda_runtime_api.h>
@@ -35,7 +35,7 @@ std::pmr::memory_resource& pool() {
   alignas(std::pmr::synchronized_pool_resource) static std::byte
       pools[sizeof(std::pmr::synchronized_pool_resource)];
   static auto* const resource = new (pools) std::pmr::synchronized_pool_resource(
-      {.max_blocks_per_chunk = 0, .largest_required_pool_block = 1 << 20}, new (pinned) PinnedMemory);
+      {.max_blocks_per_chunk = 0, .largest_required_pool_block = 4 << 20}, new (pinned) PinnedMemory);
   return *resource;
 }
 

@@ -52,23 +52,22 @@ step() {  # step NAME SECONDS COMMAND...: runs one part, notes how it ended
   local begun=$SECONDS
   timeout "$limit" "$@" >"$out/$name.txt" 2>&1
   local rc=$?
+  cat "$out"/shard*.log >>"$out/$name.txt" 2>/dev/null && rm -f "$out"/shard*.log  # also those of a run that was ended
   [[ $rc -eq 0 ]] || { failed=1; grep -hE -A12 'Failure|FAILED|rror' "$out/$name.txt" | head -40; }
   say "$name: exit $rc after $((SECONDS - begun)) s: $(grep -cE '^\[  PASSED' "$out/$name.txt") passed, $(grep -cE '^\[  FAILED' "$out/$name.txt") failed"
 }
 shards() {  # shards PROGRAM: its tests in parts side by side; results go by through pinned memory and launches that wait
-  local count=12 i rc=0 jobs=()
+  local count=8 i rc=0 jobs=()
   for ((i = 0; i < count; i++)); do
-    GTEST_TOTAL_SHARDS=$count GTEST_SHARD_INDEX=$i CUDA_LAUNCH_BLOCKING=1 "$1" --gtest_brief=1 >"$out/shard$i.log" 2>&1 &
+    OMP_NUM_THREADS=1 GTEST_TOTAL_SHARDS=$count GTEST_SHARD_INDEX=$i CUDA_LAUNCH_BLOCKING=1 "$1" >"$out/shard$i.log" 2>&1 &
     jobs+=($!)
   done
   for i in "${jobs[@]}"; do wait "$i" || rc=1; done
-  cat "$out"/shard*.log
-  rm -f "$out"/shard*.log
   return $rc
 }
 export -f shards
 export out
-step kernel-tests 75 bash -c "shards $programs/gpu_kernel_tests"
+step kernel-tests 50 bash -c "shards $programs/gpu_kernel_tests"
 step engine-tests 60 "$programs/real_gpu_engine_tests" --gtest_brief=1
 step kernel-bench 60 "$programs/gpu_kernel_bench" --json "$out/kernels.json"
 step engine-bench 120 "$programs/gpu_engine_bench" --json "$out/engine.json"

@@ -1,4 +1,5 @@
 // The GPU's paged attention, run by the simulator, against the ATen reference.
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include "engine/kernels/cuda/cuda_kernels.h"
@@ -47,10 +48,10 @@ struct AttentionResult {
 
 AttentionResult run_on_gpu(const PagedCase& paged, const HeadLayout& heads,
                            std::span<const PagedSequence> sequences, cuda::ActivationType activations,
-                           int num_block_slots) {
+                           int num_processors) {
   const int group = heads.num_heads / heads.num_kv_heads;
   const cuda::AttentionPlan plan =
-      cuda::plan_attention(sequences, group, heads.num_kv_heads, heads.head_dim, num_block_slots);
+      cuda::plan_attention(sequences, group, heads.num_kv_heads, heads.head_dim, num_processors);
   const at::ScalarType type = activations == cuda::ActivationType::kF32   ? at::kFloat
                               : activations == cuda::ActivationType::kF16 ? at::kHalf
                                                                           : at::kBFloat16;
@@ -59,6 +60,7 @@ AttentionResult run_on_gpu(const PagedCase& paged, const HeadLayout& heads,
   at::Tensor stats = at::full({q.size(0), heads.num_heads, 2}, NAN, at::kFloat);
   std::vector<float> partials(
       static_cast<std::size_t>(cuda::partial_floats(plan, heads.num_kv_heads, heads.head_dim)), NAN);
+  std::vector<int> counters(plan.decode.size() * static_cast<std::size_t>(heads.num_kv_heads), 0);
   KvDtype widest = KvDtype::kF16;
   for (const KvDtype dtype : {paged.format.packed, paged.format.tail}) {
     if (dtype != KvDtype::kF16) widest = dtype;
@@ -69,6 +71,7 @@ AttentionResult run_on_gpu(const PagedCase& paged, const HeadLayout& heads,
                                  .num_decode = static_cast<int>(plan.decode.size()),
                                  .num_prefill = static_cast<int>(plan.prefill.size()),
                                  .num_splits = plan.num_splits,
+                                 .decode_rows = plan.decode_rows,
                                  .pool = paged.kv.cpu_pool(),
                                  .widest = widest,
                                  .activations = activations,
@@ -78,8 +81,10 @@ AttentionResult run_on_gpu(const PagedCase& paged, const HeadLayout& heads,
                                  .scale = 1.0F / std::sqrt(static_cast<float>(heads.head_dim)),
                                  .out = out.data_ptr(),
                                  .row_stats = stats.data_ptr<float>(),
-                                 .partials = partials.data()};
+                                 .partials = partials.data(),
+                                 .counters = counters.data()};
   cuda::paged_attention(call, nullptr);
+  EXPECT_THAT(counters, ::testing::Each(0)) << "the next layer counts from zero";
   return {out.to(at::kFloat), stats};
 }
 
@@ -91,10 +96,10 @@ void expect_matches(const PagedCase& paged, const HeadLayout& heads, std::span<c
   const at::Tensor rounded =
       activations == cuda::ActivationType::kBF16 ? paged.qkv.to(at::kBFloat16).to(at::kFloat) : paged.qkv;
   reference::paged_attention(rounded, heads, sequences, paged.kv, expected, expected_stats);
-  for (const int num_block_slots : {1, 64}) {
-    const AttentionResult actual = run_on_gpu(paged, heads, sequences, activations, num_block_slots);
+  for (const int num_processors : {1, 22}) {
+    const AttentionResult actual = run_on_gpu(paged, heads, sequences, activations, num_processors);
     EXPECT_LT(max_difference(actual.out, expected), tolerance(activations))
-        << num_block_slots << " block slots";
+        << num_processors << " processors";
     EXPECT_LT(max_difference(actual.stats.select(2, 0), expected_stats.select(2, 0)), 0.02);
     const at::Tensor ratio = actual.stats.select(2, 1) / expected_stats.select(2, 1);
     EXPECT_LT(max_difference(ratio, at::ones_like(ratio)), 0.03);

@@ -2,6 +2,7 @@
 
 #include "engine/core/status.h"
 #include "engine/kernels/cuda/cuda_kernels.h"
+#include "engine/kernels/cuda/decode.h"
 #include "engine/kernels/cuda/launch.h"
 
 namespace kvcrush::cuda {
@@ -88,14 +89,17 @@ void run(const AttentionCall& call, Stream stream) {
                                 .raw = raw_staging(call.widest, kHeadDim),
                                 .out = static_cast<Activation*>(call.out),
                                 .row_stats = call.row_stats,
-                                .partials = call.num_splits > 1 ? call.partials : nullptr};
+                                .partials = call.num_splits > 1 ? call.partials : nullptr,
+                                .counters = nullptr};
   const auto heads = static_cast<unsigned>(call.pool.num_kv_heads);
   const auto shape = [&](int splits, int tiles, bool decode) {
     return LaunchShape{dim3{static_cast<unsigned>(splits), heads, static_cast<unsigned>(tiles)},
                        dim3{attention_threads(kHeadDim)},
                        static_cast<std::size_t>(attention_shared_bytes(kHeadDim, decode, p.raw))};
   };
-  if (call.num_decode > 0) {
+  if (call.num_decode > 0 && has_fast_decode(call.widest, kHeadDim, call.decode_rows)) {
+    decode_attention(call, stream);
+  } else if (call.num_decode > 0) {
     launch<attention_kernel<Activation, kHeadDim, true>>(shape(call.num_splits, call.num_decode, true),
                                                          stream, p);
     if (call.num_splits > 1) {

@@ -24,7 +24,8 @@ struct AttentionParams {
   RawStaging raw;
   Activation* out;
   float* row_stats;
-  float* partials;  // [splits, row tiles, KV heads, kRowsPerWarp, head_dim + 2]; null: one split
+  float* partials;  // [row tiles, KV heads, kRowsPerWarp, splits, head_dim + 2]; null: one split
+  int* counters;    // [row tiles, KV heads], zero before and after
 };
 
 // Softmax state of the two rows that a lane holds parts of.

@@ -1,23 +1,47 @@
 #include "engine/kernels/cuda/attention_plan.h"
 
 #include <algorithm>
+#include <limits>
 
 #include "engine/core/status.h"
 
 namespace kvcrush::cuda {
 
+namespace {
+
+// What a block takes beside its units, in their time: queries, the way to the first unit, the merge.
+constexpr int kBlockOverhead = 3;
+
+// Of every sequence's units, among blocks that come in waves of num_slots; a block's warps take units in
+// turn.
+int best_splits(int blocks, int num_slots, int num_units, int num_warps) {
+  int best = 1;
+  std::int64_t least = std::numeric_limits<std::int64_t>::max();
+  for (int splits = 1; splits <= std::clamp(num_units / num_warps, 1, kMaxSplits); ++splits) {
+    const std::int64_t turns = cpu::ceil_div(cpu::ceil_div(num_units, splits), num_warps) + kBlockOverhead;
+    const std::int64_t time = cpu::ceil_div(blocks * splits, num_slots) * turns;
+    if (time >= least) continue;
+    least = time;
+    best = splits;
+  }
+  return best;
+}
+
+}  // namespace
+
 AttentionPlan plan_attention(std::span<const cpu::AttentionSequence> sequences, int group, int num_kv_heads,
-                             int head_dim, int num_block_slots) {
-  KVCRUSH_CHECK(group >= 1 && group <= kRowsPerWarp && num_kv_heads >= 1 && num_block_slots >= 1);
+                             int head_dim, int num_processors) {
+  KVCRUSH_CHECK(group >= 1 && group <= kRowsPerWarp && num_kv_heads >= 1 && num_processors >= 1);
   AttentionPlan plan;
-  int most_tiles = 0;
+  int most_units = 0;
   for (std::size_t i = 0; i < sequences.size(); ++i) {
     const cpu::AttentionSequence& sequence = sequences[i];
     const auto index = static_cast<std::int32_t>(i);
     if (sequence.num_queries * group <= kRowsPerWarp) {
       if (sequence.num_queries == 0) continue;
       plan.decode.push_back({index, 0});
-      most_tiles = std::max(most_tiles, cpu::num_tiles(sequence.cache, sequence.cache.num_cached));
+      plan.decode_rows = std::max(plan.decode_rows, sequence.num_queries * group);
+      most_units = std::max(most_units, num_units(sequence.cache));
       continue;
     }
     const int queries_per_tile = kRowsPerWarp * attention_warps(head_dim) / group;
@@ -27,10 +51,8 @@ AttentionPlan plan_attention(std::span<const cpu::AttentionSequence> sequences, 
   // The rows of late queries see the most: they start first, so that the last blocks to end are short ones.
   std::reverse(plan.prefill.begin(), plan.prefill.end());
   const int blocks = static_cast<int>(plan.decode.size()) * num_kv_heads;
-  if (blocks == 0) return plan;
-  const int wanted = cpu::ceil_div(2 * num_block_slots, blocks);  // two waves even out lengths
-  plan.num_splits = std::clamp(wanted, 1, std::clamp(most_tiles / kMinSplitTiles, 1, kMaxSplits));
-  if (blocks >= num_block_slots) plan.num_splits = 1;
+  const int slots = num_processors * decode_blocks_per_processor(head_dim);
+  if (blocks > 0) plan.num_splits = best_splits(blocks, slots, most_units, attention_warps(head_dim));
   return plan;
 }
 

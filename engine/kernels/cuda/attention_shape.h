@@ -53,4 +53,45 @@ KVCRUSH_LAYOUT constexpr int attention_shared_bytes(int head_dim, bool decode, R
   return queries + tiles + second > merge ? queries + tiles + second : merge;
 }
 
+// Decode over float16, int8 and int4 (decode.cu). A warp takes units of neighbouring tiles in turn,
+// kDecodeStages of them in shared memory at a time, as they are stored.
+inline constexpr int kDecodeStages = 2;
+
+KVCRUSH_LAYOUT constexpr bool has_fast_decode(KvDtype widest, int head_dim, int num_rows) {
+  const bool narrow = widest == KvDtype::kF16 || widest == KvDtype::kInt8 || widest == KvDtype::kInt4;
+  return narrow && (head_dim == 64 || head_dim == 128 || (head_dim == 256 && num_rows <= kRowsPerWarp / 2));
+}
+// Tiles of a unit: as many as make lanes load whole words of a token's codes.
+KVCRUSH_LAYOUT constexpr int unit_tiles(KvDtype dtype) {
+  return dtype == KvDtype::kInt4 ? 4 : dtype == KvDtype::kInt8 ? 2 : 1;
+}
+// Of one tile in shared memory; what the codes' tiles have beyond their size keeps a unit's tiles in
+// different banks.
+KVCRUSH_LAYOUT constexpr int staged_tile_bytes(KvDtype dtype, int head_dim) {
+  if (dtype == KvDtype::kF16) return 2 * kTileTokens * head_dim * 2;
+  return 2 * kTileTokens * head_dim * cpu::code_bits(dtype) / 8 + 4 * 2 * kTileTokens +
+         128 / unit_tiles(dtype);
+}
+KVCRUSH_LAYOUT constexpr int decode_stage_bytes(int head_dim) {
+  int most = 0;
+  for (const KvDtype dtype : {KvDtype::kF16, KvDtype::kInt8, KvDtype::kInt4}) {
+    const int bytes = unit_tiles(dtype) * staged_tile_bytes(dtype, head_dim);
+    most = bytes > most ? bytes : most;
+  }
+  return most;
+}
+KVCRUSH_LAYOUT constexpr int decode_shared_bytes(int head_dim) {
+  return attention_warps(head_dim) * kDecodeStages * decode_stage_bytes(head_dim);
+}
+// Blocks that a multiprocessor with an H100's 227 KiB holds at a time; its registers hold no more either.
+KVCRUSH_LAYOUT constexpr int decode_blocks_per_processor(int head_dim) {
+  const int fit = (227 << 10) / (decode_shared_bytes(head_dim) + (6 << 10));
+  return fit < 3 ? fit : 3;
+}
+KVCRUSH_LAYOUT int num_units(const cpu::CachedLayer& cache) {
+  const int packed = cache.num_packed == 0 ? 0 : cpu::num_tiles(cache, cache.num_packed);
+  return cpu::ceil_div(packed, unit_tiles(cache.format.packed)) +
+         cpu::ceil_div(cache.num_cached - cache.num_packed, kTileTokens);
+}
+
 }  // namespace kvcrush::cuda

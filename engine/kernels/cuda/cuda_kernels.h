@@ -18,6 +18,7 @@ struct AttentionCall {
   int num_decode = 0;
   int num_prefill = 0;
   int num_splits = 1;
+  int decode_rows = 0;  // the plan's
   cpu::KvPool pool;
   KvDtype widest = KvDtype::kF16;  // of the batch's dtypes, the one whose tiles are largest
   ActivationType activations = ActivationType::kF16;
@@ -28,6 +29,7 @@ struct AttentionCall {
   void* out = nullptr;         // [T, num_heads, head_dim]
   float* row_stats = nullptr;  // [T, num_heads, 2]: largest score, 1 / sum of exp(score - largest)
   float* partials = nullptr;   // partial_floats()
+  int* counters = nullptr;     // [num_decode, KV heads], zeros, also afterwards
 };
 
 // head_dim: 64, 96, 128 or 256. Throws std::runtime_error where a launch is refused.

@@ -58,6 +58,13 @@ __device__ __forceinline__ unsigned f16x2_fma(unsigned a, unsigned b, unsigned c
   return as_bits(__hfma2(as_half2(a), as_half2(b), as_half2(c)));
 }
 
+// (x & mask) | bits as one instruction: the compiler makes two of it where both are constants.
+__device__ __forceinline__ unsigned and_or(unsigned x, unsigned mask, unsigned bits) {
+  unsigned y;
+  asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(y) : "r"(x), "r"(mask), "r"(bits));
+  return y;
+}
+
 // Of the launch, at least 128-byte aligned.
 __device__ __forceinline__ std::byte* dynamic_shared() {
   extern __shared__ __align__(128) unsigned char kvcrush_dynamic_shared[];
@@ -95,6 +102,12 @@ __device__ __forceinline__ void load_matrices_transposed(unsigned (&r)[4], const
                : "r"(shared_address(row))
                : "memory");
 }
+// An 8x8 matrix of 16-bit elements, two of row lane / 4 in each lane, transposed.
+__device__ __forceinline__ unsigned transpose_matrix(unsigned x) {
+  unsigned y;
+  asm("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(y) : "r"(x));
+  return y;
+}
 // c [16, 8] += a [16, 16] b [16, 8] in float16, sums in float.
 __device__ __forceinline__ void mma_f16(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
   asm volatile(
@@ -102,6 +115,22 @@ __device__ __forceinline__ void mma_f16(float (&c)[4], const unsigned (&a)[4], u
       "%1, %2, %3};"
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+__device__ __forceinline__ void mma_bf16(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+      "{%0, "
+      "%1, %2, %3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+// What nobody reads again soon: it takes no room in the first cache.
+__device__ __forceinline__ uint4 load_once(const uint4* address) {
+  uint4 x;
+  asm("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+      : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
+      : "l"(address));
+  return x;
 }
 __device__ __forceinline__ float exp2_fast(float x) {
   float y;
@@ -142,6 +171,9 @@ inline unsigned f16x2_subtract(unsigned a, unsigned b) {
 inline unsigned f16x2_fma(unsigned a, unsigned b, unsigned c) {
   return f16x2_apply([&](int s) { return f16_half(a, s) * f16_half(b, s) + f16_half(c, s); });
 }
+inline unsigned and_or(unsigned x, unsigned mask, unsigned bits) {
+  return (x & mask) | bits;
+}
 inline std::byte* dynamic_shared() {
   return cuda_sim::dynamic_shared();
 }
@@ -161,9 +193,25 @@ inline void load_matrices(unsigned (&r)[4], const void* row) {
 inline void load_matrices_transposed(unsigned (&r)[4], const void* row) {
   cuda_sim::load_matrix(r, 4, row, true);
 }
+inline unsigned transpose_matrix(unsigned x) {
+  const auto lane = static_cast<int>(cuda_sim::lane());
+  unsigned y = 0;
+  for (int i = 0; i < 2; ++i) {
+    const unsigned row = __shfl_sync(kAllLanes, x, (lane % 4 * 2 + i) * 4 + lane / 4 / 2);
+    y |= (row >> (lane / 4 % 2 * 16) & 0xffffU) << (16 * i);
+  }
+  return y;
+}
 inline void mma_f16(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
   const unsigned b[2] = {b0, b1};
   cuda_sim::mma_16816(c, a, b, false);
+}
+inline void mma_bf16(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
+  const unsigned b[2] = {b0, b1};
+  cuda_sim::mma_16816(c, a, b, true);
+}
+inline uint4 load_once(const uint4* address) {
+  return *address;
 }
 inline float exp2_fast(float x) {
   return std::exp2(x);

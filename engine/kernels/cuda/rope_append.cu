@@ -121,7 +121,9 @@ struct Rotation {
   __device__ __forceinline__ void apply(float (&x)[kPiece]) const {
 #pragma unroll
     for (int i = 0; i < kPiece; ++i)
-      x[i] = x[i] * cosines[i] + __shfl_sync(kAllLanes, x[i], partner) * sines[i];
+      // Rounded as on the CPU: a fused multiply-add would differ in a key's last bit.
+      x[i] = __fadd_rn(__fmul_rn(x[i], cosines[i]),
+                       __fmul_rn(__shfl_sync(kAllLanes, x[i], partner), sines[i]));
   }
 };
 

@@ -70,18 +70,22 @@ class GpuEngineTest : public ::testing::Test {
     return {collector.score(0).logprobs, collector.finish(0)};
   }
   // Rounding to float16 in attention moves log-probabilities a little. Where it also moves a token over the
-  // edge of the budget, those after it differ more: `share` of all must agree. A code of int4 is a fifteenth
-  // of a head's range: there they may be `tolerance` apart.
+  // edge of the budget, those after it differ more: `share` of all must agree. A key that rounds to the next
+  // code, a 255th (int8) or a fifteenth (int4) of a head's range further, moves them more: hence `tolerance`.
   void expect_same_scores(const EngineRequest& request, double share, float tolerance = 0.05F) {
     const Answer expected = score(*cpu_, request);
     const Answer actual = score(*gpu_, request);
     ASSERT_EQ(actual.logprobs.size(), expected.logprobs.size());
     int close = 0;
+    float most = 0;
     for (std::size_t i = 0; i < expected.logprobs.size(); ++i) {
       ASSERT_TRUE(std::isfinite(actual.logprobs[i]));
-      close += std::abs(actual.logprobs[i] - expected.logprobs[i]) < tolerance ? 1 : 0;
+      const float apart = std::abs(actual.logprobs[i] - expected.logprobs[i]);
+      most = std::max(most, apart);
+      close += apart < tolerance ? 1 : 0;
     }
-    EXPECT_GE(close, share * static_cast<double>(expected.logprobs.size())) << request.request_id;
+    EXPECT_GE(close, share * static_cast<double>(expected.logprobs.size()))
+        << request.request_id << ", " << most;
     EXPECT_EQ(actual.finish.compression.kv_bytes_held, expected.finish.compression.kv_bytes_held);
     EXPECT_EQ(actual.finish.compression.pruned, expected.finish.compression.pruned);
     EXPECT_EQ(actual.finish.compression.tokens_evicted.max, expected.finish.compression.tokens_evicted.max);
@@ -97,7 +101,11 @@ TEST_F(GpuEngineTest, FullCacheScoresAsTheCpuDoes) {
   for (const KvDtype dtype : {KvDtype::kF16, KvDtype::kBF16, KvDtype::kInt8, KvDtype::kInt4}) {
     EngineRequest request = score_request(130, 24, 3 + static_cast<std::uint64_t>(dtype));
     request.cache_policies[0].kv_dtype = dtype;
-    dtype == KvDtype::kInt4 ? expect_same_scores(request, 0.9, 0.3F) : expect_same_scores(request, 1.0);
+    if (dtype == KvDtype::kInt4) {
+      expect_same_scores(request, 0.9, 0.3F);
+    } else {
+      expect_same_scores(request, 1.0, dtype == KvDtype::kInt8 ? 0.1F : 0.05F);
+    }
   }
 }
 

@@ -1,0 +1,314 @@
+// A warp's attention for up to 16 rows, one (query, query head) each, over units of the cache. Transposed:
+// scores are K Q^T [tokens, rows], outputs V^T P^T [channels, rows], so that eight rows, twice what most
+// models' groups have, fill the tensor cores' short side. Online softmax in powers of two.
+#pragma once
+
+#include "engine/kernels/cuda/attention_stages.cuh"
+#include "engine/kernels/cuda/decode_fragments.cuh"
+
+namespace kvcrush::cuda {
+
+// Probabilities are 2^7 times themselves: with small V scales in them they would else lose bits as float16.
+// All that they add up to has the same factor.
+inline constexpr float kProbabilityExponent = 7;
+
+// A block's queries as the other operand of with_keys(): [k-step][column][lane], kColumns of eight rows each.
+template <int kHeadDim, int kColumns>
+using DecodeQueries = uint2[kHeadDim / 16][kColumns][kWarpLanes];
+
+// This lane's rows are 8 c + 2q and the next.
+template <int kHeadDim, int kColumns>
+struct DecodeState {
+  float query_sum[kColumns][2];
+  int own_slot[kColumns][2];  // of the row's query, -1: no such row
+  float max[kColumns][2];
+  float sum[kColumns][2];     // of this lane's tokens
+  float offset[kColumns][2];  // of probabilities times V's minima, the same for all channels
+  float out[kHeadDim / 16][kColumns][4];
+};
+
+// Queries times `scale`, by all warps of the block.
+template <int kHeadDim, int kColumns, class Activation>
+__device__ __forceinline__ void load_decode_rows(const AttentionParams<Activation>& p, const Share& share,
+                                                 float scale, int warp, int lane,
+                                                 DecodeQueries<kHeadDim, kColumns>& queries) {
+#pragma unroll
+  for (int c = 0; c < kColumns; ++c) {
+    const int row = 8 * c + lane / 4;
+    const bool there = row < share.num_rows;
+    const std::int64_t token = share.sequence.query_start + row / p.group;
+    const Activation* from =
+        p.q + (there ? token * p.q_stride + (share.kv_head * p.group + row % p.group) * kHeadDim : 0);
+    for (int s = warp; s < kHeadDim / 16; s += attention_warps(kHeadDim)) {
+      float x[4];
+      for (int i = 0; i < 4; ++i) x[i] = there ? to_float(from[16 * s + lane % 4 + 4 * i]) * scale : 0.0F;
+      queries[s][c][lane] = make_uint2(pack_f16(x[0], x[1]), pack_f16(x[2], x[3]));
+    }
+  }
+}
+
+// After all queries are there.
+template <int kHeadDim, int kColumns>
+__device__ __forceinline__ void start_decode(const Share& share, int group, int lane,
+                                             const DecodeQueries<kHeadDim, kColumns>& queries,
+                                             DecodeState<kHeadDim, kColumns>& state) {
+  const int q = lane % 4;
+#pragma unroll
+  for (int c = 0; c < kColumns; ++c) {
+    float sum = 0;
+    for (int s = 0; s < kHeadDim / 16; ++s) {
+      const uint2 four = queries[s][c][lane];
+      for (const unsigned pair : {four.x, four.y})
+        sum += to_float(F16{static_cast<std::uint16_t>(pair)}) +
+               to_float(F16{static_cast<std::uint16_t>(pair >> 16)});
+    }
+    for (int offset = 1; offset <= 2; offset *= 2) sum += __shfl_xor_sync(kAllLanes, sum, offset);
+    for (int e = 0; e < 2; ++e) {
+      const int own = 8 * c + 2 * q + e;
+      state.query_sum[c][e] = __shfl_sync(kAllLanes, sum, (2 * q + e) * 4);
+      state.own_slot[c][e] = own < share.num_rows ? share.first_slot + own / group : -1;
+      state.max[c][e] = minus_infinity();
+      state.sum[c][e] = 0;
+      state.offset[c][e] = 0;
+    }
+  }
+#pragma unroll
+  for (int j = 0; j < kHeadDim / 16; ++j) {
+    for (int c = 0; c < kColumns; ++c) {
+      for (int i = 0; i < 4; ++i) state.out[j][c][i] = 0;
+    }
+  }
+}
+
+// Of a sequence with branches: no row gets a score of a text that is not its own.
+template <int kMTiles, int kHeadDim, int kColumns>
+__device__ __forceinline__ void hide_other_branches(const AttentionSequence& sequence,
+                                                    const int (&slots)[kMTiles][2],
+                                                    const DecodeState<kHeadDim, kColumns>& state,
+                                                    float (&scores)[kMTiles][kColumns][4]) {
+#pragma unroll
+  for (int m = 0; m < kMTiles; ++m) {
+#pragma unroll
+    for (int c = 0; c < kColumns; ++c) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        if (!sees(sequence, slots[m][i / 2], state.own_slot[c][i % 2])) scores[m][c][i] = minus_infinity();
+      }
+    }
+  }
+}
+
+// Scores [M-tiles][columns][2 * (token r + 8) + row] become probabilities; `slots` as [M-tiles][token], past
+// every query where there is no token.
+template <int kMTiles, int kHeadDim, int kColumns>
+__device__ __forceinline__ void soften(const int (&slots)[kMTiles][2], float (&scores)[kMTiles][kColumns][4],
+                                       DecodeState<kHeadDim, kColumns>& state) {
+#pragma unroll
+  for (int c = 0; c < kColumns; ++c) {
+#pragma unroll
+    for (int e = 0; e < 2; ++e) {
+      float top = minus_infinity();
+#pragma unroll
+      for (int m = 0; m < kMTiles; ++m) {
+#pragma unroll
+        for (int h = 0; h < 2; ++h) {
+          float& score = scores[m][c][2 * h + e];
+          if (slots[m][h] > state.own_slot[c][e]) score = minus_infinity();
+          top = score > top ? score : top;
+        }
+      }
+      for (int offset = 4; offset <= 16; offset *= 2) {
+        const float other = __shfl_xor_sync(kAllLanes, top, offset);
+        top = other > top ? other : top;
+      }
+      const float best = state.max[c][e] > top ? state.max[c][e] : top;
+      const float base = (best == minus_infinity() ? 0 : best) - kProbabilityExponent;
+      if (__any_sync(kAllLanes, top > state.max[c][e])) {  // less and less often the longer the text
+        const float keep = state.max[c][e] == minus_infinity() ? 0 : exp2_fast(state.max[c][e] - best);
+        state.sum[c][e] *= keep;
+        state.offset[c][e] *= keep;
+#pragma unroll
+        for (int j = 0; j < kHeadDim / 16; ++j) {
+          state.out[j][c][e] *= keep;
+          state.out[j][c][2 + e] *= keep;
+        }
+      }
+      state.max[c][e] = best;
+      float sum = 0;
+#pragma unroll
+      for (int m = 0; m < kMTiles; ++m) {
+#pragma unroll
+        for (int h = 0; h < 2; ++h) {
+          float& score = scores[m][c][2 * h + e];
+          score = exp2_fast(score - base);
+          sum += score;
+        }
+      }
+      state.sum[c][e] += sum;
+    }
+  }
+}
+
+// Scale and minimum of codes around their centre, of each M-tile's tokens r and r + 8.
+template <KvDtype kDtype>
+struct TokenScales {
+  float scale[kMTiles<kDtype>][2];
+  float minimum[kMTiles<kDtype>][2];
+};
+
+// first_array: 0 for K's, 2 for V's.
+template <int kHeadDim, KvDtype kDtype>
+__device__ __forceinline__ TokenScales<kDtype> load_scales(const std::byte* unit, int first_array, int r,
+                                                           int width) {
+  constexpr int kM = kMTiles<kDtype>;
+  TokenScales<kDtype> out;
+  const auto* scales = reinterpret_cast<const F16*>(
+      unit + tile_of_row<kDtype>(r) * staged_tile_bytes(kDtype, kHeadDim) +
+      2 * PackedTiles<kHeadDim, kDtype>::kCodeBytes + first_array * 2 * cpu::kTileTokens);
+  // A lane's tokens are four neighbours (int8), or two times four (int4): first those that are rows r.
+  constexpr int kFours = 2 * kM / 4;
+#pragma unroll
+  for (int four = 0; four < kFours; ++four) {
+    const int token = token_of_row<kDtype>(r, 0, four == 1, width);
+    const uint2 scale = *reinterpret_cast<const uint2*>(scales + token);
+    const uint2 minimum = *reinterpret_cast<const uint2*>(scales + cpu::kTileTokens + token);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const auto half_of = [&](uint2 of) {
+        const unsigned pair = i < 2 ? of.x : of.y;
+        return to_float(F16{static_cast<std::uint16_t>(i % 2 == 0 ? pair : pair >> 16)});
+      };
+      const int m = kFours == 2 ? i : i / 2;
+      const int h = kFours == 2 ? four : i % 2;
+      out.scale[m][h] = half_of(scale);
+      out.minimum[m][h] = half_of(minimum) + kCodeCentre<kDtype> * out.scale[m][h];
+    }
+  }
+  return out;
+}
+
+// Scores of codes become scores of keys.
+template <int kHeadDim, int kColumns, KvDtype kDtype>
+__device__ __forceinline__ void scale_scores(const TokenScales<kDtype>& keys,
+                                             const DecodeState<kHeadDim, kColumns>& state,
+                                             float (&scores)[kMTiles<kDtype>][kColumns][4]) {
+#pragma unroll
+  for (int m = 0; m < kMTiles<kDtype>; ++m) {
+#pragma unroll
+    for (int c = 0; c < kColumns; ++c) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        scores[m][c][i] =
+            scores[m][c][i] * keys.scale[m][i / 2] + keys.minimum[m][i / 2] * state.query_sum[c][i % 2];
+      }
+    }
+  }
+}
+
+constexpr int kNoSlot = 0x7fffffff;
+
+// Probabilities as the operand of with_values(), V's scales in them; V's minima go to state.offset. Where
+// there is no token, scales are anything, NaN among it.
+template <int kHeadDim, int kColumns, KvDtype kDtype>
+__device__ __forceinline__ void scale_probabilities(const TokenScales<kDtype>& values,
+                                                    const int (&slots)[kMTiles<kDtype>][2],
+                                                    float (&p)[kMTiles<kDtype>][kColumns][4],
+                                                    DecodeState<kHeadDim, kColumns>& state) {
+#pragma unroll
+  for (int m = 0; m < kMTiles<kDtype>; ++m) {
+#pragma unroll
+    for (int c = 0; c < kColumns; ++c) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const bool there = slots[m][i / 2] != kNoSlot;
+        state.offset[c][i % 2] += there ? p[m][c][i] * values.minimum[m][i / 2] : 0.0F;
+        p[m][c][i] = there ? p[m][c][i] * values.scale[m][i / 2] : 0.0F;
+      }
+    }
+  }
+}
+
+// One staged unit: `own` is the place of this lane's tile as rows of K, `values_of` of its tile as columns of
+// V.
+template <int kHeadDim, int kColumns, KvDtype kDtype>
+__device__ __forceinline__ void attend_unit(const AttentionSequence& sequence,
+                                            const DecodeQueries<kHeadDim, kColumns>& queries,
+                                            const std::byte* unit, const TilePlace& own,
+                                            const TilePlace& values_of, int lane,
+                                            DecodeState<kHeadDim, kColumns>& state) {
+  constexpr int kM = kMTiles<kDtype>;
+  const int r = lane / 4;
+  float scores[kM][kColumns][4] = {};
+  const int row_bytes = own.width * cpu::code_bits(kDtype) / 8;
+#pragma unroll
+  for (int s = 0; s < kHeadDim / 16; ++s) {
+    with_keys<kHeadDim, kDtype>(unit, s, row_bytes, lane, [&](int m, const unsigned(&a)[4]) {
+#pragma unroll
+      for (int c = 0; c < kColumns; ++c) {
+        const uint2 b = queries[s][c][lane];
+        mma_f16(scores[m][c], a, b.x, b.y);
+      }
+    });
+    if constexpr (kHeadDim > 128)
+      __syncwarp();  // else the compiler reads ahead into more registers than there are
+  }
+  int slots[kM][2];
+#pragma unroll
+  for (int m = 0; m < kM; ++m) {
+    for (int h = 0; h < 2; ++h) {
+      const int token = token_of_row<kDtype>(r, m, h == 1, own.width);
+      slots[m][h] = has_row<kDtype>(r, m, own.width) && token < own.count ? own.first_slot + token : kNoSlot;
+    }
+  }
+  if constexpr (is_quantised(kDtype))
+    scale_scores(load_scales<kHeadDim, kDtype>(unit, 0, r, own.width), state, scores);
+  if (sequence.num_branches > 1) hide_other_branches(sequence, slots, state, scores);
+  soften(slots, scores, state);
+  if constexpr (is_quantised(kDtype))
+    scale_probabilities(load_scales<kHeadDim, kDtype>(unit, 2, r, own.width), slots, scores, state);
+  unsigned b[kM][kColumns][2];
+#pragma unroll
+  for (int m = 0; m < kM; ++m) {
+#pragma unroll
+    for (int c = 0; c < kColumns; ++c) {
+      for (int h = 0; h < 2; ++h)
+        b[m][c][h] = transpose_matrix(pack_f16(scores[m][c][2 * h], scores[m][c][2 * h + 1]));
+    }
+  }
+  const int q = lane % 4;
+#pragma unroll
+  for (int m = 0; m < kM; ++m) {
+    const int tokens[4] = {token_of_row<kDtype>(2 * q, m, false, values_of.width),
+                           token_of_row<kDtype>(2 * q + 1, m, false, values_of.width),
+                           token_of_row<kDtype>(2 * q, m, true, values_of.width),
+                           token_of_row<kDtype>(2 * q + 1, m, true, values_of.width)};
+    with_values<kHeadDim, kDtype>(unit, tile_of_row<kDtype>(2 * q), tokens, lane,
+                                  [&](int j, const unsigned(&a)[4]) {
+#pragma unroll
+                                    for (int c = 0; c < kColumns; ++c)
+                                      mma_f16(state.out[j][c], a, b[m][c][0], b[m][c][1]);
+                                  });
+  }
+}
+
+// Sums that lie in lanes of the same q, and what all channels share.
+template <int kHeadDim, int kColumns>
+__device__ __forceinline__ void finish(DecodeState<kHeadDim, kColumns>& state) {
+#pragma unroll
+  for (int c = 0; c < kColumns; ++c) {
+#pragma unroll
+    for (int e = 0; e < 2; ++e) {
+      for (int offset = 4; offset <= 16; offset *= 2) {
+        state.sum[c][e] += __shfl_xor_sync(kAllLanes, state.sum[c][e], offset);
+        state.offset[c][e] += __shfl_xor_sync(kAllLanes, state.offset[c][e], offset);
+      }
+#pragma unroll
+      for (int j = 0; j < kHeadDim / 16; ++j) {
+        state.out[j][c][e] += state.offset[c][e];
+        state.out[j][c][2 + e] += state.offset[c][e];
+      }
+    }
+  }
+}
+
+}  // namespace kvcrush::cuda
