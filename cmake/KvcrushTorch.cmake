@@ -21,7 +21,7 @@ target_link_options(kvcrush_torch INTERFACE -Wl,-rpath-link,${KVCRUSH_TORCH_DIR}
 
 if(KVCRUSH_CUDA)
   if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES OR CMAKE_CUDA_ARCHITECTURES STREQUAL "")
-    set(CMAKE_CUDA_ARCHITECTURES 80 90)  # before the language is enabled, which would choose its own
+    set(CMAKE_CUDA_ARCHITECTURES 80 90a)  # before the language is enabled, which would choose its own
   endif()
   enable_language(CUDA)
   if(NOT CMAKE_CUDA20_STANDARD_COMPILE_OPTION)  # a CMake older than the toolkit

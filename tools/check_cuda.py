@@ -18,7 +18,7 @@ import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 BUDGET = ROOT / "tests/gpu/kernel_budget.json"
-ARCHITECTURES = ("sm_80", "sm_90")
+ARCHITECTURES = ("sm_80", "sm_90a")
 FLAGS = ["-std=c++20", "--expt-relaxed-constexpr", "-O3", "-I.", "-Xptxas", "-v", "-Werror", "all-warnings",
          "-Xcompiler", "-Wall,-Wextra", "-cubin"]
 ENTRY = re.compile(r"Compiling entry function '(\S+)' for '(\S+)'")

@@ -1,5 +1,7 @@
 #include "engine/gpu/gpu_batch.h"
 
+#include "engine/kernels/cuda/cuda_kernels.h"
+
 namespace kvcrush {
 
 namespace {
@@ -63,11 +65,12 @@ GpuBatch GpuBatchBuilder::build(const StepPlan& plan, int num_processors, const 
   batch.sequence_of_token = staging.add(sequence_of_token_);
   batch.logit_rows = staging.add(flat_.logit_rows);
   batch.sequences = staging.add(sequences_);
+  batch.widest = widest_dtype(plan);
   batch.plan = cuda::plan_attention(longest_, heads_.num_heads / heads_.num_kv_heads, heads_.num_kv_heads,
-                                    heads_.head_dim, num_processors);
+                                    heads_.head_dim, num_processors,
+                                    cuda::prefill_rows(heads_.head_dim, batch.widest));
   batch.decode = staging.add(batch.plan.decode);
   batch.prefill = staging.add(batch.plan.prefill);
-  batch.widest = widest_dtype(plan);
   batch.query_starts = flat_.query_starts;
   return batch;
 }

@@ -67,6 +67,7 @@ void GpuDecoder::project(const at::Tensor& x, const at::Tensor& weight, at::Tens
                          .x = x.const_data_ptr(),
                          .w = weight.const_data_ptr(),
                          .out = out.data_ptr(),
+                         .num_processors = runtime_.num_processors(),
                          .float_out = out.scalar_type() == at::kFloat},
                         runtime_.stream());
     return;
@@ -84,6 +85,7 @@ void GpuDecoder::activate(const at::Tensor& gate_up, int num_rows) {
                          .x = normed_.const_data_ptr(),
                          .w = gate_up.const_data_ptr(),
                          .out = activated_.data_ptr(),
+                         .num_processors = runtime_.num_processors(),
                          .gated = true},
                         runtime_.stream());
     return;
@@ -149,6 +151,8 @@ void GpuDecoder::attend(const GpuBatch& batch, int layer, const KvStorage& kv, c
   const auto counters = static_cast<std::int64_t>(batch.plan.decode.size()) * heads_.num_kv_heads;
   if (counters > 0 && (!counters_.defined() || counters_.numel() < counters))
     counters_ = at::zeros({counters}, hidden_.options().dtype(at::kInt));
+  const bool turn_back = cuda::can_turn_back(heads_.head_dim, batch.widest, batch.plan.decode_rows,
+                                             static_cast<int>(batch.plan.prefill.size()));
   cuda::paged_attention({.sequences = batch.sequences_of(layer),
                          .decode = batch.decode,
                          .prefill = batch.prefill,
@@ -156,6 +160,7 @@ void GpuDecoder::attend(const GpuBatch& batch, int layer, const KvStorage& kv, c
                          .num_prefill = static_cast<int>(batch.plan.prefill.size()),
                          .num_splits = batch.plan.num_splits,
                          .decode_rows = batch.plan.decode_rows,
+                         .prefill_rows = batch.plan.prefill_rows,
                          .pool = kv.pool(),
                          .widest = batch.widest,
                          .activations = activations_,
@@ -165,10 +170,12 @@ void GpuDecoder::attend(const GpuBatch& batch, int layer, const KvStorage& kv, c
                          .scale = 1.0F / std::sqrt(static_cast<float>(heads_.head_dim)),
                          .out = attended_.data_ptr(),
                          .row_stats = row_stats_.data_ptr<float>(),
+                         .turn_back = turn_back,
                          .partials = partials > 0 ? partials_.data_ptr<float>() : nullptr,
                          .counters = counters > 0 ? counters_.data_ptr<int>() : nullptr},
                         stream);
   tap(layer);
+  if (turn_back) return;
   cuda::hadamard({.num_rows = batch.num_tokens,
                   .num_heads = heads_.num_heads,
                   .head_dim = heads_.head_dim,

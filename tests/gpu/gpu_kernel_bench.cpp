@@ -68,7 +68,8 @@ class PagedLayer {
     int processors = 0;
     cudaGetDevice(&device);
     cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
-    const cuda::AttentionPlan plan = cuda::plan_attention(sequences_, kGroup, kKvHeads, kHeadDim, processors);
+    const cuda::AttentionPlan plan = cuda::plan_attention(
+        sequences_, kGroup, kKvHeads, kHeadDim, processors, cuda::prefill_rows(kHeadDim, widest()));
     const at::Tensor decode = to_gpu(plan.decode);
     const at::Tensor prefill = to_gpu(plan.prefill);
     const at::Tensor partials =
@@ -85,8 +86,9 @@ class PagedLayer {
         .num_prefill = static_cast<int>(plan.prefill.size()),
         .num_splits = plan.num_splits,
         .decode_rows = plan.decode_rows,
+        .prefill_rows = plan.prefill_rows,
         .pool = kv_.pool(),
-        .widest = quantised() ? format_.packed : KvDtype::kF16,
+        .widest = widest(),
         .activations = cuda::ActivationType::kBF16,
         .q = qkv.const_data_ptr(),
         .q_stride = qkv.size(1),
@@ -110,6 +112,7 @@ class PagedLayer {
   }
 
  private:
+  KvDtype widest() const { return quantised() ? format_.packed : KvDtype::kF16; }
   bool quantised() const { return format_.packed_tokens_per_block > 0; }
   int per_block() const {
     return quantised() ? std::min(format_.packed_tokens_per_block, format_.tail_tokens_per_block)

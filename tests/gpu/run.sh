@@ -33,6 +33,7 @@ started=$SECONDS
 programs=build/gpu-deps/bin
 if [[ $build_here -eq 1 || ! -d $programs ]]; then
   arch=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -1 | tr -d .)
+  [[ $arch != 90 ]] || arch=90a  # with warpgroup instructions
   deps=()
   [[ -d build/gpu-deps ]] && deps=(-DKVCRUSH_DEPS_DIR="$PWD/build/gpu-deps")
   say "building for sm_$arch against $torch"

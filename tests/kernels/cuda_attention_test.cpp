@@ -50,8 +50,13 @@ AttentionResult run_on_gpu(const PagedCase& paged, const HeadLayout& heads,
                            std::span<const PagedSequence> sequences, cuda::ActivationType activations,
                            int num_processors) {
   const int group = heads.num_heads / heads.num_kv_heads;
+  KvDtype widest = KvDtype::kF16;
+  for (const KvDtype dtype : {paged.format.packed, paged.format.tail}) {
+    if (dtype != KvDtype::kF16) widest = dtype;
+  }
   const cuda::AttentionPlan plan =
-      cuda::plan_attention(sequences, group, heads.num_kv_heads, heads.head_dim, num_processors);
+      cuda::plan_attention(sequences, group, heads.num_kv_heads, heads.head_dim, num_processors,
+                           cuda::prefill_rows(heads.head_dim, widest));
   const at::ScalarType type = activations == cuda::ActivationType::kF32   ? at::kFloat
                               : activations == cuda::ActivationType::kF16 ? at::kHalf
                                                                           : at::kBFloat16;
@@ -61,10 +66,6 @@ AttentionResult run_on_gpu(const PagedCase& paged, const HeadLayout& heads,
   std::vector<float> partials(
       static_cast<std::size_t>(cuda::partial_floats(plan, heads.num_kv_heads, heads.head_dim)), NAN);
   std::vector<int> counters(plan.decode.size() * static_cast<std::size_t>(heads.num_kv_heads), 0);
-  KvDtype widest = KvDtype::kF16;
-  for (const KvDtype dtype : {paged.format.packed, paged.format.tail}) {
-    if (dtype != KvDtype::kF16) widest = dtype;
-  }
   const cuda::AttentionCall call{.sequences = sequences.data(),
                                  .decode = plan.decode.data(),
                                  .prefill = plan.prefill.data(),
@@ -72,6 +73,7 @@ AttentionResult run_on_gpu(const PagedCase& paged, const HeadLayout& heads,
                                  .num_prefill = static_cast<int>(plan.prefill.size()),
                                  .num_splits = plan.num_splits,
                                  .decode_rows = plan.decode_rows,
+                                 .prefill_rows = plan.prefill_rows,
                                  .pool = paged.kv.cpu_pool(),
                                  .widest = widest,
                                  .activations = activations,

@@ -22,7 +22,7 @@ TEST(AttentionPlan, EveryQueryIsInOneTile) {
       std::vector<cpu::AttentionSequence> sequences;
       for (const int queries : {1, 2, 5, 16, 17, 64, 65, 300, 0})
         sequences.push_back(sequence(1000, queries));
-      const AttentionPlan plan = plan_attention(sequences, group, 8, head_dim, 132);
+      const AttentionPlan plan = plan_attention(sequences, group, 8, head_dim, 132, attention_rows(head_dim));
       std::map<std::pair<int, int>, int> seen;
       const auto cover = [&](const RowTile& tile, int most) {
         for (int q = tile.first_query; q < tile.first_query + most &&
@@ -31,7 +31,7 @@ TEST(AttentionPlan, EveryQueryIsInOneTile) {
           ++seen[{tile.sequence, q}];
       };
       for (const RowTile& tile : plan.decode) cover(tile, kRowsPerWarp / group);
-      for (const RowTile& tile : plan.prefill) cover(tile, kRowsPerWarp * attention_warps(head_dim) / group);
+      for (const RowTile& tile : plan.prefill) cover(tile, attention_rows(head_dim) / group);
       int total = 0;
       for (const auto& one : sequences) total += one.num_queries;
       EXPECT_EQ(static_cast<int>(seen.size()), total);
@@ -42,15 +42,15 @@ TEST(AttentionPlan, EveryQueryIsInOneTile) {
 
 TEST(AttentionPlan, OneLongSequenceFillsTheCardAndManyAreNotSplit) {
   const std::vector<cpu::AttentionSequence> one = {sequence(32768, 1)};
-  const AttentionPlan alone = plan_attention(one, 4, 8, 128, 132);
+  const AttentionPlan alone = plan_attention(one, 4, 8, 128, 132, 64);
   EXPECT_GT(alone.num_splits * 8, 3 * 132 * 9 / 10);
   EXPECT_LE(alone.num_splits, kMaxSplits);
   EXPECT_GT(partial_floats(alone, 8, 128), 0);
   const std::vector<cpu::AttentionSequence> many(49, sequence(32768, 1));
-  EXPECT_EQ(plan_attention(many, 4, 8, 128, 132).num_splits, 1);
+  EXPECT_EQ(plan_attention(many, 4, 8, 128, 132, 64).num_splits, 1);
   const std::vector<cpu::AttentionSequence> brief = {sequence(100, 1)};
-  EXPECT_EQ(plan_attention(brief, 4, 8, 128, 132).num_splits, 1);
-  EXPECT_EQ(partial_floats(plan_attention(brief, 4, 8, 128, 132), 8, 128), 0);
+  EXPECT_EQ(plan_attention(brief, 4, 8, 128, 132, 64).num_splits, 1);
+  EXPECT_EQ(partial_floats(plan_attention(brief, 4, 8, 128, 132, 64), 8, 128), 0);
 }
 
 // Shared memory bounds how many blocks a multiprocessor holds: 227 KiB on an H100, 163 on an A100; one block

@@ -38,6 +38,7 @@ TEST_P(CudaSkinnyTest, Product) {
                            .x = x.const_data_ptr(),
                            .w = w.const_data_ptr(),
                            .out = out.data_ptr(),
+                           .num_processors = 1,  // a block takes several tiles
                            .float_out = float_out},
                           nullptr);
       expect_close(out, expected, float_out ? 1e-5 : unit());
@@ -61,6 +62,7 @@ TEST_P(CudaSkinnyTest, GatedProduct) {
                          .x = x.const_data_ptr(),
                          .w = w.const_data_ptr(),
                          .out = out.data_ptr(),
+                         .num_processors = 1,
                          .gated = true},
                         nullptr);
     expect_close(out, expected, unit());

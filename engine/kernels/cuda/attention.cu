@@ -4,6 +4,9 @@
 #include "engine/kernels/cuda/cuda_kernels.h"
 #include "engine/kernels/cuda/decode.h"
 #include "engine/kernels/cuda/launch.h"
+#ifdef __CUDACC__  // the simulator knows no warpgroups
+#include "engine/kernels/cuda/prefill_sm90.h"
+#endif
 
 namespace kvcrush::cuda {
 
@@ -87,6 +90,7 @@ void run(const AttentionCall& call, Stream stream) {
                                 .group = call.num_heads / call.pool.num_kv_heads,
                                 .scale = call.scale,
                                 .raw = raw_staging(call.widest, kHeadDim),
+                                .turn_back = false,
                                 .out = static_cast<Activation*>(call.out),
                                 .row_stats = call.row_stats,
                                 .partials = call.num_splits > 1 ? call.partials : nullptr,
@@ -108,7 +112,11 @@ void run(const AttentionCall& call, Stream stream) {
           stream, p, call.num_splits, kHeadDim);
     }
   }
+#ifdef __CUDACC__
+  if (call.num_prefill > 0 && call.prefill_rows == kPrefillRows) return prefill_sm90(call, stream);
+#endif
   if (call.num_prefill > 0) {
+    KVCRUSH_CHECK(call.prefill_rows == attention_rows(kHeadDim));
     p.row_tiles = call.prefill;
     p.partials = nullptr;
     launch<attention_kernel<Activation, kHeadDim, false>>(shape(1, call.num_prefill, false), stream, p);
@@ -137,7 +145,20 @@ bool has_attention_for(int head_dim) {
   return head_dim == 64 || head_dim == 96 || head_dim == 128 || head_dim == 256;
 }
 
+bool can_turn_back(int head_dim, KvDtype widest, int decode_rows, int num_prefill) {
+  return num_prefill == 0 && has_fast_decode(widest, head_dim, decode_rows);
+}
+
+int prefill_rows(int head_dim, [[maybe_unused]] KvDtype widest) {
+#ifdef __CUDACC__
+  if (prefill_sm90_serves(head_dim, widest)) return kPrefillRows;
+#endif
+  return attention_rows(head_dim);
+}
+
 void paged_attention(const AttentionCall& call, Stream stream) {
+  KVCRUSH_CHECK(!call.turn_back ||
+                can_turn_back(call.pool.head_dim, call.widest, call.decode_rows, call.num_prefill));
   switch (call.activations) {
     case ActivationType::kF32:
       return run_for_head<float>(call, stream);

@@ -22,6 +22,7 @@ struct AttentionParams {
   int group;  // query heads of a KV head
   float scale;
   RawStaging raw;
+  bool turn_back;
   Activation* out;
   float* row_stats;
   float* partials;  // [row tiles, KV heads, kRowsPerWarp, splits, head_dim + 2]; null: one split

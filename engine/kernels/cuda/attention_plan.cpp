@@ -30,9 +30,11 @@ int best_splits(int blocks, int num_slots, int num_units, int num_warps) {
 }  // namespace
 
 AttentionPlan plan_attention(std::span<const cpu::AttentionSequence> sequences, int group, int num_kv_heads,
-                             int head_dim, int num_processors) {
-  KVCRUSH_CHECK(group >= 1 && group <= kRowsPerWarp && num_kv_heads >= 1 && num_processors >= 1);
+                             int head_dim, int num_processors, int prefill_rows) {
+  KVCRUSH_CHECK(group >= 1 && group <= kRowsPerWarp && num_kv_heads >= 1 && num_processors >= 1 &&
+                prefill_rows >= group);
   AttentionPlan plan;
+  plan.prefill_rows = prefill_rows;
   int most_units = 0;
   for (std::size_t i = 0; i < sequences.size(); ++i) {
     const cpu::AttentionSequence& sequence = sequences[i];
@@ -44,7 +46,7 @@ AttentionPlan plan_attention(std::span<const cpu::AttentionSequence> sequences, 
       most_units = std::max(most_units, num_units(sequence.cache));
       continue;
     }
-    const int queries_per_tile = kRowsPerWarp * attention_warps(head_dim) / group;
+    const int queries_per_tile = prefill_rows / group;
     for (int query = 0; query < sequence.num_queries; query += queries_per_tile)
       plan.prefill.push_back({index, query});
   }

@@ -21,16 +21,17 @@ inline constexpr int kMaxSplits = 64;
 
 struct AttentionPlan {
   std::vector<RowTile> decode;   // sequences whose rows fit one warp
-  std::vector<RowTile> prefill;  // the others, kRowsPerWarp * attention_warps() rows at a time
+  std::vector<RowTile> prefill;  // the others, prefill_rows rows at a time
+  int prefill_rows = 0;
   int num_splits = 1;            // of every decode's cached tiles
   int decode_rows = 0;           // of the decode that has the most
 };
 
 // sequences: of the layer that holds the most. group: query heads of a KV head, at most kRowsPerWarp.
-// num_processors: the GPU's multiprocessors. Decodes are split so that blocks take the shortest turns on
-// them.
+// num_processors: the GPU's multiprocessors; decodes are split so that blocks take the shortest turns on them.
+// prefill_rows: what cuda::prefill_rows() says for the batch.
 AttentionPlan plan_attention(std::span<const cpu::AttentionSequence> sequences, int group, int num_kv_heads,
-                             int head_dim, int num_processors);
+                             int head_dim, int num_processors, int prefill_rows);
 
 // Floats that the states of split decodes take.
 inline std::int64_t partial_floats(const AttentionPlan& plan, int num_kv_heads, int head_dim) {

@@ -13,6 +13,9 @@ KVCRUSH_LAYOUT constexpr int attention_warps(
     int head_dim) {  // of a block: as many tiles are in shared memory, twice
   return head_dim <= 128 ? 4 : 2;
 }
+KVCRUSH_LAYOUT constexpr int attention_rows(int head_dim) {  // of a block of prefill
+  return kRowsPerWarp * attention_warps(head_dim);
+}
 KVCRUSH_LAYOUT constexpr int attention_threads(int head_dim) {
   return attention_warps(head_dim) * 32;
 }

@@ -19,6 +19,7 @@ struct AttentionCall {
   int num_prefill = 0;
   int num_splits = 1;
   int decode_rows = 0;  // the plan's
+  int prefill_rows = 0;
   cpu::KvPool pool;
   KvDtype widest = KvDtype::kF16;  // of the batch's dtypes, the one whose tiles are largest
   ActivationType activations = ActivationType::kF16;
@@ -28,6 +29,7 @@ struct AttentionCall {
   float scale = 0;             // 1 / sqrt(head_dim)
   void* out = nullptr;         // [T, num_heads, head_dim]
   float* row_stats = nullptr;  // [T, num_heads, 2]: largest score, 1 / sum of exp(score - largest)
+  bool turn_back = false;      // out times the Hadamard matrix that K, V and queries went through
   float* partials = nullptr;   // partial_floats()
   int* counters = nullptr;     // [num_decode, KV heads], zeros, also afterwards
 };
@@ -35,5 +37,9 @@ struct AttentionCall {
 // head_dim: 64, 96, 128 or 256. Throws std::runtime_error where a launch is refused.
 void paged_attention(const AttentionCall& call, Stream stream);
 bool has_attention_for(int head_dim);
+// Whether turn_back may be set: for decodes alone, in the dtypes of has_fast_decode().
+bool can_turn_back(int head_dim, KvDtype widest, int decode_rows, int num_prefill);
+// Rows of a prefill's row tile, on the current device, for a batch of this widest dtype.
+int prefill_rows(int head_dim, KvDtype widest);
 
 }  // namespace kvcrush::cuda

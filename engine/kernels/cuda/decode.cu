@@ -106,6 +106,35 @@ __device__ __forceinline__ void write_decode_stats(const AttentionParams<Activat
   p.row_stats[2 * row + 1] = kProbabilityFactor / sum;
 }
 
+// One row's output, channel lane + 32 i in x[i], as it is written; back through the Hadamard matrix where asked for.
+template <int kHeadDim, class Activation>
+__device__ __forceinline__ void write_row(const AttentionParams<Activation>& p, std::int64_t row, int lane,
+                                          float (&x)[kHeadDim / kWarpLanes]) {
+  constexpr int kOwn = kHeadDim / kWarpLanes;
+  if (p.turn_back) {
+#pragma unroll
+    for (int stride = 1; stride < kOwn; stride *= 2) {
+#pragma unroll
+      for (int i = 0; i < kOwn; ++i) {
+        if ((i & stride) != 0) continue;
+        const float a = x[i];
+        const float b = x[i + stride];
+        x[i] = a + b;
+        x[i + stride] = a - b;
+      }
+    }
+    for (int stride = 1; stride < kWarpLanes; stride *= 2) {
+      const float sign = (lane & stride) != 0 ? -1.0F : 1.0F;
+#pragma unroll
+      for (int i = 0; i < kOwn; ++i) x[i] = __shfl_xor_sync(kAllLanes, x[i], stride) + sign * x[i];
+    }
+#pragma unroll
+    for (int i = 0; i < kOwn; ++i) x[i] *= rsqrtf(static_cast<float>(kHeadDim));
+  }
+#pragma unroll
+  for (int i = 0; i < kOwn; ++i) from_float(x[i], p.out[row * kHeadDim + lane + i * kWarpLanes]);
+}
+
 // All splits of a sequence and KV head are in `partials`: a warp merges a row, a lane reading up to two
 // splits' sums and every 32nd channel.
 template <class Activation, int kHeadDim>
@@ -137,8 +166,8 @@ __device__ void merge_splits(const AttentionParams<Activation>& p, const Share& 
         out[i] += own * states[split * (kHeadDim + 2) + 2 + lane + i * kWarpLanes];
     }
     const std::int64_t out_row = output_row(p, share, row);
-    for (int i = 0; i < kHeadDim / kWarpLanes; ++i)
-      from_float(out[i] / sum, p.out[out_row * kHeadDim + lane + i * kWarpLanes]);
+    for (float& x : out) x /= sum;
+    write_row<kHeadDim>(p, out_row, lane, out);
     if (lane == 0) write_decode_stats(p, out_row, top, sum);
   }
 }
@@ -207,12 +236,14 @@ __global__ void __launch_bounds__(attention_threads(kHeadDim), kHeadDim == 128 &
     const float sum = merge.sum_of(row, top);
     const std::int64_t out_row = output_row(p, share, row);
     float* state_of_row = partials + (static_cast<std::int64_t>(row) * splits + blockIdx.x) * (kHeadDim + 2);
-    for (int d = lane; d < kHeadDim; d += kWarpLanes) {
-      if (splits == 1) {
-        from_float(merge.out_of(row, d) / sum, p.out[out_row * kHeadDim + d]);
-      } else {
-        state_of_row[2 + d] = merge.out_of(row, d);
-      }
+    float x[kHeadDim / kWarpLanes];
+#pragma unroll
+    for (int i = 0; i < kHeadDim / kWarpLanes; ++i) x[i] = merge.out_of(row, lane + i * kWarpLanes);
+    if (splits == 1) {
+      for (float& one : x) one /= sum;
+      write_row<kHeadDim>(p, out_row, lane, x);
+    } else {
+      for (int i = 0; i < kHeadDim / kWarpLanes; ++i) state_of_row[2 + lane + i * kWarpLanes] = x[i];
     }
     if (lane != 0) continue;
     if (splits == 1) {
@@ -245,6 +276,7 @@ void run(const AttentionCall& call, Stream stream) {
                                       .group = call.num_heads / call.pool.num_kv_heads,
                                       .scale = call.scale,
                                       .raw = {},
+                                      .turn_back = call.turn_back,
                                       .out = static_cast<Activation*>(call.out),
                                       .row_stats = call.row_stats,
                                       .partials = call.partials,

@@ -240,7 +240,8 @@ __device__ __forceinline__ void attend_unit(const AttentionSequence& sequence,
   const int r = lane / 4;
   float scores[kM][kColumns][4] = {};
   const int row_bytes = own.width * cpu::code_bits(kDtype) / 8;
-#pragma unroll
+  // Codes take so many instructions to widen that an unrolled loop would not stay in the instruction cache.
+#pragma unroll(is_quantised(kDtype) ? 2 : kHeadDim / 16)
   for (int s = 0; s < kHeadDim / 16; ++s) {
     with_keys<kHeadDim, kDtype>(unit, s, row_bytes, lane, [&](int m, const unsigned(&a)[4]) {
 #pragma unroll

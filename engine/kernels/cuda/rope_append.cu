@@ -43,9 +43,8 @@ __device__ __forceinline__ Place place_of(const RopeAppendCall& call, int token)
 
 // Calls function(element 0 of the head) in the place's dtype, a float one.
 template <class Function>
-__device__ __forceinline__ void with_head(const RopeAppendCall& call, const Place& place, int kv_head,
-                                          const Function& function) {
-  std::byte* head = place.block + kv_head * (call.pool.block_bytes / call.pool.num_kv_heads);
+__device__ __forceinline__ void with_head(const Place& place, std::int64_t head_offset, const Function& function) {
+  std::byte* head = place.block + head_offset;
   if (place.dtype == KvDtype::kF32) {
     function(reinterpret_cast<float*>(head));
   } else if (place.dtype == KvDtype::kBF16) {
@@ -128,32 +127,44 @@ struct Rotation {
 };
 
 // Stores a K head of the block's tokens, which all threads left in `keys`; lanes run along the tokens.
-__device__ __forceinline__ void store_keys(const RopeAppendCall& call, const Place* places, int kv_head,
-                                           const float* keys) {
+__device__ __forceinline__ void store_keys(const RopeAppendCall& call, const Place* places,
+                                           std::int64_t head_offset, const float* keys) {
   const auto thread = static_cast<int>(threadIdx.x);
   const int row = thread % kBlockTokens;
   if (static_cast<int>(blockIdx.x) * kBlockTokens + row >= call.num_tokens) return;
   const int dim = call.pool.head_dim;
   const Place place = places[row];
-  with_head(call, place, kv_head, [&](auto* head) {
+  with_head(place, head_offset, [&](auto* head) {
     for (int d = thread / kBlockTokens; d < dim; d += static_cast<int>(blockDim.x) / kBlockTokens)
       from_float(keys[row * key_stride(dim) + d], head[place.key + d * kTileTokens]);
   });
 }
 
+// Whether the block comes to a head of K or V; it takes every gridDim.y-th.
+__device__ __forceinline__ bool takes_kv(int num_query_heads, int num_heads) {
+  const auto first = static_cast<int>(blockIdx.y);
+  const auto step = static_cast<int>(gridDim.y);
+  return first + (num_heads - 1 - first) / step * step >= num_query_heads;
+}
+
 // Grid: tiles of tokens, heads in turn. Shared memory: K of the block's tokens.
 template <class Activation>
-__global__ void __launch_bounds__(kMaxThreads) rope_append_kernel(RopeAppendCall call, HadamardShape shape) {
+__global__ void __launch_bounds__(kMaxThreads) rope_append_kernel(RopeAppendCall call, HadamardShape shape, std::int64_t head_bytes) {
   __shared__ Place places[kBlockTokens];
+  const int first_value = call.num_heads + call.pool.num_kv_heads;
+  const int num_heads = first_value + call.pool.num_kv_heads;
+  if (takes_kv(call.num_heads, num_heads)) {
+    // By the last warp, which has no token of its own in a small batch: looking up takes as long as all the rest.
+    const int row = static_cast<int>(threadIdx.x) - static_cast<int>(blockDim.x) + kWarpLanes;
+    const int token = static_cast<int>(blockIdx.x) * kBlockTokens + row;
+    if (row >= 0 && row < kBlockTokens && token < call.num_tokens) places[row] = place_of(call, token);
+  }
   auto* keys = reinterpret_cast<float*>(dynamic_shared());  // [kBlockTokens, key_stride]
   const PieceOf piece(call);
   const Rotation rotation(call, piece);
   const int dim = call.pool.head_dim;
-  const int first_value = call.num_heads + call.pool.num_kv_heads;
-  const int num_heads = first_value + call.pool.num_kv_heads;
   Activation* row =
       static_cast<Activation*>(call.qkv) + static_cast<std::int64_t>(piece.token) * num_heads * dim;
-  bool placed = false;
   for (int head = static_cast<int>(blockIdx.y); head < num_heads; head += static_cast<int>(gridDim.y)) {
     const int column = head * dim + piece.channel;
     float x[kPiece] = {};
@@ -174,11 +185,6 @@ __global__ void __launch_bounds__(kMaxThreads) rope_append_kernel(RopeAppendCall
       if (piece.valid) store_floats(x, row + column);
       continue;
     }
-    if (!placed) {
-      const int token = static_cast<int>(blockIdx.x) * kBlockTokens + static_cast<int>(threadIdx.x);
-      if (threadIdx.x < kBlockTokens && token < call.num_tokens) places[threadIdx.x] = place_of(call, token);
-      placed = true;
-    }
     if (head < first_value && piece.valid) {
 #pragma unroll
       for (int i = 0; i < kPiece; i += 2)
@@ -187,11 +193,11 @@ __global__ void __launch_bounds__(kMaxThreads) rope_append_kernel(RopeAppendCall
     }
     __syncthreads();
     if (head < first_value) {
-      store_keys(call, places, head - call.num_heads, keys);
+      store_keys(call, places, (head - call.num_heads) * head_bytes, keys);
       __syncthreads();  // the next head's K may come
     } else if (piece.valid) {
       const Place place = places[piece.row];
-      with_head(call, place, head - first_value,
+      with_head(place, (head - first_value) * head_bytes,
                 [&](auto* elements) { store_floats(x, elements + place.value + piece.channel); });
     }
   }
@@ -212,7 +218,8 @@ void rope_append(const RopeAppendCall& call, Stream stream) {
       dim3{static_cast<unsigned>(warps * kWarpLanes)},
       sizeof(float) * static_cast<std::size_t>(kBlockTokens * key_stride(dim))};
   with_type(call.activations, [&](auto type) {
-    launch<rope_append_kernel<decltype(type)>>(launch_shape, stream, call, shape);
+    launch<rope_append_kernel<decltype(type)>>(launch_shape, stream, call, shape,
+                                                 call.pool.block_bytes / call.pool.num_kv_heads);
   });
 }
 

@@ -1,5 +1,7 @@
 #include "engine/kernels/cuda/skinny.h"
 
+#include <algorithm>
+
 #include "engine/core/status.h"
 #include "engine/kernels/cuda/elementwise.cuh"
 #include "engine/kernels/cuda/launch.h"
@@ -8,10 +10,11 @@ namespace kvcrush::cuda {
 
 namespace {
 
-constexpr int kWarps = 8;      // of a block; they share its rows of w and take parts of the depth in turn
+constexpr int kWarps = 8;      // of a block; they share a tile's rows of w and take parts of the depth in turn
 constexpr int kTileRows = 16;  // of w; gated: half of them gates, half what they let through
 constexpr int kGroup = 32;     // of the depth: two steps of a tensor core
 constexpr int kGroups = 4;     // of a turn: 256 neighbouring bytes of each row
+constexpr int kBlocksPerProcessor = 2;
 
 __device__ __forceinline__ void mma(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1, F16) {
   mma_f16(c, a, b0, b1);
@@ -20,71 +23,69 @@ __device__ __forceinline__ void mma(float (&c)[4], const unsigned (&a)[4], unsig
   mma_bf16(c, a, b0, b1);
 }
 
-// Lane (r, q) reads 16 bytes of rows r and r + 8: of eight neighbouring elements of the depth the first four
-// are its part of one step, the rest of the next. x is read in the same order, and order is all that differs
-// from a plain product.
-template <class Element, bool kGated>
-struct SkinnyTile {
-  const uint4* low;   // of w, row r
-  const uint4* high;  // row r + 8
-  const uint4* x;     // row r of x; null: none
+// What a lane (r, q) reads for one turn: 16 bytes each of rows r and r + 8. Of eight neighbouring elements of the
+// depth the first four are its part of one step, the rest of the next. x is read in the same order, and order is all
+// that differs from a plain product.
+struct SkinnyTurn {
+  uint4 w[kGroups][2];
+  uint4 x[kGroups];
+};
 
-  __device__ __forceinline__ SkinnyTile(const SkinnyCall& call, int lane) {
-    constexpr int kOwn = kGated ? kTileRows / 2 : kTileRows;
-    const int r = lane / 4;
-    const int first = static_cast<int>(blockIdx.x) * kOwn + r;
-    const int last = call.width - 1;  // rows past it are read again and not kept
-    const int second = kGated             ? call.width + (first < last ? first : last)
-                       : first + 8 < last ? first + 8
-                                          : last;
-    const auto row = [&](const void* matrix, int index) {
-      return reinterpret_cast<const uint4*>(static_cast<const Element*>(matrix) +
-                                            static_cast<std::int64_t>(index) * call.depth) +
-             lane % 4;
-    };
-    low = row(call.w, first < last ? first : last);
-    high = row(call.w, second);
-    x = r < call.num_rows ? row(call.x, r) : nullptr;
+template <class Element, bool kGated>
+struct SkinnyRows {
+  static constexpr int kOwn = kGated ? kTileRows / 2 : kTileRows;  // columns of out that a tile makes
+
+  const SkinnyCall& call;
+  int lane;
+  int groups;
+  int num_tiles;
+
+  __device__ __forceinline__ const uint4* row(const void* matrix, int index) const {
+    return reinterpret_cast<const uint4*>(static_cast<const Element*>(matrix) +
+                                          static_cast<std::int64_t>(index) * call.depth) +
+           lane % 4;
   }
-  __device__ __forceinline__ void add(int groups, int group, float (&sums)[4]) const {
-    uint4 a[kGroups][2];
-    uint4 b[kGroups];
+  __device__ __forceinline__ void load(int tile, int group, SkinnyTurn& turn) const {
+    const int r = lane / 4;
+    const int first = tile * kOwn + r;
+    const int last = call.width - 1;  // rows past it are read again and not kept
+    const uint4* low = row(call.w, first < last ? first : last);
+    const uint4* high = row(call.w, kGated             ? call.width + (first < last ? first : last)
+                                    : first + 8 < last ? first + 8
+                                                       : last);
+    const uint4* x = row(call.x, r < call.num_rows ? r : 0);
 #pragma unroll
     for (int i = 0; i < kGroups; ++i) {
-      const bool there = group + i < groups;
+      const int at = group + i;
+      const bool there = tile < num_tiles && at < groups;
       const uint4 zero = make_uint4(0, 0, 0, 0);
-      a[i][0] = there ? load_once(low + (group + i) * 4) : zero;
-      a[i][1] = there ? load_once(high + (group + i) * 4) : zero;
-      b[i] = there && x != nullptr ? x[(group + i) * 4] : zero;
+      turn.w[i][0] = there ? load_once(low + at * 4) : zero;
+      turn.w[i][1] = there ? load_once(high + at * 4) : zero;
+      turn.x[i] = there && r < call.num_rows ? x[at * 4] : zero;
     }
+  }
+  __device__ __forceinline__ void add(const SkinnyTurn& turn, float (&sums)[4]) const {
 #pragma unroll
     for (int i = 0; i < kGroups; ++i) {
-      const unsigned first[4] = {a[i][0].x, a[i][1].x, a[i][0].y, a[i][1].y};
-      const unsigned second[4] = {a[i][0].z, a[i][1].z, a[i][0].w, a[i][1].w};
-      mma(sums, first, b[i].x, b[i].y, Element{});
-      mma(sums, second, b[i].z, b[i].w, Element{});
+      const uint4 low = turn.w[i][0];
+      const uint4 high = turn.w[i][1];
+      const unsigned first[4] = {low.x, high.x, low.y, high.y};
+      const unsigned second[4] = {low.z, high.z, low.w, high.w};
+      mma(sums, first, turn.x[i].x, turn.x[i].y, Element{});
+      mma(sums, second, turn.x[i].z, turn.x[i].w, Element{});
     }
   }
 };
 
-template <class Element, class Out, bool kGated>
-__global__ void __launch_bounds__(kWarps* kWarpLanes) skinny_kernel(SkinnyCall call) {
-  __shared__ float4 parts[kWarps][kWarpLanes];
-  const int warp = static_cast<int>(threadIdx.x) / kWarpLanes;
-  const int lane = static_cast<int>(threadIdx.x) % kWarpLanes;
-  const SkinnyTile<Element, kGated> tile(call, lane);
-  const int groups = call.depth / kGroup;
-  float sums[4] = {};
-  for (int group = warp * kGroups; group < groups; group += kWarps * kGroups) tile.add(groups, group, sums);
-  parts[warp][lane] = make_float4(sums[0], sums[1], sums[2], sums[3]);
-  __syncthreads();
-  if (warp != 0) return;
+// One tile's sums over all warps, by one of them.
+template <class Out, bool kGated>
+__device__ __forceinline__ void keep_tile(const SkinnyCall& call, int tile, int lane, const float4* parts) {
   float total[4] = {};
   for (int w = 0; w < kWarps; ++w) {
-    const float4 part = parts[w][lane];
+    const float4 part = parts[w * kWarpLanes + lane];
     total[0] += part.x, total[1] += part.y, total[2] += part.z, total[3] += part.w;
   }
-  const int n = static_cast<int>(blockIdx.x) * (kGated ? kTileRows / 2 : kTileRows) + lane / 4;
+  const int n = tile * (kGated ? kTileRows / 2 : kTileRows) + lane / 4;
   auto* out = static_cast<Out*>(call.out);
   const auto keep = [&](int row, int column, float value) {
     if (row < call.num_rows && column < call.width)
@@ -101,18 +102,49 @@ __global__ void __launch_bounds__(kWarps* kWarpLanes) skinny_kernel(SkinnyCall c
   }
 }
 
+// Blocks stay and take tiles in turn. Each warp reads one turn ahead, across tiles too: memory is never idle.
+template <class Element, class Out, bool kGated>
+__global__ void __launch_bounds__(kWarps* kWarpLanes, kBlocksPerProcessor)
+    skinny_kernel(SkinnyCall call, int num_tiles) {
+  __shared__ float4 parts[2][kWarps * kWarpLanes];
+  const int warp = static_cast<int>(threadIdx.x) / kWarpLanes;
+  const int lane = static_cast<int>(threadIdx.x) % kWarpLanes;
+  const SkinnyRows<Element, kGated> rows{call, lane, call.depth / kGroup, num_tiles};
+  constexpr int kStep = kWarps * kGroups;
+  const int first = warp * kGroups;
+  const auto step = static_cast<int>(gridDim.x);
+  SkinnyTurn turn;
+  rows.load(static_cast<int>(blockIdx.x), first, turn);
+  int count = 0;
+  for (int tile = static_cast<int>(blockIdx.x); tile < num_tiles; tile += step, ++count) {
+    float sums[4] = {};
+    for (int group = first;; group += kStep) {
+      const bool last = group + kStep >= rows.groups;
+      SkinnyTurn next;
+      rows.load(last ? tile + step : tile, last ? first : group + kStep, next);
+      rows.add(turn, sums);
+      turn = next;
+      if (last) break;
+    }
+    float4* own = parts[count % 2];
+    own[threadIdx.x] = make_float4(sums[0], sums[1], sums[2], sums[3]);
+    __syncthreads();  // the other half is read until the next one
+    if (warp == count % kWarps) keep_tile<Out, kGated>(call, tile, lane, own);
+  }
+}
+
 template <class Element>
 void run(const SkinnyCall& call, Stream stream) {
-  const int own = call.gated ? kTileRows / 2 : kTileRows;
-  const LaunchShape shape{dim3{static_cast<unsigned>(cpu::ceil_div(call.width, own))},
-                          dim3{kWarps * kWarpLanes}};
+  const int num_tiles = cpu::ceil_div(call.width, call.gated ? kTileRows / 2 : kTileRows);
+  const int blocks = std::min(num_tiles, kBlocksPerProcessor * call.num_processors);
+  const LaunchShape shape{dim3{static_cast<unsigned>(blocks)}, dim3{kWarps * kWarpLanes}};
   if (call.gated) {
     KVCRUSH_CHECK(!call.float_out);
-    launch<skinny_kernel<Element, Element, true>>(shape, stream, call);
+    launch<skinny_kernel<Element, Element, true>>(shape, stream, call, num_tiles);
   } else if (call.float_out) {
-    launch<skinny_kernel<Element, float, false>>(shape, stream, call);
+    launch<skinny_kernel<Element, float, false>>(shape, stream, call, num_tiles);
   } else {
-    launch<skinny_kernel<Element, Element, false>>(shape, stream, call);
+    launch<skinny_kernel<Element, Element, false>>(shape, stream, call, num_tiles);
   }
 }
 

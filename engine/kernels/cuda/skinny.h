@@ -17,6 +17,7 @@ struct SkinnyCall {
   const void* x = nullptr;                      // [T, k], rows and addresses multiples of 16 bytes
   const void* w = nullptr;                      // [n, k]; gated: [2 n, k], gates first
   void* out = nullptr;                          // [T, n]
+  int num_processors = 1;                       // of the GPU
   bool float_out = false;                       // out is float32
   bool gated = false;                           // out = silu(x gate^T) * (x up^T)
 };
