@@ -20,7 +20,7 @@ template <int kHeadDim, int kColumns>
 __device__ __forceinline__ void attend_staged(const UnitWalk<kHeadDim>& walk,
                                               const AttentionSequence& sequence,
                                               const DecodeQueries<kHeadDim, kColumns>& queries, int unit,
-                                              const std::byte* staged, int lane,
+                                              const std::byte* staged, int oldest, int lane,
                                               DecodeState<kHeadDim, kColumns>& state) {
   const auto packed = [&]<KvDtype kDtype>() {
     const auto place = [&](int row) {
@@ -28,12 +28,12 @@ __device__ __forceinline__ void attend_staged(const UnitWalk<kHeadDim>& walk,
                                                   unit * unit_tiles(kDtype) + tile_of_row<kDtype>(row));
     };
     attend_unit<kHeadDim, kColumns, kDtype>(sequence, queries, staged, place(lane / 4), place(lane % 4 * 2),
-                                            lane, state);
+                                            oldest, lane, state);
   };
   if (unit >= walk.packed_units) {
     const TilePlace at =
         FloatTiles<kHeadDim>::place(walk.cache, walk.packed_blocks, unit - walk.packed_units);
-    attend_unit<kHeadDim, kColumns, KvDtype::kF16>(sequence, queries, staged, at, at, lane, state);
+    attend_unit<kHeadDim, kColumns, KvDtype::kF16>(sequence, queries, staged, at, at, oldest, lane, state);
   } else if (walk.int4()) {
     packed.template operator()<KvDtype::kInt4>();
   } else {
@@ -106,7 +106,8 @@ __device__ __forceinline__ void write_decode_stats(const AttentionParams<Activat
   p.row_stats[2 * row + 1] = kProbabilityFactor / sum;
 }
 
-// One row's output, channel lane + 32 i in x[i], as it is written; back through the Hadamard matrix where asked for.
+// One row's output, channel lane + 32 i in x[i], as it is written; back through the Hadamard matrix where
+// asked for.
 template <int kHeadDim, class Activation>
 __device__ __forceinline__ void write_row(const AttentionParams<Activation>& p, std::int64_t row, int lane,
                                           float (&x)[kHeadDim / kWarpLanes]) {
@@ -211,17 +212,27 @@ __global__ void __launch_bounds__(attention_threads(kHeadDim), kHeadDim == 128 &
   __syncthreads();
   DecodeState<kHeadDim, kColumns> state;
   start_decode<kHeadDim, kColumns>(share, p.group, lane, queries, state);
+  // All rows see all slots before that.
+  const int first_branch = sequence.cache.num_cached - sequence.num_branch_slots;
+  const int oldest =
+      sequence.num_branches > 1 && first_branch <= share.first_slot ? first_branch : share.first_slot + 1;
+  bool codes = walk.packed_units > 0;
   int stage = 0;
   for (int unit = first + warp; unit < last; unit += kWarps) {
     const int ahead = stage == 0 ? kDecodeStages - 1 : stage - 1;
     start(unit + (kDecodeStages - 1) * kWarps, ahead);
     wait_for_copies<kDecodeStages - 1>();
     __syncwarp();
+    if (codes && unit >= walk.packed_units) {
+      walk.int4() ? leave_codes<KvDtype::kInt4>(state) : leave_codes<KvDtype::kInt8>(state);
+      codes = false;
+    }
     attend_staged<kHeadDim, kColumns>(walk, sequence, queries, unit,
-                                      stages + stage * decode_stage_bytes(kHeadDim), lane, state);
+                                      stages + stage * decode_stage_bytes(kHeadDim), oldest, lane, state);
     __syncwarp();  // the stage is free
     stage = stage + 1 == kDecodeStages ? 0 : stage + 1;
   }
+  if (codes) walk.int4() ? leave_codes<KvDtype::kInt4>(state) : leave_codes<KvDtype::kInt8>(state);
   wait_for_copies<0>();
   finish(state);
   __syncthreads();

@@ -80,12 +80,13 @@ __device__ __forceinline__ void start_decode(const Share& share, int group, int 
   }
 }
 
-// Of a sequence with branches: no row gets a score of a text that is not its own.
+constexpr int kNoSlot = 0x7fffffff;
+
+// No row gets a score of what it does not see: later tokens, other branches, slots that are not filled.
 template <int kMTiles, int kHeadDim, int kColumns>
-__device__ __forceinline__ void hide_other_branches(const AttentionSequence& sequence,
-                                                    const int (&slots)[kMTiles][2],
-                                                    const DecodeState<kHeadDim, kColumns>& state,
-                                                    float (&scores)[kMTiles][kColumns][4]) {
+__device__ __forceinline__ void hide_unseen(const AttentionSequence& sequence, const int (&slots)[kMTiles][2],
+                                            const DecodeState<kHeadDim, kColumns>& state,
+                                            float (&scores)[kMTiles][kColumns][4]) {
 #pragma unroll
   for (int m = 0; m < kMTiles; ++m) {
 #pragma unroll
@@ -98,10 +99,10 @@ __device__ __forceinline__ void hide_other_branches(const AttentionSequence& seq
   }
 }
 
-// Scores [M-tiles][columns][2 * (token r + 8) + row] become probabilities; `slots` as [M-tiles][token], past
-// every query where there is no token.
+// Scores [M-tiles][columns][2 * (token r + 8) + row] become probabilities; those of an absent lane are of no
+// token.
 template <int kMTiles, int kHeadDim, int kColumns>
-__device__ __forceinline__ void soften(const int (&slots)[kMTiles][2], float (&scores)[kMTiles][kColumns][4],
+__device__ __forceinline__ void soften(bool absent, float (&scores)[kMTiles][kColumns][4],
                                        DecodeState<kHeadDim, kColumns>& state) {
 #pragma unroll
   for (int c = 0; c < kColumns; ++c) {
@@ -112,17 +113,15 @@ __device__ __forceinline__ void soften(const int (&slots)[kMTiles][2], float (&s
       for (int m = 0; m < kMTiles; ++m) {
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
-          float& score = scores[m][c][2 * h + e];
-          if (slots[m][h] > state.own_slot[c][e]) score = minus_infinity();
-          top = score > top ? score : top;
+          top = fmaxf(top, scores[m][c][2 * h + e]);
         }
       }
-      for (int offset = 4; offset <= 16; offset *= 2) {
-        const float other = __shfl_xor_sync(kAllLanes, top, offset);
-        top = other > top ? other : top;
-      }
-      const float best = state.max[c][e] > top ? state.max[c][e] : top;
-      const float base = (best == minus_infinity() ? 0 : best) - kProbabilityExponent;
+      if (absent) top = minus_infinity();
+      for (int offset = 4; offset <= 16; offset *= 2)
+        top = fmaxf(top, __shfl_xor_sync(kAllLanes, top, offset));
+      const float best = fmaxf(state.max[c][e], top);
+      const float seen_base = (best == minus_infinity() ? 0 : best) - kProbabilityExponent;
+      const float base = absent ? -minus_infinity() : seen_base;
       if (__any_sync(kAllLanes, top > state.max[c][e])) {  // less and less often the longer the text
         const float keep = state.max[c][e] == minus_infinity() ? 0 : exp2_fast(state.max[c][e] - best);
         state.sum[c][e] *= keep;
@@ -149,7 +148,7 @@ __device__ __forceinline__ void soften(const int (&slots)[kMTiles][2], float (&s
   }
 }
 
-// Scale and minimum of codes around their centre, of each M-tile's tokens r and r + 8.
+// Scale and minimum of each M-tile's tokens r and r + 8.
 template <KvDtype kDtype>
 struct TokenScales {
   float scale[kMTiles<kDtype>][2];
@@ -181,7 +180,7 @@ __device__ __forceinline__ TokenScales<kDtype> load_scales(const std::byte* unit
       const int m = kFours == 2 ? i : i / 2;
       const int h = kFours == 2 ? four : i % 2;
       out.scale[m][h] = half_of(scale);
-      out.minimum[m][h] = half_of(minimum) + kCodeCentre<kDtype> * out.scale[m][h];
+      out.minimum[m][h] = half_of(minimum);
     }
   }
   return out;
@@ -198,20 +197,16 @@ __device__ __forceinline__ void scale_scores(const TokenScales<kDtype>& keys,
     for (int c = 0; c < kColumns; ++c) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        scores[m][c][i] =
-            scores[m][c][i] * keys.scale[m][i / 2] + keys.minimum[m][i / 2] * state.query_sum[c][i % 2];
+        const float scale = keys.scale[m][i / 2] / code_unit<kDtype>(i >= 2);
+        scores[m][c][i] = scores[m][c][i] * scale + keys.minimum[m][i / 2] * state.query_sum[c][i % 2];
       }
     }
   }
 }
 
-constexpr int kNoSlot = 0x7fffffff;
-
-// Probabilities as the operand of with_values(), V's scales in them; V's minima go to state.offset. Where
-// there is no token, scales are anything, NaN among it.
+// Probabilities as the operand of with_values(), V's scales in them; V's minima go to state.offset.
 template <int kHeadDim, int kColumns, KvDtype kDtype>
 __device__ __forceinline__ void scale_probabilities(const TokenScales<kDtype>& values,
-                                                    const int (&slots)[kMTiles<kDtype>][2],
                                                     float (&p)[kMTiles<kDtype>][kColumns][4],
                                                     DecodeState<kHeadDim, kColumns>& state) {
 #pragma unroll
@@ -220,10 +215,21 @@ __device__ __forceinline__ void scale_probabilities(const TokenScales<kDtype>& v
     for (int c = 0; c < kColumns; ++c) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        const bool there = slots[m][i / 2] != kNoSlot;
-        state.offset[c][i % 2] += there ? p[m][c][i] * values.minimum[m][i / 2] : 0.0F;
-        p[m][c][i] = there ? p[m][c][i] * values.scale[m][i / 2] : 0.0F;
+        state.offset[c][i % 2] += p[m][c][i] * values.minimum[m][i / 2];
+        p[m][c][i] *= values.scale[m][i / 2];
       }
+    }
+  }
+}
+
+// Outputs of codes become outputs of values: once, when a warp comes to its last packed unit.
+template <KvDtype kDtype, int kHeadDim, int kColumns>
+__device__ __forceinline__ void leave_codes(DecodeState<kHeadDim, kColumns>& state) {
+#pragma unroll
+  for (int j = 0; j < kHeadDim / 16; ++j) {
+#pragma unroll
+    for (int c = 0; c < kColumns; ++c) {
+      for (int i = 0; i < 4; ++i) state.out[j][c][i] /= code_unit<kDtype>(i >= 2);
     }
   }
 }
@@ -234,10 +240,12 @@ template <int kHeadDim, int kColumns, KvDtype kDtype>
 __device__ __forceinline__ void attend_unit(const AttentionSequence& sequence,
                                             const DecodeQueries<kHeadDim, kColumns>& queries,
                                             const std::byte* unit, const TilePlace& own,
-                                            const TilePlace& values_of, int lane,
+                                            const TilePlace& values_of, int oldest, int lane,
                                             DecodeState<kHeadDim, kColumns>& state) {
   constexpr int kM = kMTiles<kDtype>;
   const int r = lane / 4;
+  const bool absent = !has_rows<kDtype>(r, own.width);
+  const int scaled = absent ? r - 4 / unit_tiles(kDtype) : r;  // whose scales are numbers at least
   float scores[kM][kColumns][4] = {};
   const int row_bytes = own.width * cpu::code_bits(kDtype) / 8;
   // Codes take so many instructions to widen that an unrolled loop would not stay in the instruction cache.
@@ -250,23 +258,36 @@ __device__ __forceinline__ void attend_unit(const AttentionSequence& sequence,
         mma_f16(scores[m][c], a, b.x, b.y);
       }
     });
-    if constexpr (kHeadDim > 128)
-      __syncwarp();  // else the compiler reads ahead into more registers than there are
   }
+  // Nearly every unit is full and older than all queries.
+  const bool all_seen = own.count == own.width && own.first_slot + own.width <= oldest;
+  const bool plain = __all_sync(kAllLanes, all_seen ? 1 : 0) != 0;
   int slots[kM][2];
+  if (!plain) {
 #pragma unroll
-  for (int m = 0; m < kM; ++m) {
-    for (int h = 0; h < 2; ++h) {
-      const int token = token_of_row<kDtype>(r, m, h == 1, own.width);
-      slots[m][h] = has_row<kDtype>(r, m, own.width) && token < own.count ? own.first_slot + token : kNoSlot;
+    for (int m = 0; m < kM; ++m) {
+      for (int h = 0; h < 2; ++h) {
+        const int token = token_of_row<kDtype>(r, m, h == 1, own.width);
+        slots[m][h] = !absent && token < own.count ? own.first_slot + token : kNoSlot;
+      }
     }
   }
   if constexpr (is_quantised(kDtype))
-    scale_scores(load_scales<kHeadDim, kDtype>(unit, 0, r, own.width), state, scores);
-  if (sequence.num_branches > 1) hide_other_branches(sequence, slots, state, scores);
-  soften(slots, scores, state);
-  if constexpr (is_quantised(kDtype))
-    scale_probabilities(load_scales<kHeadDim, kDtype>(unit, 2, r, own.width), slots, scores, state);
+    scale_scores(load_scales<kHeadDim, kDtype>(unit, 0, scaled, own.width), state, scores);
+  if (!plain) hide_unseen(sequence, slots, state, scores);
+  soften(absent, scores, state);
+  if constexpr (is_quantised(kDtype)) {
+    TokenScales<kDtype> values = load_scales<kHeadDim, kDtype>(unit, 2, scaled, own.width);
+    if (!plain) {  // of no token they are anything, NaN among it
+#pragma unroll
+      for (int m = 0; m < kM; ++m) {
+        for (int h = 0; h < 2; ++h) {
+          if (slots[m][h] == kNoSlot) values.scale[m][h] = values.minimum[m][h] = 0;
+        }
+      }
+    }
+    scale_probabilities(values, scores, state);
+  }
   unsigned b[kM][kColumns][2];
 #pragma unroll
   for (int m = 0; m < kM; ++m) {

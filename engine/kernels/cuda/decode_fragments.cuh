@@ -19,10 +19,6 @@ namespace kvcrush::cuda {
 
 template <KvDtype kDtype>
 inline constexpr int kMTiles = unit_tiles(kDtype);
-template <KvDtype kDtype>
-inline constexpr float kCodeCentre = kDtype == KvDtype::kInt4   ? 8.0F
-                                     : kDtype == KvDtype::kInt8 ? 128.0F
-                                                                : 0.0F;
 
 // What a lane's rows of M-tile m are, within their tile of the unit.
 template <KvDtype kDtype>
@@ -36,43 +32,43 @@ __device__ __forceinline__ int token_of_row(int r, int m, bool upper, int width)
   return r + (upper ? 8 : 0);
 }
 
-// Whether the row is a token at all: a tile of half the width has no second half of int4 words.
+// Whether a lane's rows are tokens at all: a tile of half the width has half the words.
 template <KvDtype kDtype>
-__device__ __forceinline__ bool has_row(int r, int m, int width) {
-  return kDtype != KvDtype::kInt4 || r % 2 * 4 + m < width / 2;
+__device__ __forceinline__ bool has_rows(int r, int width) {
+  constexpr int kLaneRows = 8 / unit_tiles(kDtype);  // words of a tile
+  return width == cpu::kTileTokens || r % kLaneRows < kLaneRows / 2;
 }
 
-// Codes at one place of two rows a and b, as the float16 pair (a, b). int4: byte i's low nibbles at [i][0],
-// high ones at [i][1].
+// Codes at one place of two rows a and b, as the float16 pair (a, b). The bits of a code alone are a tiny
+// float16: a subnormal, exact, for which a tensor core takes no longer. What it is short of goes into scales.
+//
+// int4: byte i's low nibbles at [i][0], 2^-24 of the code each, high ones at [i][1], 2^-20.
 struct NibblePairs {
   unsigned at[4][2];
 };
 __device__ __forceinline__ NibblePairs unpack_nibbles(unsigned a, unsigned b) {
-  constexpr unsigned k1024 = 0x64006400U;     // 1024 + code is exact, its bits are 0x6400 | code
-  constexpr unsigned kCentred = 0x64086408U;  // 1032
-  constexpr unsigned kSixteenth = 0x2c002c00U;
-  constexpr unsigned kMinus72 = 0xd480d480U;  // (1024 + 16 code) / 16 - 72 = code - 8
   NibblePairs out;
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
     const unsigned both = __byte_perm(a, b, i < 2 ? 0x5410 : 0x7632) >> (i % 2 * 8);
-    out.at[i][0] = f16x2_subtract(and_or(both, 0x000f000fU, k1024), kCentred);
-    out.at[i][1] = f16x2_fma(and_or(both, 0x00f000f0U, k1024), kSixteenth, kMinus72);
+    out.at[i][0] = both & 0x000f000fU;
+    out.at[i][1] = both & 0x00f000f0U;
   }
   return out;
 }
+// int8: 2^-24 of the code.
 struct BytePairs {
   unsigned at[4];
 };
 __device__ __forceinline__ BytePairs unpack_bytes(unsigned a, unsigned b) {
-  constexpr unsigned kHigh = 0x64646464U;
-  constexpr unsigned kCentred = 0x64806480U;  // 1152
-  const unsigned low = __byte_perm(a, b, 0x5140);
-  const unsigned high = __byte_perm(a, b, 0x7362);
-  return {{f16x2_subtract(__byte_perm(low, kHigh, 0x4140), kCentred),
-           f16x2_subtract(__byte_perm(low, kHigh, 0x4342), kCentred),
-           f16x2_subtract(__byte_perm(high, kHigh, 0x4140), kCentred),
-           f16x2_subtract(__byte_perm(high, kHigh, 0x4342), kCentred)}};
+  const unsigned low = __byte_perm(a, b, 0x5410);
+  const unsigned high = __byte_perm(a, b, 0x7632);
+  return {{low & 0x00ff00ffU, low >> 8 & 0x00ff00ffU, high & 0x00ff00ffU, high >> 8 & 0x00ff00ffU}};
+}
+// Of rows r (upper false) and r + 8 of K's M-tiles, and of V's, which are channels j and j + head_dim / 2.
+template <KvDtype kDtype>
+__device__ __forceinline__ constexpr float code_unit(bool upper) {
+  return kDtype == KvDtype::kInt4 && upper ? 1.0F / (1 << 20) : 1.0F / (1 << 24);
 }
 
 __device__ __forceinline__ unsigned word_at(const std::byte* address) {
@@ -103,11 +99,10 @@ __device__ __forceinline__ void with_keys(const std::byte* unit, int s, int row_
   const int r = lane / 4;
   const int q = lane % 4;
   if constexpr (kDtype == KvDtype::kF16) {
-    const int row =
-        lane % 8;  // of matrix lane / 8: lower then upper tokens, then the same of channels 8 further
-    const int d = 16 * s + lane / 16 * 8 + row / 2 + row % 2 * 4;
+    const int row = lane % 8;  // of matrix lane / 8: lower, upper tokens, then both of channels 8 further
+    const int d = lane / 16 * 8 + row / 2 + row % 2 * 4;
     unsigned a[4];
-    load_matrices_transposed(a, unit + staged_key_byte(d, lane / 8 % 2));
+    load_matrices_transposed(a, unit + staged_key_byte(d, lane / 8 % 2) + 16 * s * 32);
     use(0, a);
     return;
   } else {
@@ -144,6 +139,9 @@ __device__ __forceinline__ void with_values(const std::byte* unit, int tile, con
   const int r = lane / 4;
   if constexpr (kDtype == KvDtype::kF16) {
     constexpr int kWords = kHeadDim == 128 ? 4 : 2;  // of one load
+    // Tokens are 2q, 2q + 1, 2q + 8 and 2q + 9: their rows are shuffled alike.
+    const int byte = r * kChannels * 2;
+    const std::byte* row = unit + staged_value_byte<kHeadDim>(tokens[0], 0, byte / 16) + byte % 16;
 #pragma unroll
     for (int first = 0; first < kChannels; first += 2 * kWords) {
       unsigned w[4][2][kWords];
@@ -151,9 +149,9 @@ __device__ __forceinline__ void with_values(const std::byte* unit, int tile, con
       for (int t = 0; t < 4; ++t) {
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-          const int byte = (half * kHeadDim / 2 + r * kChannels + first) * 2;
-          load_words<kWords>(unit + staged_value_byte<kHeadDim>(tokens[t], byte / 16) + byte % 16,
-                             w[t][half]);
+          load_words<kWords>(
+              row + (t % 2 + t / 2 * 8) * kHeadDim + half * kHeadDim * cpu::kTileTokens + first * 2,
+              w[t][half]);
         }
       }
 #pragma unroll
@@ -165,7 +163,6 @@ __device__ __forceinline__ void with_values(const std::byte* unit, int tile, con
         const unsigned a[4] = {pair(0, 0), pair(0, 1), pair(2, 0), pair(2, 1)};
         use(first + j, a);
       }
-      if constexpr (kHeadDim > 128) __syncwarp();
     }
   } else if constexpr (kDtype == KvDtype::kInt4) {
     constexpr int kWords = kChannels / 4;

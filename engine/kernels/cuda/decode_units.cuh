@@ -55,33 +55,44 @@ struct FloatTiles {
   }
 };
 
-// 16-byte pieces of K and V rows in a staged float16 tile. They are shuffled so that the eight rows of an
-// ldmatrix, and eight lanes that read neighbouring channels of four tokens, meet every bank once.
+// 16-byte pieces of K and V rows in a staged float16 tile, V as two halves of its channels. Pieces are
+// shuffled so that the eight rows of an ldmatrix, and eight lanes that read neighbouring channels of four
+// tokens, meet every bank once.
 __device__ __forceinline__ int staged_key_byte(int d, int half) {
   return d * 32 + ((half ^ (d >> 2 & 1)) << 4);
 }
 template <int kHeadDim>
-__device__ __forceinline__ int staged_value_byte(int token, int piece) {
-  return (kHeadDim * 2 * cpu::kTileTokens) + token * kHeadDim * 2 + ((piece ^ (token >> 1 & 3) << 1) << 4);
+__device__ __forceinline__ int staged_value_byte(int token, int half, int piece) {
+  constexpr int kPieces = kHeadDim / 16;  // of half a row
+  return (2 + half) * kHeadDim * cpu::kTileTokens + token * kHeadDim +
+         ((piece ^ ((token >> 1 & 3) << 1 & (kPieces - 1))) << 4);
 }
 
 // Starts one lane's copies of a float16 tile. Rows of V from `count` on become zeros: no weight times NaN is
-// NaN.
+// NaN. What depends on the lane is apart from what depends on the turn, which so becomes part of the
+// instructions.
 template <int kHeadDim>
 __device__ __forceinline__ void start_float_tile(const std::byte* head, const TilePlace& at, int lane,
                                                  std::byte* to) {
-  constexpr int kPieces = kHeadDim * cpu::kTileTokens * 2 / 16;  // of K or V
-  constexpr int kPiecesPerToken = kHeadDim / 8;
-  const std::byte* keys = head + at.offset * kHeadDim * 2;
+  constexpr int kTurns = kHeadDim * cpu::kTileTokens * 2 / 16 / kWarpLanes;  // of K or V
+  constexpr int kTurnBytes = kWarpLanes * 16;
+  constexpr int kPieces = kHeadDim / 8;  // of a token
+  constexpr int kTurnTokens = kWarpLanes / kPieces;
+  const std::byte* keys = head + at.offset * kHeadDim * 2 + lane * 16;
   const std::byte* values = keys + FloatTiles<kHeadDim>::kTokensPerBlock * kHeadDim * 2;
-#pragma unroll 8
-  for (int i = lane; i < kPieces; i += kWarpLanes)
-    copy_async_16(to + staged_key_byte(i / 2, i % 2), keys + i * 16, true);
-#pragma unroll 8
-  for (int i = lane; i < kPieces; i += kWarpLanes) {
-    const int token = i / kPiecesPerToken;
-    copy_async_16(to + staged_value_byte<kHeadDim>(token, i % kPiecesPerToken), values + i * 16,
-                  token < at.count);
+  std::byte* staged_keys = to + staged_key_byte(lane / 2, lane % 2);
+#pragma unroll
+  for (int turn = 0; turn < kTurns; ++turn)
+    copy_async_16(staged_keys + turn * kTurnBytes, keys + turn * kTurnBytes, true);
+  const int token = lane / kPieces;
+  const int half = lane % kPieces / (kPieces / 2);
+  const int piece = lane % (kPieces / 2);
+#pragma unroll
+  for (int turn = 0; turn < kTurns; ++turn) {
+    const int first = turn * kTurnTokens;  // rows of two tokens are shuffled alike
+    std::byte* row = to + staged_value_byte<kHeadDim>(kTurnTokens > 2 ? first + token : first, half, piece);
+    copy_async_16(kTurnTokens > 2 ? row : row + token * kHeadDim, values + turn * kTurnBytes,
+                  first + token < at.count);
   }
 }
 
@@ -93,19 +104,22 @@ __device__ __forceinline__ void start_packed_tile(std::byte* head, const TilePla
   using Tiles = PackedTiles<kHeadDim, kDtype>;
   const cpu::QuantisedHead q = cpu::quantised_head(head, kDtype, Tiles::kTokensPerBlock, kHeadDim);
   const int skip = at.offset * kHeadDim * cpu::code_bits(kDtype) / 8 + lane * 16;
-  const int bytes = at.width * kHeadDim * cpu::code_bits(kDtype) / 8 - lane * 16;
   const std::byte* keys = q.keys + skip;
   const std::byte* values = q.values + skip;
+  to += lane * 16;
+  const auto copy_half = [&](int first) {
 #pragma unroll
-  for (int i = 0; i < Tiles::kCodeBytes; i += kLanes * 16) {
-    if (i >= bytes) continue;
-    copy_async_16(to + lane * 16 + i, keys + i, true);
-    copy_async_16(to + lane * 16 + Tiles::kCodeBytes + i, values + i, true);
-  }
+    for (int i = 0; i < Tiles::kCodeBytes / 2; i += kLanes * 16) {
+      copy_async_16(to + first + i, keys + first + i, true);
+      copy_async_16(to + Tiles::kCodeBytes + first + i, values + first + i, true);
+    }
+  };
+  copy_half(0);
+  if (at.width == cpu::kTileTokens) copy_half(Tiles::kCodeBytes / 2);
   const int array = lane / 2;
   if (array < 4 && lane % 2 * 16 < at.width * 2) {
     copy_async_16(
-        to + 2 * Tiles::kCodeBytes + lane * 16,
+        to + 2 * Tiles::kCodeBytes,
         reinterpret_cast<const std::byte*>(q.key_scales + array * Tiles::kTokensPerBlock + at.offset) +
             lane % 2 * 16,
         true);

@@ -10,7 +10,7 @@ namespace kvcrush::cuda {
 
 namespace {
 
-constexpr int kWarps = 8;      // of a block; they share a tile's rows of w and take parts of the depth in turn
+constexpr int kWarps = 8;  // of a block; they share a tile's rows of w and take parts of the depth in turn
 constexpr int kTileRows = 16;  // of w; gated: half of them gates, half what they let through
 constexpr int kGroup = 32;     // of the depth: two steps of a tensor core
 constexpr int kGroups = 4;     // of a turn: 256 neighbouring bytes of each row
@@ -23,9 +23,9 @@ __device__ __forceinline__ void mma(float (&c)[4], const unsigned (&a)[4], unsig
   mma_bf16(c, a, b0, b1);
 }
 
-// What a lane (r, q) reads for one turn: 16 bytes each of rows r and r + 8. Of eight neighbouring elements of the
-// depth the first four are its part of one step, the rest of the next. x is read in the same order, and order is all
-// that differs from a plain product.
+// What a lane (r, q) reads for one turn: 16 bytes each of rows r and r + 8. Of eight neighbouring elements of
+// the depth the first four are its part of one step, the rest of the next. x is read in the same order, and
+// order is all that differs from a plain product.
 struct SkinnyTurn {
   uint4 w[kGroups][2];
   uint4 x[kGroups];
@@ -102,7 +102,14 @@ __device__ __forceinline__ void keep_tile(const SkinnyCall& call, int tile, int 
   }
 }
 
+// Where a warp is: a turn of a tile.
+struct SkinnyPlace {
+  int tile;
+  int group;
+};
+
 // Blocks stay and take tiles in turn. Each warp reads one turn ahead, across tiles too: memory is never idle.
+// The two turns are two sets of registers; copying one to the other would wait for it.
 template <class Element, class Out, bool kGated>
 __global__ void __launch_bounds__(kWarps* kWarpLanes, kBlocksPerProcessor)
     skinny_kernel(SkinnyCall call, int num_tiles) {
@@ -110,26 +117,30 @@ __global__ void __launch_bounds__(kWarps* kWarpLanes, kBlocksPerProcessor)
   const int warp = static_cast<int>(threadIdx.x) / kWarpLanes;
   const int lane = static_cast<int>(threadIdx.x) % kWarpLanes;
   const SkinnyRows<Element, kGated> rows{call, lane, call.depth / kGroup, num_tiles};
-  constexpr int kStep = kWarps * kGroups;
-  const int first = warp * kGroups;
-  const auto step = static_cast<int>(gridDim.x);
-  SkinnyTurn turn;
-  rows.load(static_cast<int>(blockIdx.x), first, turn);
+  SkinnyTurn turns[2];
+  SkinnyPlace at{static_cast<int>(blockIdx.x), warp * kGroups};
+  rows.load(at.tile, at.group, turns[0]);
+  float sums[4] = {};
   int count = 0;
-  for (int tile = static_cast<int>(blockIdx.x); tile < num_tiles; tile += step, ++count) {
-    float sums[4] = {};
-    for (int group = first;; group += kStep) {
-      const bool last = group + kStep >= rows.groups;
-      SkinnyTurn next;
-      rows.load(last ? tile + step : tile, last ? first : group + kStep, next);
-      rows.add(turn, sums);
-      turn = next;
-      if (last) break;
+  while (true) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      SkinnyPlace next{at.tile, at.group + kWarps * kGroups};
+      const bool last = next.group >= rows.groups;
+      if (last) next = {at.tile + static_cast<int>(gridDim.x), warp * kGroups};
+      rows.load(next.tile, next.group, turns[half ^ 1]);
+      rows.add(turns[half], sums);
+      if (last) {
+        float4* own = parts[count % 2];
+        own[threadIdx.x] = make_float4(sums[0], sums[1], sums[2], sums[3]);
+        __syncthreads();  // the other half is read until the next one
+        if (warp == count % kWarps) keep_tile<Out, kGated>(call, at.tile, lane, own);
+        for (float& sum : sums) sum = 0;
+        ++count;
+        if (next.tile >= num_tiles) return;
+      }
+      at = next;
     }
-    float4* own = parts[count % 2];
-    own[threadIdx.x] = make_float4(sums[0], sums[1], sums[2], sums[3]);
-    __syncthreads();  // the other half is read until the next one
-    if (warp == count % kWarps) keep_tile<Out, kGated>(call, tile, lane, own);
   }
 }
 
