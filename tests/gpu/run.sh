@@ -4,7 +4,7 @@
 # or takes the programs that `tests/gpu/pack.sh --programs` built elsewhere against the same version of torch.
 # usage: tests/gpu/run.sh [--build] [--only STEPS] [OUT]
 #   --build       build here even where build/gpu-deps/bin has programs
-#   --only STEPS  comma-separated, of kernel-tests, engine-tests, kernel-bench, engine-bench, profile
+#   --only STEPS  comma-separated, of kernel-tests, prefill-check, engine-tests, kernel-bench, engine-bench, profile
 #   OUT           folder for log and JSON, default build/gpu-results
 set -uo pipefail
 cd "$(dirname "$0")/../.."
@@ -40,7 +40,7 @@ if [[ $build_here -eq 1 || ! -d $programs ]]; then
   build=build/gpu programs=build/gpu/tests/gpu
   cmake -S . -B "$build" -DCMAKE_BUILD_TYPE=Release -DKVCRUSH_CUDA=ON -DKVCRUSH_SERVER=OFF -DKVCRUSH_SIMULATOR=OFF \
     -DKVCRUSH_TORCH_DIR="$torch" -DCMAKE_CUDA_ARCHITECTURES="$arch" "${deps[@]}" >>"$log" 2>&1 &&
-    cmake --build "$build" -j "$(nproc)" --target gpu_kernel_tests real_gpu_engine_tests gpu_kernel_bench gpu_engine_bench >>"$log" 2>&1 ||
+    cmake --build "$build" -j "$(nproc)" --target gpu_kernel_tests gpu_prefill_check real_gpu_engine_tests gpu_kernel_bench gpu_engine_bench >>"$log" 2>&1 ||
     { tail -40 "$log"; exit 1; }
   say "built in $((SECONDS - started)) s"
 fi
@@ -69,6 +69,7 @@ shards() {  # shards PROGRAM: its tests in parts side by side; results go by thr
 export -f shards
 export out
 step kernel-tests 50 bash -c "shards $programs/gpu_kernel_tests"
+step prefill-check 60 "$programs/gpu_prefill_check"
 step engine-tests 60 "$programs/real_gpu_engine_tests" --gtest_brief=1
 step kernel-bench 60 "$programs/gpu_kernel_bench" --json "$out/kernels.json"
 step engine-bench 120 "$programs/gpu_engine_bench" --json "$out/engine.json"

@@ -23,13 +23,13 @@ struct AttentionPlan {
   std::vector<RowTile> decode;   // sequences whose rows fit one warp
   std::vector<RowTile> prefill;  // the others, prefill_rows rows at a time
   int prefill_rows = 0;
-  int num_splits = 1;            // of every decode's cached tiles
-  int decode_rows = 0;           // of the decode that has the most
+  int num_splits = 1;   // of every decode's cached tiles
+  int decode_rows = 0;  // of the decode that has the most
 };
 
 // sequences: of the layer that holds the most. group: query heads of a KV head, at most kRowsPerWarp.
-// num_processors: the GPU's multiprocessors; decodes are split so that blocks take the shortest turns on them.
-// prefill_rows: what cuda::prefill_rows() says for the batch.
+// num_processors: the GPU's multiprocessors; decodes are split so that blocks take the shortest turns on
+// them. prefill_rows: what cuda::prefill_rows() says for the batch.
 AttentionPlan plan_attention(std::span<const cpu::AttentionSequence> sequences, int group, int num_kv_heads,
                              int head_dim, int num_processors, int prefill_rows);
 
@@ -37,7 +37,7 @@ AttentionPlan plan_attention(std::span<const cpu::AttentionSequence> sequences, 
 inline std::int64_t partial_floats(const AttentionPlan& plan, int num_kv_heads, int head_dim) {
   if (plan.num_splits == 1) return 0;
   return static_cast<std::int64_t>(plan.num_splits) * static_cast<std::int64_t>(plan.decode.size()) *
-         num_kv_heads * kRowsPerWarp * (head_dim + 2);
+         num_kv_heads * kRowsPerWarp * (head_dim + 4);  // largest score, sum, alignment
 }
 
 }  // namespace kvcrush::cuda

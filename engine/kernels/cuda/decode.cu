@@ -4,8 +4,7 @@
 #include "engine/kernels/cuda/decode.h"
 
 #include "engine/core/status.h"
-#include "engine/kernels/cuda/attention_output.cuh"
-#include "engine/kernels/cuda/decode.cuh"
+#include "engine/kernels/cuda/decode_merge.cuh"
 #include "engine/kernels/cuda/launch.h"
 
 namespace kvcrush::cuda {
@@ -13,8 +12,6 @@ namespace kvcrush::cuda {
 namespace {
 
 constexpr float kLog2E = 1.44269504F;
-constexpr float kProbabilityFactor = 128;  // 2^kProbabilityExponent
-static_assert(kProbabilityExponent == 7);
 
 template <int kHeadDim, int kColumns>
 __device__ __forceinline__ void attend_staged(const UnitWalk<kHeadDim>& walk,
@@ -38,138 +35,6 @@ __device__ __forceinline__ void attend_staged(const UnitWalk<kHeadDim>& walk,
     packed.template operator()<KvDtype::kInt4>();
   } else {
     packed.template operator()<KvDtype::kInt8>();
-  }
-}
-
-// What a row's softmax came to, over a warp, a block or all splits.
-__device__ __forceinline__ float weight_of(float max, float top) {
-  return max == minus_infinity() ? 0.0F : exp2_fast(max - top);
-}
-
-// The states of a block's warps as one, in shared memory that no unit needs any more: for each row largest
-// score, sum and outputs.
-template <int kHeadDim, int kColumns>
-struct BlockMerge {
-  static constexpr int kWarps = attention_warps(kHeadDim);
-  static constexpr int kRows = 8 * kColumns;
-  float max[kWarps][kRows];
-  float sum[kWarps][kRows];
-  float out[kWarps][kRows][kHeadDim];
-
-  __device__ __forceinline__ float top(int row) const {
-    float top = minus_infinity();
-    for (int w = 0; w < kWarps; ++w) top = max[w][row] > top ? max[w][row] : top;
-    return top;
-  }
-  __device__ __forceinline__ float sum_of(int row, float top) const {
-    float total = 0;
-    for (int w = 0; w < kWarps; ++w) total += sum[w][row] * weight_of(max[w][row], top);
-    return total;
-  }
-  __device__ __forceinline__ float out_of(int row, int d) const {
-    float total = 0;
-    for (int w = 0; w < kWarps; ++w) total += out[w][row][d];
-    return total;
-  }
-  __device__ void fill(const DecodeState<kHeadDim, kColumns>& state, int warp, int lane) {
-    const int r = lane / 4;
-    for (int c = 0; c < kColumns; ++c) {
-      for (int e = 0; e < 2; ++e) {
-        if (r != 0) continue;
-        max[warp][8 * c + lane % 4 * 2 + e] = state.max[c][e];
-        sum[warp][8 * c + lane % 4 * 2 + e] = state.sum[c][e];
-      }
-    }
-    __syncthreads();
-#pragma unroll
-    for (int c = 0; c < kColumns; ++c) {
-#pragma unroll
-      for (int e = 0; e < 2; ++e) {
-        const int row = 8 * c + lane % 4 * 2 + e;
-        const float weight = weight_of(state.max[c][e], top(row));
-#pragma unroll
-        for (int j = 0; j < kHeadDim / 16; ++j) {
-          const int d = r * (kHeadDim / 16) + j;
-          out[warp][row][d] = weight * state.out[j][c][e];
-          out[warp][row][d + kHeadDim / 2] = weight * state.out[j][c][2 + e];
-        }
-      }
-    }
-    __syncthreads();
-  }
-};
-
-template <class Activation>
-__device__ __forceinline__ void write_decode_stats(const AttentionParams<Activation>& p, std::int64_t row,
-                                                   float max_log2, float sum) {
-  p.row_stats[2 * row] = max_log2 * kLn2;
-  p.row_stats[2 * row + 1] = kProbabilityFactor / sum;
-}
-
-// One row's output, channel lane + 32 i in x[i], as it is written; back through the Hadamard matrix where
-// asked for.
-template <int kHeadDim, class Activation>
-__device__ __forceinline__ void write_row(const AttentionParams<Activation>& p, std::int64_t row, int lane,
-                                          float (&x)[kHeadDim / kWarpLanes]) {
-  constexpr int kOwn = kHeadDim / kWarpLanes;
-  if (p.turn_back) {
-#pragma unroll
-    for (int stride = 1; stride < kOwn; stride *= 2) {
-#pragma unroll
-      for (int i = 0; i < kOwn; ++i) {
-        if ((i & stride) != 0) continue;
-        const float a = x[i];
-        const float b = x[i + stride];
-        x[i] = a + b;
-        x[i + stride] = a - b;
-      }
-    }
-    for (int stride = 1; stride < kWarpLanes; stride *= 2) {
-      const float sign = (lane & stride) != 0 ? -1.0F : 1.0F;
-#pragma unroll
-      for (int i = 0; i < kOwn; ++i) x[i] = __shfl_xor_sync(kAllLanes, x[i], stride) + sign * x[i];
-    }
-#pragma unroll
-    for (int i = 0; i < kOwn; ++i) x[i] *= rsqrtf(static_cast<float>(kHeadDim));
-  }
-#pragma unroll
-  for (int i = 0; i < kOwn; ++i) from_float(x[i], p.out[row * kHeadDim + lane + i * kWarpLanes]);
-}
-
-// All splits of a sequence and KV head are in `partials`: a warp merges a row, a lane reading up to two
-// splits' sums and every 32nd channel.
-template <class Activation, int kHeadDim>
-__device__ void merge_splits(const AttentionParams<Activation>& p, const Share& share, const float* partials,
-                             int warp, int lane) {
-  const auto splits = static_cast<int>(gridDim.x);
-  for (int row = warp; row < share.num_rows; row += attention_warps(kHeadDim)) {
-    const float* states = partials + static_cast<std::int64_t>(row) * splits * (kHeadDim + 2);
-    float max[2];
-    float weight[2];
-    for (int i = 0; i < 2; ++i) {
-      const int split = lane + i * kWarpLanes;
-      max[i] = split < splits ? states[split * (kHeadDim + 2)] : minus_infinity();
-    }
-    const float top = warp_max(max[0] > max[1] ? max[0] : max[1]);
-    float sum = 0;
-    for (int i = 0; i < 2; ++i) {
-      weight[i] = weight_of(max[i], top);
-      if (weight[i] > 0) sum += weight[i] * states[(lane + i * kWarpLanes) * (kHeadDim + 2) + 1];
-    }
-    sum = warp_sum(sum);
-    float out[kHeadDim / kWarpLanes] = {};
-#pragma unroll 4
-    for (int split = 0; split < splits; ++split) {
-      const float own =
-          __shfl_sync(kAllLanes, split < kWarpLanes ? weight[0] : weight[1], split % kWarpLanes);
-#pragma unroll
-      for (int i = 0; i < kHeadDim / kWarpLanes; ++i)
-        out[i] += own * states[split * (kHeadDim + 2) + 2 + lane + i * kWarpLanes];
-    }
-    const std::int64_t out_row = output_row(p, share, row);
-    for (float& x : out) x /= sum;
-    write_row<kHeadDim>(p, out_row, lane, out);
-    if (lane == 0) write_decode_stats(p, out_row, top, sum);
   }
 }
 
@@ -241,20 +106,23 @@ __global__ void __launch_bounds__(attention_threads(kHeadDim), kHeadDim == 128 &
   merge.fill(state, warp, lane);
 
   const std::int64_t head = static_cast<std::int64_t>(blockIdx.z) * gridDim.y + blockIdx.y;
-  float* partials = p.partials + head * kRowsPerWarp * splits * (kHeadDim + 2);
+  float* partials = p.partials + head * kRowsPerWarp * splits * partial_stride(kHeadDim);
   for (int row = warp; row < share.num_rows; row += kWarps) {
     const float top = merge.top(row);
     const float sum = merge.sum_of(row, top);
     const std::int64_t out_row = output_row(p, share, row);
-    float* state_of_row = partials + (static_cast<std::int64_t>(row) * splits + blockIdx.x) * (kHeadDim + 2);
+    float* state_of_row =
+        partials + (static_cast<std::int64_t>(row) * splits + blockIdx.x) * partial_stride(kHeadDim);
     float x[kHeadDim / kWarpLanes];
 #pragma unroll
-    for (int i = 0; i < kHeadDim / kWarpLanes; ++i) x[i] = merge.out_of(row, lane + i * kWarpLanes);
+    for (int i = 0; i < kHeadDim / kWarpLanes; ++i)
+      x[i] = merge.out_of(row, lane * (kHeadDim / kWarpLanes) + i);
     if (splits == 1) {
       for (float& one : x) one /= sum;
       write_row<kHeadDim>(p, out_row, lane, x);
     } else {
-      for (int i = 0; i < kHeadDim / kWarpLanes; ++i) state_of_row[2 + lane + i * kWarpLanes] = x[i];
+      for (int i = 0; i < kHeadDim / kWarpLanes; ++i)
+        state_of_row[kPartialHeader + lane * (kHeadDim / kWarpLanes) + i] = x[i];
     }
     if (lane != 0) continue;
     if (splits == 1) {

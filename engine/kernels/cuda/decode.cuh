@@ -1,152 +1,9 @@
-// A warp's attention for up to 16 rows, one (query, query head) each, over units of the cache. Transposed:
-// scores are K Q^T [tokens, rows], outputs V^T P^T [channels, rows], so that eight rows, twice what most
-// models' groups have, fill the tensor cores' short side. Online softmax in powers of two.
+// What a staged unit adds to a warp's state.
 #pragma once
 
-#include "engine/kernels/cuda/attention_stages.cuh"
-#include "engine/kernels/cuda/decode_fragments.cuh"
+#include "engine/kernels/cuda/decode_state.cuh"
 
 namespace kvcrush::cuda {
-
-// Probabilities are 2^7 times themselves: with small V scales in them they would else lose bits as float16.
-// All that they add up to has the same factor.
-inline constexpr float kProbabilityExponent = 7;
-
-// A block's queries as the other operand of with_keys(): [k-step][column][lane], kColumns of eight rows each.
-template <int kHeadDim, int kColumns>
-using DecodeQueries = uint2[kHeadDim / 16][kColumns][kWarpLanes];
-
-// This lane's rows are 8 c + 2q and the next.
-template <int kHeadDim, int kColumns>
-struct DecodeState {
-  float query_sum[kColumns][2];
-  int own_slot[kColumns][2];  // of the row's query, -1: no such row
-  float max[kColumns][2];
-  float sum[kColumns][2];     // of this lane's tokens
-  float offset[kColumns][2];  // of probabilities times V's minima, the same for all channels
-  float out[kHeadDim / 16][kColumns][4];
-};
-
-// Queries times `scale`, by all warps of the block.
-template <int kHeadDim, int kColumns, class Activation>
-__device__ __forceinline__ void load_decode_rows(const AttentionParams<Activation>& p, const Share& share,
-                                                 float scale, int warp, int lane,
-                                                 DecodeQueries<kHeadDim, kColumns>& queries) {
-#pragma unroll
-  for (int c = 0; c < kColumns; ++c) {
-    const int row = 8 * c + lane / 4;
-    const bool there = row < share.num_rows;
-    const std::int64_t token = share.sequence.query_start + row / p.group;
-    const Activation* from =
-        p.q + (there ? token * p.q_stride + (share.kv_head * p.group + row % p.group) * kHeadDim : 0);
-    for (int s = warp; s < kHeadDim / 16; s += attention_warps(kHeadDim)) {
-      float x[4];
-      for (int i = 0; i < 4; ++i) x[i] = there ? to_float(from[16 * s + lane % 4 + 4 * i]) * scale : 0.0F;
-      queries[s][c][lane] = make_uint2(pack_f16(x[0], x[1]), pack_f16(x[2], x[3]));
-    }
-  }
-}
-
-// After all queries are there.
-template <int kHeadDim, int kColumns>
-__device__ __forceinline__ void start_decode(const Share& share, int group, int lane,
-                                             const DecodeQueries<kHeadDim, kColumns>& queries,
-                                             DecodeState<kHeadDim, kColumns>& state) {
-  const int q = lane % 4;
-#pragma unroll
-  for (int c = 0; c < kColumns; ++c) {
-    float sum = 0;
-    for (int s = 0; s < kHeadDim / 16; ++s) {
-      const uint2 four = queries[s][c][lane];
-      for (const unsigned pair : {four.x, four.y})
-        sum += to_float(F16{static_cast<std::uint16_t>(pair)}) +
-               to_float(F16{static_cast<std::uint16_t>(pair >> 16)});
-    }
-    for (int offset = 1; offset <= 2; offset *= 2) sum += __shfl_xor_sync(kAllLanes, sum, offset);
-    for (int e = 0; e < 2; ++e) {
-      const int own = 8 * c + 2 * q + e;
-      state.query_sum[c][e] = __shfl_sync(kAllLanes, sum, (2 * q + e) * 4);
-      state.own_slot[c][e] = own < share.num_rows ? share.first_slot + own / group : -1;
-      state.max[c][e] = minus_infinity();
-      state.sum[c][e] = 0;
-      state.offset[c][e] = 0;
-    }
-  }
-#pragma unroll
-  for (int j = 0; j < kHeadDim / 16; ++j) {
-    for (int c = 0; c < kColumns; ++c) {
-      for (int i = 0; i < 4; ++i) state.out[j][c][i] = 0;
-    }
-  }
-}
-
-constexpr int kNoSlot = 0x7fffffff;
-
-// No row gets a score of what it does not see: later tokens, other branches, slots that are not filled.
-template <int kMTiles, int kHeadDim, int kColumns>
-__device__ __forceinline__ void hide_unseen(const AttentionSequence& sequence, const int (&slots)[kMTiles][2],
-                                            const DecodeState<kHeadDim, kColumns>& state,
-                                            float (&scores)[kMTiles][kColumns][4]) {
-#pragma unroll
-  for (int m = 0; m < kMTiles; ++m) {
-#pragma unroll
-    for (int c = 0; c < kColumns; ++c) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        if (!sees(sequence, slots[m][i / 2], state.own_slot[c][i % 2])) scores[m][c][i] = minus_infinity();
-      }
-    }
-  }
-}
-
-// Scores [M-tiles][columns][2 * (token r + 8) + row] become probabilities; those of an absent lane are of no
-// token.
-template <int kMTiles, int kHeadDim, int kColumns>
-__device__ __forceinline__ void soften(bool absent, float (&scores)[kMTiles][kColumns][4],
-                                       DecodeState<kHeadDim, kColumns>& state) {
-#pragma unroll
-  for (int c = 0; c < kColumns; ++c) {
-#pragma unroll
-    for (int e = 0; e < 2; ++e) {
-      float top = minus_infinity();
-#pragma unroll
-      for (int m = 0; m < kMTiles; ++m) {
-#pragma unroll
-        for (int h = 0; h < 2; ++h) {
-          top = fmaxf(top, scores[m][c][2 * h + e]);
-        }
-      }
-      if (absent) top = minus_infinity();
-      for (int offset = 4; offset <= 16; offset *= 2)
-        top = fmaxf(top, __shfl_xor_sync(kAllLanes, top, offset));
-      const float best = fmaxf(state.max[c][e], top);
-      const float seen_base = (best == minus_infinity() ? 0 : best) - kProbabilityExponent;
-      const float base = absent ? -minus_infinity() : seen_base;
-      if (__any_sync(kAllLanes, top > state.max[c][e])) {  // less and less often the longer the text
-        const float keep = state.max[c][e] == minus_infinity() ? 0 : exp2_fast(state.max[c][e] - best);
-        state.sum[c][e] *= keep;
-        state.offset[c][e] *= keep;
-#pragma unroll
-        for (int j = 0; j < kHeadDim / 16; ++j) {
-          state.out[j][c][e] *= keep;
-          state.out[j][c][2 + e] *= keep;
-        }
-      }
-      state.max[c][e] = best;
-      float sum = 0;
-#pragma unroll
-      for (int m = 0; m < kMTiles; ++m) {
-#pragma unroll
-        for (int h = 0; h < 2; ++h) {
-          float& score = scores[m][c][2 * h + e];
-          score = exp2_fast(score - base);
-          sum += score;
-        }
-      }
-      state.sum[c][e] += sum;
-    }
-  }
-}
 
 // Scale and minimum of each M-tile's tokens r and r + 8.
 template <KvDtype kDtype>
@@ -249,7 +106,7 @@ __device__ __forceinline__ void attend_unit(const AttentionSequence& sequence,
   float scores[kM][kColumns][4] = {};
   const int row_bytes = own.width * cpu::code_bits(kDtype) / 8;
   // Codes take so many instructions to widen that an unrolled loop would not stay in the instruction cache.
-#pragma unroll(is_quantised(kDtype) ? 2 : kHeadDim / 16)
+#pragma unroll(is_quantised(kDtype) ? 4 : kHeadDim / 16)
   for (int s = 0; s < kHeadDim / 16; ++s) {
     with_keys<kHeadDim, kDtype>(unit, s, row_bytes, lane, [&](int m, const unsigned(&a)[4]) {
 #pragma unroll
@@ -310,26 +167,6 @@ __device__ __forceinline__ void attend_unit(const AttentionSequence& sequence,
                                     for (int c = 0; c < kColumns; ++c)
                                       mma_f16(state.out[j][c], a, b[m][c][0], b[m][c][1]);
                                   });
-  }
-}
-
-// Sums that lie in lanes of the same q, and what all channels share.
-template <int kHeadDim, int kColumns>
-__device__ __forceinline__ void finish(DecodeState<kHeadDim, kColumns>& state) {
-#pragma unroll
-  for (int c = 0; c < kColumns; ++c) {
-#pragma unroll
-    for (int e = 0; e < 2; ++e) {
-      for (int offset = 4; offset <= 16; offset *= 2) {
-        state.sum[c][e] += __shfl_xor_sync(kAllLanes, state.sum[c][e], offset);
-        state.offset[c][e] += __shfl_xor_sync(kAllLanes, state.offset[c][e], offset);
-      }
-#pragma unroll
-      for (int j = 0; j < kHeadDim / 16; ++j) {
-        state.out[j][c][e] += state.offset[c][e];
-        state.out[j][c][2 + e] += state.offset[c][e];
-      }
-    }
   }
 }
 

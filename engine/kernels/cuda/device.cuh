@@ -124,14 +124,6 @@ __device__ __forceinline__ void mma_bf16(float (&c)[4], const unsigned (&a)[4], 
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
-// What nobody reads again soon: it takes no room in the first cache.
-__device__ __forceinline__ uint4 load_once(const uint4* address) {
-  uint4 x;
-  asm("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
-      : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
-      : "l"(address));
-  return x;
-}
 __device__ __forceinline__ float exp2_fast(float x) {
   float y;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
@@ -209,9 +201,6 @@ inline void mma_f16(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned
 inline void mma_bf16(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
   const unsigned b[2] = {b0, b1};
   cuda_sim::mma_16816(c, a, b, true);
-}
-inline uint4 load_once(const uint4* address) {
-  return *address;
 }
 inline float exp2_fast(float x) {
   return std::exp2(x);

@@ -26,21 +26,30 @@ inline void check(cudaError_t error, const char* what) {
   if (error != cudaSuccess) throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(error));
 }
 
+// Shared memory that a block may have on the current device: 163 KiB on an A100, 227 on an H100, 99 on
+// consumer cards.
+inline int most_shared_bytes() {
+  static const int most = [] {
+    int device = 0;
+    int bytes = 0;
+    const bool known =
+        cudaGetDevice(&device) == cudaSuccess &&
+        cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) == cudaSuccess;
+    return known ? bytes : 0;
+  }();
+  return most;
+}
+
 // Throws std::runtime_error where the launch is refused. What fails later shows at the next synchronisation.
 template <auto kKernel, class... Args>
 void launch(const LaunchShape& shape, Stream stream, Args... args) {
   static const cudaError_t allowed = [] {
-    int device = 0;
-    int most = 0;  // bytes of a block: 163 KiB on an A100, 227 on an H100, 99 on consumer cards
-    cudaError_t error = cudaGetDevice(&device);
-    if (error == cudaSuccess)
-      error = cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
     const auto* kernel = reinterpret_cast<const void*>(kKernel);
     cudaFuncAttributes attributes{};
-    if (error == cudaSuccess) error = cudaFuncGetAttributes(&attributes, kernel);
+    const cudaError_t error = cudaFuncGetAttributes(&attributes, kernel);
     if (error != cudaSuccess) return error;
     return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                most - static_cast<int>(attributes.sharedSizeBytes));
+                                most_shared_bytes() - static_cast<int>(attributes.sharedSizeBytes));
   }();
   check(allowed, "shared memory of a kernel");
   kKernel<<<shape.grid, shape.block, shape.shared_bytes, stream>>>(args...);
@@ -48,6 +57,10 @@ void launch(const LaunchShape& shape, Stream stream, Args... args) {
 }
 
 #else
+
+inline int most_shared_bytes() {
+  return 163 << 10;
+}
 
 template <auto kKernel, class... Args>
 void launch(const LaunchShape& shape, Stream /*stream*/, Args... args) {

@@ -283,7 +283,7 @@ inline int multiprocessors() {
 
 // One block a multiprocessor, or fewer where there is less to do.
 template <class Shape, class Activation>
-void launch_prefill(const AttentionCall& call, Stream stream, int most_blocks) {
+void launch_prefill(const AttentionCall& call, Stream stream) {
   if (call.num_prefill == 0) return;
   const PrefillParams<Activation> p{.work = {.sequences = call.sequences,
                                              .row_tiles = call.prefill,
@@ -296,15 +296,10 @@ void launch_prefill(const AttentionCall& call, Stream stream, int most_blocks) {
                                     .scale = call.scale,
                                     .out = static_cast<Activation*>(call.out),
                                     .row_stats = call.row_stats};
-  const int blocks = std::min(p.work.num_items, most_blocks);
+  const int blocks = std::min(p.work.num_items, multiprocessors());
   launch<prefill_kernel<Shape, Activation>>(
       LaunchShape{dim3{static_cast<unsigned>(blocks)}, dim3{Shape::kThreads}, Shape::kSharedBytes}, stream,
       p);
-}
-
-template <class Shape, class Activation>
-void launch_prefill(const AttentionCall& call, Stream stream) {
-  launch_prefill<Shape, Activation>(call, stream, multiprocessors());
 }
 
 }  // namespace kvcrush::cuda

@@ -14,7 +14,7 @@ constexpr int kWarps = 8;  // of a block; they share a tile's rows of w and take
 constexpr int kTileRows = 16;  // of w; gated: half of them gates, half what they let through
 constexpr int kGroup = 32;     // of the depth: two steps of a tensor core
 constexpr int kGroups = 4;     // of a turn: 256 neighbouring bytes of each row
-constexpr int kBlocksPerProcessor = 2;
+constexpr int kTurnBytes = kGroups * 3 * kWarpLanes * 16;
 
 __device__ __forceinline__ void mma(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1, F16) {
   mma_f16(c, a, b0, b1);
@@ -23,14 +23,9 @@ __device__ __forceinline__ void mma(float (&c)[4], const unsigned (&a)[4], unsig
   mma_bf16(c, a, b0, b1);
 }
 
-// What a lane (r, q) reads for one turn: 16 bytes each of rows r and r + 8. Of eight neighbouring elements of
-// the depth the first four are its part of one step, the rest of the next. x is read in the same order, and
-// order is all that differs from a plain product.
-struct SkinnyTurn {
-  uint4 w[kGroups][2];
-  uint4 x[kGroups];
-};
-
+// A lane (r, q) copies 16 bytes each of rows r and r + 8 of w and of row r of x, for itself alone: no warp
+// waits for another. Of eight neighbouring elements of the depth the first four are its part of one step, the
+// rest of the next. x is read in the same order, and order is all that differs from a plain product.
 template <class Element, bool kGated>
 struct SkinnyRows {
   static constexpr int kOwn = kGated ? kTileRows / 2 : kTileRows;  // columns of out that a tile makes
@@ -40,39 +35,40 @@ struct SkinnyRows {
   int groups;
   int num_tiles;
 
-  __device__ __forceinline__ const uint4* row(const void* matrix, int index) const {
-    return reinterpret_cast<const uint4*>(static_cast<const Element*>(matrix) +
-                                          static_cast<std::int64_t>(index) * call.depth) +
-           lane % 4;
+  __device__ __forceinline__ const std::byte* row(const void* matrix, int index) const {
+    return reinterpret_cast<const std::byte*>(static_cast<const Element*>(matrix) +
+                                              static_cast<std::int64_t>(index) * call.depth) +
+           lane % 4 * 16;
   }
-  __device__ __forceinline__ void load(int tile, int group, SkinnyTurn& turn) const {
+  __device__ __forceinline__ void start(int tile, int group, std::byte* turn) const {
     const int r = lane / 4;
-    const int first = tile * kOwn + r;
     const int last = call.width - 1;  // rows past it are read again and not kept
-    const uint4* low = row(call.w, first < last ? first : last);
-    const uint4* high = row(call.w, kGated             ? call.width + (first < last ? first : last)
-                                    : first + 8 < last ? first + 8
-                                                       : last);
-    const uint4* x = row(call.x, r < call.num_rows ? r : 0);
+    const int first = tile * kOwn + r < last ? tile * kOwn + r : last;
+    const int second = kGated ? call.width + first : tile * kOwn + r + 8 < last ? tile * kOwn + r + 8 : last;
+    const bool has_x = r < call.num_rows;
+    const std::byte* rows[3] = {row(call.w, first), row(call.w, second), row(call.x, has_x ? r : 0)};
+    std::byte* to = turn + lane * 16;
 #pragma unroll
     for (int i = 0; i < kGroups; ++i) {
-      const int at = group + i;
-      const bool there = tile < num_tiles && at < groups;
-      const uint4 zero = make_uint4(0, 0, 0, 0);
-      turn.w[i][0] = there ? load_once(low + at * 4) : zero;
-      turn.w[i][1] = there ? load_once(high + at * 4) : zero;
-      turn.x[i] = there && r < call.num_rows ? x[at * 4] : zero;
+      const bool there = tile < num_tiles && group + i < groups;
+#pragma unroll
+      for (int j = 0; j < 3; ++j)
+        copy_async_16(to + (3 * i + j) * kWarpLanes * 16, rows[j] + (group + i) * kGroup * 2,
+                      there && (j < 2 || has_x));
     }
+    commit_copies();
   }
-  __device__ __forceinline__ void add(const SkinnyTurn& turn, float (&sums)[4]) const {
+  __device__ __forceinline__ void add(const std::byte* turn, float (&sums)[4]) const {
+    const auto* own = reinterpret_cast<const uint4*>(turn) + lane;
 #pragma unroll
     for (int i = 0; i < kGroups; ++i) {
-      const uint4 low = turn.w[i][0];
-      const uint4 high = turn.w[i][1];
+      const uint4 low = own[3 * i * kWarpLanes];
+      const uint4 high = own[(3 * i + 1) * kWarpLanes];
+      const uint4 x = own[(3 * i + 2) * kWarpLanes];
       const unsigned first[4] = {low.x, high.x, low.y, high.y};
       const unsigned second[4] = {low.z, high.z, low.w, high.w};
-      mma(sums, first, turn.x[i].x, turn.x[i].y, Element{});
-      mma(sums, second, turn.x[i].z, turn.x[i].w, Element{});
+      mma(sums, first, x.x, x.y, Element{});
+      mma(sums, second, x.z, x.w, Element{});
     }
   }
 };
@@ -106,69 +102,91 @@ __device__ __forceinline__ void keep_tile(const SkinnyCall& call, int tile, int 
 struct SkinnyPlace {
   int tile;
   int group;
+
+  // Returns whether that was the tile's last turn.
+  __device__ __forceinline__ bool advance(int first_group, int groups) {
+    group += kWarps * kGroups;
+    if (group < groups) return false;
+    tile += static_cast<int>(gridDim.x);
+    group = first_group;
+    return true;
+  }
 };
 
-// Blocks stay and take tiles in turn. Each warp reads one turn ahead, across tiles too: memory is never idle.
-// The two turns are two sets of registers; copying one to the other would wait for it.
-template <class Element, class Out, bool kGated>
-__global__ void __launch_bounds__(kWarps* kWarpLanes, kBlocksPerProcessor)
-    skinny_kernel(SkinnyCall call, int num_tiles) {
+// Shared memory of a block with so many turns of each warp in it, all but one of which are on their way.
+constexpr int shared_bytes(int stages) {
+  return kWarps * stages * kTurnBytes;
+}
+constexpr int kPartsBytes = 2 * kWarps * kWarpLanes * 16;
+
+// Blocks stay and take tiles in turn. Each warp's copies run ahead, across tiles too: memory is never idle.
+template <class Element, class Out, bool kGated, int kStages>
+__global__ void __launch_bounds__(kWarps* kWarpLanes) skinny_kernel(SkinnyCall call, int num_tiles) {
   __shared__ float4 parts[2][kWarps * kWarpLanes];
   const int warp = static_cast<int>(threadIdx.x) / kWarpLanes;
   const int lane = static_cast<int>(threadIdx.x) % kWarpLanes;
   const SkinnyRows<Element, kGated> rows{call, lane, call.depth / kGroup, num_tiles};
-  SkinnyTurn turns[2];
-  SkinnyPlace at{static_cast<int>(blockIdx.x), warp * kGroups};
-  rows.load(at.tile, at.group, turns[0]);
+  std::byte* turns = dynamic_shared() + warp * kStages * kTurnBytes;
+  const SkinnyPlace first{static_cast<int>(blockIdx.x), warp * kGroups};
+  SkinnyPlace ahead = first;
+  for (int stage = 0; stage + 1 < kStages; ++stage) {
+    rows.start(ahead.tile, ahead.group, turns + stage * kTurnBytes);
+    ahead.advance(first.group, rows.groups);
+  }
+  SkinnyPlace at = first;
   float sums[4] = {};
+  int stage = 0;
   int count = 0;
-  while (true) {
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      SkinnyPlace next{at.tile, at.group + kWarps * kGroups};
-      const bool last = next.group >= rows.groups;
-      if (last) next = {at.tile + static_cast<int>(gridDim.x), warp * kGroups};
-      rows.load(next.tile, next.group, turns[half ^ 1]);
-      rows.add(turns[half], sums);
-      if (last) {
-        float4* own = parts[count % 2];
-        own[threadIdx.x] = make_float4(sums[0], sums[1], sums[2], sums[3]);
-        __syncthreads();  // the other half is read until the next one
-        if (warp == count % kWarps) keep_tile<Out, kGated>(call, at.tile, lane, own);
-        for (float& sum : sums) sum = 0;
-        ++count;
-        if (next.tile >= num_tiles) return;
-      }
-      at = next;
-    }
+  while (at.tile < num_tiles) {
+    rows.start(ahead.tile, ahead.group, turns + (stage + kStages - 1) % kStages * kTurnBytes);
+    ahead.advance(first.group, rows.groups);
+    wait_for_copies<kStages - 1>();
+    rows.add(turns + stage * kTurnBytes, sums);
+    stage = (stage + 1) % kStages;
+    const int tile = at.tile;
+    if (!at.advance(first.group, rows.groups)) continue;
+    float4* own = parts[count % 2];
+    own[threadIdx.x] = make_float4(sums[0], sums[1], sums[2], sums[3]);
+    __syncthreads();  // the other half is read until the next one
+    if (warp == count % kWarps) keep_tile<Out, kGated>(call, tile, lane, own);
+    for (float& sum : sums) sum = 0;
+    ++count;
+  }
+  wait_for_copies<0>();
+}
+
+template <class Element, int kStages>
+void run(const SkinnyCall& call, Stream stream) {
+  const int num_tiles = cpu::ceil_div(call.width, call.gated ? kTileRows / 2 : kTileRows);
+  const LaunchShape shape{dim3{static_cast<unsigned>(std::min(num_tiles, call.num_processors))},
+                          dim3{kWarps * kWarpLanes}, static_cast<std::size_t>(shared_bytes(kStages))};
+  if (call.gated) {
+    KVCRUSH_CHECK(!call.float_out);
+    launch<skinny_kernel<Element, Element, true, kStages>>(shape, stream, call, num_tiles);
+  } else if (call.float_out) {
+    launch<skinny_kernel<Element, float, false, kStages>>(shape, stream, call, num_tiles);
+  } else {
+    launch<skinny_kernel<Element, Element, false, kStages>>(shape, stream, call, num_tiles);
   }
 }
 
-template <class Element>
-void run(const SkinnyCall& call, Stream stream) {
-  const int num_tiles = cpu::ceil_div(call.width, call.gated ? kTileRows / 2 : kTileRows);
-  const int blocks = std::min(num_tiles, kBlocksPerProcessor * call.num_processors);
-  const LaunchShape shape{dim3{static_cast<unsigned>(blocks)}, dim3{kWarps * kWarpLanes}};
-  if (call.gated) {
-    KVCRUSH_CHECK(!call.float_out);
-    launch<skinny_kernel<Element, Element, true>>(shape, stream, call, num_tiles);
-  } else if (call.float_out) {
-    launch<skinny_kernel<Element, float, false>>(shape, stream, call, num_tiles);
-  } else {
-    launch<skinny_kernel<Element, Element, false>>(shape, stream, call, num_tiles);
-  }
+template <int kStages>
+void run_for_type(const SkinnyCall& call, Stream stream) {
+  call.type == ActivationType::kF16 ? run<F16, kStages>(call, stream) : run<BF16, kStages>(call, stream);
 }
 
 }  // namespace
 
 bool skinny_serves(int num_rows, int depth, ActivationType type) {
-  return num_rows <= kSkinnyRows && depth % kGroup == 0 && type != ActivationType::kF32;
+  return num_rows <= kSkinnyRows && depth % kGroup == 0 && type != ActivationType::kF32 &&
+         shared_bytes(3) + kPartsBytes <= most_shared_bytes();
 }
 
 void skinny_matmul(const SkinnyCall& call, Stream stream) {
   KVCRUSH_CHECK(skinny_serves(call.num_rows, call.depth, call.type));
   if (call.num_rows == 0) return;
-  call.type == ActivationType::kF16 ? run<F16>(call, stream) : run<BF16>(call, stream);
+  shared_bytes(4) + kPartsBytes <= most_shared_bytes() ? run_for_type<4>(call, stream)
+                                                       : run_for_type<3>(call, stream);
 }
 
 }  // namespace kvcrush::cuda

@@ -21,6 +21,7 @@ struct SkinnyCall {
   bool float_out = false;                       // out is float32
   bool gated = false;                           // out = silu(x gate^T) * (x up^T)
 };
+// On the current device; one without the shared memory of an A100 is not served.
 bool skinny_serves(int num_rows, int depth, ActivationType type);
 void skinny_matmul(const SkinnyCall& call, Stream stream);
 
