@@ -90,9 +90,11 @@ void add_engine_options(CLI::App& app, ServerConfig& config, RawOptions& raw) {
       "Bytes of the KV cache's block pool, with suffix KiB, MiB, GiB (1024) or KB, MB, GB (1000); auto: a "
       "quarter of "
       "the available memory, at most 4 GiB; on a GPU what weights and workspace leave");
+  engine.kv_dtype = "auto";
   add(app, kGroup, "kv-dtype", engine.kv_dtype,
-      "How keys and values are stored where a request does not say: f32, bf16, f16, int8 or int4")
-      ->check(CLI::IsMember({"f32", "bf16", "f16", "int8", "int4"}).description(""));
+      "How keys and values are stored where a request does not say: f32, bf16, f16, int8 or int4; auto: f16 "
+      "on a GPU, f32 on the CPU")
+      ->check(CLI::IsMember({"auto", "f32", "bf16", "f16", "int8", "int4"}).description(""));
   add(app, kGroup, "max-batch-tokens", engine.max_batch_tokens,
       "Tokens of one engine step, prefill and decode together")
       ->check(CLI::Range(1, 1 << 20));
@@ -118,11 +120,12 @@ std::chrono::milliseconds to_milliseconds(double seconds) {
   return std::chrono::milliseconds(static_cast<std::int64_t>(seconds * 1000.0));
 }
 
-Status apply_raw(const RawOptions& raw, ServerConfig& config) {
+Status apply_raw(const RawOptions& raw, const DtypeOfDevice& automatic, ServerConfig& config) {
   config.http_listen = raw.http_listen == "off" ? "" : raw.http_listen;
   config.drain_timeout = to_milliseconds(raw.drain_timeout_s);
   config.stalled_client_timeout = to_milliseconds(raw.stalled_client_timeout_s);
   config.log.format = raw.log_format == "json" ? LogFormat::kJson : LogFormat::kText;
+  if (config.engine.kv_dtype == "auto") config.engine.kv_dtype = automatic(config.engine.device);
   Result<CompressionDefaults> compression = resolve_compression(raw.compression, config.engine.kv_dtype);
   KVCRUSH_RETURN_IF_ERROR(compression.status());
   config.compression = std::move(compression).value();
@@ -168,7 +171,7 @@ ConfigOutcome usage_error(const std::string& what) {
 
 }  // namespace
 
-ConfigOutcome parse_config(const std::vector<std::string>& args) {
+ConfigOutcome parse_config(const std::vector<std::string>& args, const DtypeOfDevice& automatic) {
   ServerConfig config;
   RawOptions raw;
   CLI::App app("KVCrush Serve: LLM inference over gRPC with a pruned KV cache.", "kvcrush-server");
@@ -194,7 +197,8 @@ ConfigOutcome parse_config(const std::vector<std::string>& args) {
   } catch (const std::exception& error) {
     return usage_error(error.what());
   }
-  if (const Status status = apply_raw(raw, config); !status.ok()) return usage_error(status.message());
+  if (const Status status = apply_raw(raw, automatic, config); !status.ok())
+    return usage_error(status.message());
   return {std::move(config), 0, ""};
 }
 

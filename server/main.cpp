@@ -63,8 +63,14 @@ int fail(const std::string& what) {
   return kExitFailure;
 }
 
+// A device that is unknown is refused later.
+std::string automatic_kv_dtype(const std::string& name) {
+  const Result<std::string> device = resolve_device(name);
+  return device.ok() && *device != "cpu" ? "f16" : "f32";
+}
+
 int run(const std::vector<std::string>& args) {
-  const ConfigOutcome outcome = parse_config(args);
+  const ConfigOutcome outcome = parse_config(args, automatic_kv_dtype);
   if (!outcome.config) {
     std::fputs(outcome.message.c_str(), outcome.exit_code == 0 ? stdout : stderr);
     return outcome.exit_code;

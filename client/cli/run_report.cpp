@@ -38,9 +38,13 @@ void print_pruning(std::ostream& out, const v1::CompressionReport& report) {
       << "; evicted " << describe(report.tokens_evicted()) << '\n'
       << "KV cache:    " << mib(report.kv_bytes_before()) << " MiB -> " << mib(report.kv_bytes_after())
       << " MiB, " << with_thousands(report.blocks_freed()) << " blocks freed, " << report.prune_count()
-      << " prunes in " << fixed(report.prune_ms(), 2) << " ms (score " << fixed(report.score_ms(), 2)
-      << ", select " << fixed(report.select_ms(), 2) << ", compact " << fixed(report.compact_ms(), 2)
-      << ")\n";
+      << " prunes";
+  if (report.prune_ms() > 0) {  // on a GPU nothing waits for a prune, and so nothing knows its time
+    out << " in " << fixed(report.prune_ms(), 2) << " ms (score " << fixed(report.score_ms(), 2)
+        << ", select " << fixed(report.select_ms(), 2) << ", compact " << fixed(report.compact_ms(), 2)
+        << ")";
+  }
+  out << '\n';
   if (report.lookahead_tokens() > 0)
     out << "lookahead:   " << report.lookahead_tokens() << " tokens before the first prune, "
         << report.lookahead_tokens_used() << " of them came out the same\n";

@@ -48,7 +48,8 @@ at::Tensor read_stacked(const ModelFile& model, const std::string& prefix,
   at::Tensor stacked = at::empty(shape, at::kFloat);
   float* next = stacked.data_ptr<float>();
   for (const char* name : names) {
-    const WeightView& view = find(model, prefix + name);
+    const std::string full_name = prefix + name;
+    const WeightView& view = find(model, full_name);
     const auto count = static_cast<std::size_t>(view.num_elements());
     read_f32(view, {next, count});
     next += count;

@@ -9,6 +9,7 @@
 
 #include "engine/gpu/cuda_backend.h"
 #include "engine/gpu/gpu_runner.h"
+#include "engine/kernels/cuda/cuda_kernels.h"
 #include "tests/bench/bench_requests.h"
 #include "tests/gpu/gpu_timer.h"
 
@@ -137,7 +138,8 @@ class Bench {
     int most_running = 0;
   };
   // `batch` sequences of `context` tokens at a time.
-  Together run_together(Engine& engine, int batch, int context, const std::optional<CompressionParams>& params) {
+  Together run_together(Engine& engine, int batch, int context,
+                        const std::optional<CompressionParams>& params) {
     constexpr int kSteps = 40;
     std::vector<std::unique_ptr<Waiter>> waiters;
     for (int i = 0; i < batch; ++i) {
@@ -206,7 +208,8 @@ class Bench {
     add("4k sequences in one memory: at 25 % against full", static_cast<double>(pruned) / full, 3.9);
     const double full_ms = run_together(*engine, full, kContext, std::nullopt).step_ms;
     const double pruned_ms = run_together(*engine, pruned, kContext, quarter()).step_ms;
-    add("4k sequences in one memory: tokens/s at 25 % against full", pruned / pruned_ms / (full / full_ms), 2.5);
+    add("4k sequences in one memory: tokens/s at 25 % against full", pruned / pruned_ms / (full / full_ms),
+        2.5);
   }
 
   std::string json_path_;
@@ -229,7 +232,10 @@ int main(int argc, char** argv) {
   int context = 1024;
   app.add_option("--batch", batch, "Only the decode step of this many sequences")->check(CLI::Range(1, 256));
   app.add_option("--context", context, "and this many tokens each")->check(CLI::Range(1, 32768));
+  bool late = false;
+  app.add_flag("--no-early-launches", late, "Kernels wait for the ones before them, to compare");
   CLI11_PARSE(app, argc, argv);
+  if (late) kvcrush::cuda::set_early_launches(false);
   static const kvcrush::RandomBackend backend;
   kvcrush::set_gpu_backend(&backend);
   return kvcrush::Bench(json).run(batch, context);

@@ -68,8 +68,8 @@ class PagedLayer {
     int processors = 0;
     cudaGetDevice(&device);
     cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
-    const cuda::AttentionPlan plan = cuda::plan_attention(
-        sequences_, kGroup, kKvHeads, kHeadDim, processors, cuda::prefill_rows(kHeadDim, widest()));
+    const cuda::AttentionPlan plan = cuda::plan_attention(sequences_, kGroup, kKvHeads, kHeadDim, processors,
+                                                          cuda::prefill_rows(kHeadDim, widest()));
     const at::Tensor decode = to_gpu(plan.decode);
     const at::Tensor prefill = to_gpu(plan.prefill);
     const at::Tensor partials =

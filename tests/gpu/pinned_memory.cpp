@@ -8,6 +8,7 @@
 #include <gtest/gtest.h>
 #include <pthread.h>
 
+#include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <memory_resource>
@@ -45,9 +46,12 @@ struct Header {
 };
 constexpr std::size_t kHeaderBytes = 64;  // and alignment for what follows
 
+// Nothing is pinned before: compute-sanitizer wants to be there first when CUDA starts.
+std::atomic<bool> in_main = false;
+
 void* take(std::size_t bytes) {
   thread_local bool pinning = false;  // what the driver allocates meanwhile is its own affair
-  const Header header{bytes + kHeaderBytes, !pinning};
+  const Header header{bytes + kHeaderBytes, in_main && !pinning};
   std::byte* block = nullptr;
   if (header.pinned) {
     pinning = true;
@@ -123,6 +127,7 @@ class ErrorWatch final : public ::testing::EmptyTestEventListener {
 }  // namespace
 
 int main(int argc, char** argv) {
+  in_main = true;
   ::testing::InitGoogleTest(&argc, argv);
   ::testing::UnitTest::GetInstance()->listeners().Append(new ErrorWatch);
   constexpr std::size_t kStackBytes = 64 << 20;

@@ -72,7 +72,7 @@ step kernel-tests 50 bash -c "shards $programs/gpu_kernel_tests"
 step prefill-check 60 "$programs/gpu_prefill_check"
 step engine-tests 60 "$programs/real_gpu_engine_tests" --gtest_brief=1
 step kernel-bench 60 "$programs/gpu_kernel_bench" --json "$out/kernels.json"
-step engine-bench 120 "$programs/gpu_engine_bench" --json "$out/engine.json"
+step engine-bench 100 "$programs/gpu_engine_bench" --json "$out/engine.json"
 [[ ",$only," != *,profile,* ]] || step profile 90 tests/gpu/profile.sh "$programs" "$out"
 cat "$out"/{kernel-bench,engine-bench,profile}.txt 2>/dev/null | tee -a "$log"
 say "all of it took $((SECONDS - started)) s; results in $out"

@@ -149,6 +149,12 @@ bool can_turn_back(int head_dim, KvDtype widest, int decode_rows, int num_prefil
   return num_prefill == 0 && has_fast_decode(widest, head_dim, decode_rows);
 }
 
+void set_early_launches([[maybe_unused]] bool wanted) {
+#ifdef __CUDACC__
+  early_launches() = wanted;
+#endif
+}
+
 int prefill_rows(int head_dim, [[maybe_unused]] KvDtype widest) {
 #ifdef __CUDACC__
   if (prefill_sm90_serves(head_dim, widest)) return kPrefillRows;

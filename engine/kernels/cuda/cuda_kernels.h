@@ -42,4 +42,8 @@ bool can_turn_back(int head_dim, KvDtype widest, int decode_rows, int num_prefil
 // Rows of a prefill's row tile, on the current device, for a batch of this widest dtype.
 int prefill_rows(int head_dim, KvDtype widest);
 
+// Whether a step's kernels may start before the ones before them are done, from Hopper on; so they do unless
+// this is called, which benchmarks do to compare. Not while kernels are launched.
+void set_early_launches(bool wanted);
+
 }  // namespace kvcrush::cuda

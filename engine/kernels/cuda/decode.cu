@@ -43,6 +43,7 @@ template <class Activation, int kHeadDim, int kColumns>
 __global__ void __launch_bounds__(attention_threads(kHeadDim), kHeadDim == 128 && kColumns == 1 ? 3 : 1)
     decode_kernel(AttentionParams<Activation> p) {
   constexpr int kWarps = attention_warps(kHeadDim);
+  wait_for_earlier_kernels();
   const AttentionSequence sequence = p.sequences[p.row_tiles[blockIdx.z].sequence];
   const Share share{sequence,
                     static_cast<int>(blockIdx.y),
@@ -107,39 +108,8 @@ __global__ void __launch_bounds__(attention_threads(kHeadDim), kHeadDim == 128 &
 
   const std::int64_t head = static_cast<std::int64_t>(blockIdx.z) * gridDim.y + blockIdx.y;
   float* partials = p.partials + head * kRowsPerWarp * splits * partial_stride(kHeadDim);
-  for (int row = warp; row < share.num_rows; row += kWarps) {
-    const float top = merge.top(row);
-    const float sum = merge.sum_of(row, top);
-    const std::int64_t out_row = output_row(p, share, row);
-    float* state_of_row =
-        partials + (static_cast<std::int64_t>(row) * splits + blockIdx.x) * partial_stride(kHeadDim);
-    float x[kHeadDim / kWarpLanes];
-#pragma unroll
-    for (int i = 0; i < kHeadDim / kWarpLanes; ++i)
-      x[i] = merge.out_of(row, lane * (kHeadDim / kWarpLanes) + i);
-    if (splits == 1) {
-      for (float& one : x) one /= sum;
-      write_row<kHeadDim>(p, out_row, lane, x);
-    } else {
-      for (int i = 0; i < kHeadDim / kWarpLanes; ++i)
-        state_of_row[kPartialHeader + lane * (kHeadDim / kWarpLanes) + i] = x[i];
-    }
-    if (lane != 0) continue;
-    if (splits == 1) {
-      write_decode_stats(p, out_row, top, sum);
-    } else {
-      state_of_row[0] = top;
-      state_of_row[1] = sum;
-    }
-  }
-  if (splits == 1) return;
-  __shared__ int ticket;
-  __threadfence();
-  __syncthreads();
-  if (threadIdx.x == 0) ticket = atomicAdd(p.counters + head, 1);
-  __syncthreads();
-  if (ticket != splits - 1) return;
-  __threadfence();
+  write_block<Activation, kHeadDim, kColumns>(p, share, merge, partials, warp, lane);
+  if (splits == 1 || !is_last_split(p.counters + head)) return;
   merge_splits<Activation, kHeadDim>(p, share, partials, warp, lane);
   if (threadIdx.x == 0) p.counters[head] = 0;
 }
@@ -160,7 +130,7 @@ void run(const AttentionCall& call, Stream stream) {
                                       .row_stats = call.row_stats,
                                       .partials = call.partials,
                                       .counters = call.counters};
-  launch<decode_kernel<Activation, kHeadDim, kColumns>>(
+  launch_early<decode_kernel<Activation, kHeadDim, kColumns>>(
       LaunchShape{dim3{static_cast<unsigned>(call.num_splits), static_cast<unsigned>(call.pool.num_kv_heads),
                        static_cast<unsigned>(call.num_decode)},
                   dim3{attention_threads(kHeadDim)}, static_cast<std::size_t>(decode_shared_bytes(kHeadDim))},

@@ -110,6 +110,46 @@ __device__ __forceinline__ constexpr int partial_stride(int head_dim) {
   return head_dim + kPartialHeader;
 }
 
+// A block's rows: to the output where it has all units of its sequence, else to `partials`.
+template <class Activation, int kHeadDim, int kColumns>
+__device__ __forceinline__ void write_block(const AttentionParams<Activation>& p, const Share& share,
+                                            const BlockMerge<kHeadDim, kColumns>& merge, float* partials,
+                                            int warp, int lane) {
+  constexpr int kOwn = kHeadDim / kWarpLanes;
+  const auto splits = static_cast<int>(gridDim.x);
+  for (int row = warp; row < share.num_rows; row += attention_warps(kHeadDim)) {
+    const float top = merge.top(row);
+    const float sum = merge.sum_of(row, top);
+    float x[kOwn];
+#pragma unroll
+    for (int i = 0; i < kOwn; ++i) x[i] = merge.out_of(row, lane * kOwn + i);
+    if (splits == 1) {
+      const std::int64_t out_row = output_row(p, share, row);
+      for (float& one : x) one /= sum;
+      write_row<kHeadDim>(p, out_row, lane, x);
+      if (lane == 0) write_decode_stats(p, out_row, top, sum);
+      continue;
+    }
+    float* state =
+        partials + (static_cast<std::int64_t>(row) * splits + blockIdx.x) * partial_stride(kHeadDim);
+#pragma unroll
+    for (int i = 0; i < kOwn; ++i) state[kPartialHeader + lane * kOwn + i] = x[i];
+    if (lane == 0) state[0] = top, state[1] = sum;
+  }
+}
+
+// Whether all other splits of the sequence and head have written theirs; what they wrote can be read then.
+__device__ __forceinline__ bool is_last_split(int* counter) {
+  __shared__ int ticket;
+  __threadfence();
+  __syncthreads();
+  if (threadIdx.x == 0) ticket = atomicAdd(counter, 1);
+  __syncthreads();
+  const bool last = ticket == static_cast<int>(gridDim.x) - 1;
+  if (last) __threadfence();
+  return last;
+}
+
 // All splits of a sequence and KV head are in `partials`: a warp merges a row, a lane up to two splits' sums
 // and some neighbouring channels. Loads do not wait for each other: there are few blocks, and nothing else
 // hides their time.

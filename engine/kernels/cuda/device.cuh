@@ -58,6 +58,16 @@ __device__ __forceinline__ unsigned f16x2_fma(unsigned a, unsigned b, unsigned c
   return as_bits(__hfma2(as_half2(a), as_half2(b), as_half2(c)));
 }
 
+// Of a kernel that launch_early() started: lets the next one start as early, then waits until all before it
+// are done and what they wrote is there. All kernels in a row do so, and each is done only after the one
+// before.
+__device__ __forceinline__ void wait_for_earlier_kernels() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
 // (x & mask) | bits as one instruction: the compiler makes two of it where both are constants.
 __device__ __forceinline__ unsigned and_or(unsigned x, unsigned mask, unsigned bits) {
   unsigned y;
@@ -163,6 +173,7 @@ inline unsigned f16x2_subtract(unsigned a, unsigned b) {
 inline unsigned f16x2_fma(unsigned a, unsigned b, unsigned c) {
   return f16x2_apply([&](int s) { return f16_half(a, s) * f16_half(b, s) + f16_half(c, s); });
 }
+inline void wait_for_earlier_kernels() {}
 inline unsigned and_or(unsigned x, unsigned mask, unsigned bits) {
   return (x & mask) | bits;
 }

@@ -53,6 +53,7 @@ __device__ __forceinline__ float norm_scale(float squares, const RmsNormCall& ca
 // A block a row, which stays in registers: kPieces pieces a thread. Weights are asked for before the barrier.
 template <class Activation, int kPieces>
 __global__ void __launch_bounds__(kNormThreads) rms_norm_kernel(RmsNormCall call) {
+  wait_for_earlier_kernels();
   __shared__ float shared[kNormThreads / kWarpLanes];
   const NormRow<Activation> row(call);
   const int first = static_cast<int>(threadIdx.x) * kPiece;
@@ -87,6 +88,7 @@ __global__ void __launch_bounds__(kNormThreads) rms_norm_kernel(RmsNormCall call
 // Any width: elements one by one, read twice.
 template <class Activation>
 __global__ void __launch_bounds__(kNormThreads) rms_norm_any_kernel(RmsNormCall call) {
+  wait_for_earlier_kernels();
   __shared__ float shared[kNormThreads / kWarpLanes];
   const NormRow<Activation> row(call);
   float squares = 0;
@@ -103,6 +105,7 @@ __global__ void __launch_bounds__(kNormThreads) rms_norm_any_kernel(RmsNormCall 
 // Grid of both: rows, parts of a row; a thread per kWidth elements.
 template <class Activation, int kWidth>
 __global__ void __launch_bounds__(kThreads) silu_mul_kernel(SiluMulCall call) {
+  wait_for_earlier_kernels();
   const auto i = static_cast<int>(blockIdx.y * kThreads + threadIdx.x) * kWidth;
   if (i >= call.width) return;
   const auto row = static_cast<std::int64_t>(blockIdx.x);
@@ -118,6 +121,7 @@ __global__ void __launch_bounds__(kThreads) silu_mul_kernel(SiluMulCall call) {
 
 template <class Activation, int kWidth>
 __global__ void __launch_bounds__(kThreads) embed_kernel(EmbeddingCall call) {
+  wait_for_earlier_kernels();
   const auto i = static_cast<int>(blockIdx.y * kThreads + threadIdx.x) * kWidth;
   if (i >= call.width) return;
   const auto row = static_cast<std::int64_t>(blockIdx.x);
@@ -131,6 +135,7 @@ __global__ void __launch_bounds__(kThreads) embed_kernel(EmbeddingCall call) {
 template <class Activation>
 __global__ void __launch_bounds__(kThreads)
     hadamard_kernel(Activation* elements, std::int64_t num_pieces, HadamardShape shape) {
+  wait_for_earlier_kernels();
   const std::int64_t piece = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   float x[kPiece] = {};
   if (piece < num_pieces) load_floats(elements + piece * kPiece, x);
@@ -150,7 +155,7 @@ LaunchShape row_parts(int num_rows, int width, int elements_per_thread) {
 template <class Activation, int kPieces>
 void norm_in_registers(const RmsNormCall& call, Stream stream) {
   const unsigned warps = ceil_div(call.width, kPieces * kPiece * kWarpLanes);
-  launch<rms_norm_kernel<Activation, kPieces>>(
+  launch_early<rms_norm_kernel<Activation, kPieces>>(
       LaunchShape{dim3{static_cast<unsigned>(call.num_rows)}, dim3{warps * kWarpLanes}}, stream, call);
 }
 
@@ -162,7 +167,7 @@ void rms_norm(const RmsNormCall& call, Stream stream) {
     using Activation = decltype(type);
     constexpr int kRound = kNormThreads * kPiece;  // elements of a piece each
     if (call.width % kPiece != 0 || call.width > 4 * kRound) {
-      launch<rms_norm_any_kernel<Activation>>(
+      launch_early<rms_norm_any_kernel<Activation>>(
           LaunchShape{dim3{static_cast<unsigned>(call.num_rows)}, dim3{kNormThreads}}, stream, call);
     } else if (call.width > 2 * kRound) {
       norm_in_registers<Activation, 4>(call, stream);
@@ -179,9 +184,10 @@ void silu_mul(const SiluMulCall& call, Stream stream) {
   with_type(call.activations, [&](auto type) {
     using Activation = decltype(type);
     if (call.width % kPiece == 0) {
-      launch<silu_mul_kernel<Activation, kPiece>>(row_parts(call.num_rows, call.width, kPiece), stream, call);
+      launch_early<silu_mul_kernel<Activation, kPiece>>(row_parts(call.num_rows, call.width, kPiece), stream,
+                                                        call);
     } else {
-      launch<silu_mul_kernel<Activation, 1>>(row_parts(call.num_rows, call.width, 1), stream, call);
+      launch_early<silu_mul_kernel<Activation, 1>>(row_parts(call.num_rows, call.width, 1), stream, call);
     }
   });
 }
@@ -191,9 +197,10 @@ void embed(const EmbeddingCall& call, Stream stream) {
   with_type(call.activations, [&](auto type) {
     using Activation = decltype(type);
     if (call.width % kPiece == 0) {
-      launch<embed_kernel<Activation, kPiece>>(row_parts(call.num_rows, call.width, kPiece), stream, call);
+      launch_early<embed_kernel<Activation, kPiece>>(row_parts(call.num_rows, call.width, kPiece), stream,
+                                                     call);
     } else {
-      launch<embed_kernel<Activation, 1>>(row_parts(call.num_rows, call.width, 1), stream, call);
+      launch_early<embed_kernel<Activation, 1>>(row_parts(call.num_rows, call.width, 1), stream, call);
     }
   });
 }
@@ -205,8 +212,9 @@ void hadamard(const HadamardCall& call, Stream stream) {
   const HadamardShape shape = hadamard_shape(call.head_dim);
   with_type(call.activations, [&](auto type) {
     using Activation = decltype(type);
-    launch<hadamard_kernel<Activation>>(LaunchShape{dim3{ceil_div(num_pieces, kThreads)}, dim3{kThreads}},
-                                        stream, static_cast<Activation*>(call.x), num_pieces, shape);
+    launch_early<hadamard_kernel<Activation>>(
+        LaunchShape{dim3{ceil_div(num_pieces, kThreads)}, dim3{kThreads}}, stream,
+        static_cast<Activation*>(call.x), num_pieces, shape);
   });
 }
 

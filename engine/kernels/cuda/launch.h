@@ -40,9 +40,8 @@ inline int most_shared_bytes() {
   return most;
 }
 
-// Throws std::runtime_error where the launch is refused. What fails later shows at the next synchronisation.
-template <auto kKernel, class... Args>
-void launch(const LaunchShape& shape, Stream stream, Args... args) {
+template <auto kKernel>
+cudaError_t allow_shared_memory() {
   static const cudaError_t allowed = [] {
     const auto* kernel = reinterpret_cast<const void*>(kKernel);
     cudaFuncAttributes attributes{};
@@ -51,9 +50,45 @@ void launch(const LaunchShape& shape, Stream stream, Args... args) {
     return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                 most_shared_bytes() - static_cast<int>(attributes.sharedSizeBytes));
   }();
-  check(allowed, "shared memory of a kernel");
+  return allowed;
+}
+
+// Throws std::runtime_error where the launch is refused. What fails later shows at the next synchronisation.
+template <auto kKernel, class... Args>
+void launch(const LaunchShape& shape, Stream stream, Args... args) {
+  check(allow_shared_memory<kKernel>(), "shared memory of a kernel");
   kKernel<<<shape.grid, shape.block, shape.shared_bytes, stream>>>(args...);
   check(cudaGetLastError(), "kernel launch");
+}
+
+// Whether kernels of launch_early() may start early; a benchmark turns it off to compare.
+inline bool& early_launches() {
+  static bool wanted = [] {
+    int device = 0;
+    int major = 0;
+    return cudaGetDevice(&device) == cudaSuccess &&
+           cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess &&
+           major >= 9;
+  }();
+  return wanted;
+}
+
+// For kernels that call wait_for_earlier_kernels() before they read what others wrote, or write: they start
+// when the one before them lets them, not when it is done (programmatic dependent launch).
+template <auto kKernel, class... Args>
+void launch_early(const LaunchShape& shape, Stream stream, Args... args) {
+  check(allow_shared_memory<kKernel>(), "shared memory of a kernel");
+  cudaLaunchAttribute early{};
+  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  early.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = shape.grid;
+  config.blockDim = shape.block;
+  config.dynamicSmemBytes = shape.shared_bytes;
+  config.stream = stream;
+  config.attrs = &early;
+  config.numAttrs = early_launches() ? 1 : 0;
+  check(cudaLaunchKernelEx(&config, kKernel, args...), "kernel launch");
 }
 
 #else
@@ -65,6 +100,10 @@ inline int most_shared_bytes() {
 template <auto kKernel, class... Args>
 void launch(const LaunchShape& shape, Stream /*stream*/, Args... args) {
   cuda_sim::run(shape.grid, shape.block, shape.shared_bytes, [&] { kKernel(args...); });
+}
+template <auto kKernel, class... Args>
+void launch_early(const LaunchShape& shape, Stream stream, Args... args) {
+  launch<kKernel>(shape, stream, args...);
 }
 
 #endif

@@ -43,7 +43,8 @@ __device__ __forceinline__ Place place_of(const RopeAppendCall& call, int token)
 
 // Calls function(element 0 of the head) in the place's dtype, a float one.
 template <class Function>
-__device__ __forceinline__ void with_head(const Place& place, std::int64_t head_offset, const Function& function) {
+__device__ __forceinline__ void with_head(const Place& place, std::int64_t head_offset,
+                                          const Function& function) {
   std::byte* head = place.block + head_offset;
   if (place.dtype == KvDtype::kF32) {
     function(reinterpret_cast<float*>(head));
@@ -121,8 +122,8 @@ struct Rotation {
 #pragma unroll
     for (int i = 0; i < kPiece; ++i)
       // Rounded as on the CPU: a fused multiply-add would differ in a key's last bit.
-      x[i] = __fadd_rn(__fmul_rn(x[i], cosines[i]),
-                       __fmul_rn(__shfl_sync(kAllLanes, x[i], partner), sines[i]));
+      x[i] =
+          __fadd_rn(__fmul_rn(x[i], cosines[i]), __fmul_rn(__shfl_sync(kAllLanes, x[i], partner), sines[i]));
   }
 };
 
@@ -149,12 +150,15 @@ __device__ __forceinline__ bool takes_kv(int num_query_heads, int num_heads) {
 
 // Grid: tiles of tokens, heads in turn. Shared memory: K of the block's tokens.
 template <class Activation>
-__global__ void __launch_bounds__(kMaxThreads) rope_append_kernel(RopeAppendCall call, HadamardShape shape, std::int64_t head_bytes) {
+__global__ void __launch_bounds__(kMaxThreads)
+    rope_append_kernel(RopeAppendCall call, HadamardShape shape, std::int64_t head_bytes) {
+  wait_for_earlier_kernels();
   __shared__ Place places[kBlockTokens];
   const int first_value = call.num_heads + call.pool.num_kv_heads;
   const int num_heads = first_value + call.pool.num_kv_heads;
   if (takes_kv(call.num_heads, num_heads)) {
-    // By the last warp, which has no token of its own in a small batch: looking up takes as long as all the rest.
+    // By the last warp, which has no token of its own in a small batch: looking up takes as long as all the
+    // rest.
     const int row = static_cast<int>(threadIdx.x) - static_cast<int>(blockDim.x) + kWarpLanes;
     const int token = static_cast<int>(blockIdx.x) * kBlockTokens + row;
     if (row >= 0 && row < kBlockTokens && token < call.num_tokens) places[row] = place_of(call, token);
@@ -218,8 +222,8 @@ void rope_append(const RopeAppendCall& call, Stream stream) {
       dim3{static_cast<unsigned>(warps * kWarpLanes)},
       sizeof(float) * static_cast<std::size_t>(kBlockTokens * key_stride(dim))};
   with_type(call.activations, [&](auto type) {
-    launch<rope_append_kernel<decltype(type)>>(launch_shape, stream, call, shape,
-                                                 call.pool.block_bytes / call.pool.num_kv_heads);
+    launch_early<rope_append_kernel<decltype(type)>>(launch_shape, stream, call, shape,
+                                                     call.pool.block_bytes / call.pool.num_kv_heads);
   });
 }
 

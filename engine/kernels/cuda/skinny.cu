@@ -23,6 +23,21 @@ __device__ __forceinline__ void mma(float (&c)[4], const unsigned (&a)[4], unsig
   mma_bf16(c, a, b0, b1);
 }
 
+// Where a warp is: a turn of a tile.
+struct SkinnyPlace {
+  int tile;
+  int group;
+
+  // Returns whether that was the tile's last turn.
+  __device__ __forceinline__ bool advance(int first_group, int groups) {
+    group += kWarps * kGroups;
+    if (group < groups) return false;
+    tile += static_cast<int>(gridDim.x);
+    group = first_group;
+    return true;
+  }
+};
+
 // A lane (r, q) copies 16 bytes each of rows r and r + 8 of w and of row r of x, for itself alone: no warp
 // waits for another. Of eight neighbouring elements of the depth the first four are its part of one step, the
 // rest of the next. x is read in the same order, and order is all that differs from a plain product.
@@ -40,23 +55,30 @@ struct SkinnyRows {
                                               static_cast<std::int64_t>(index) * call.depth) +
            lane % 4 * 16;
   }
-  __device__ __forceinline__ void start(int tile, int group, std::byte* turn) const {
-    const int r = lane / 4;
+  __device__ __forceinline__ void start_weights(const SkinnyPlace& at, std::byte* turn) const {
     const int last = call.width - 1;  // rows past it are read again and not kept
-    const int first = tile * kOwn + r < last ? tile * kOwn + r : last;
-    const int second = kGated ? call.width + first : tile * kOwn + r + 8 < last ? tile * kOwn + r + 8 : last;
-    const bool has_x = r < call.num_rows;
-    const std::byte* rows[3] = {row(call.w, first), row(call.w, second), row(call.x, has_x ? r : 0)};
-    std::byte* to = turn + lane * 16;
+    const int n = at.tile * kOwn + lane / 4;
+    const int first = n < last ? n : last;
+    const int second = kGated ? call.width + first : n + 8 < last ? n + 8 : last;
+    const std::byte* rows[2] = {row(call.w, first), row(call.w, second)};
+    copy_rows<2>(at, rows, true, turn + lane * 16);
+  }
+  __device__ __forceinline__ void start_x(const SkinnyPlace& at, std::byte* turn) const {
+    const int r = lane / 4;
+    const std::byte* rows[1] = {row(call.x, r < call.num_rows ? r : 0)};
+    copy_rows<1>(at, rows, r < call.num_rows, turn + (2 * kWarpLanes + lane) * 16);
+    commit_copies();
+  }
+  template <int kRows>
+  __device__ __forceinline__ void copy_rows(const SkinnyPlace& at, const std::byte* const (&rows)[kRows],
+                                            bool valid, std::byte* to) const {
 #pragma unroll
     for (int i = 0; i < kGroups; ++i) {
-      const bool there = tile < num_tiles && group + i < groups;
+      const bool there = valid && at.tile < num_tiles && at.group + i < groups;
 #pragma unroll
-      for (int j = 0; j < 3; ++j)
-        copy_async_16(to + (3 * i + j) * kWarpLanes * 16, rows[j] + (group + i) * kGroup * 2,
-                      there && (j < 2 || has_x));
+      for (int j = 0; j < kRows; ++j)
+        copy_async_16(to + (3 * i + j) * kWarpLanes * 16, rows[j] + (at.group + i) * kGroup * 2, there);
     }
-    commit_copies();
   }
   __device__ __forceinline__ void add(const std::byte* turn, float (&sums)[4]) const {
     const auto* own = reinterpret_cast<const uint4*>(turn) + lane;
@@ -98,21 +120,6 @@ __device__ __forceinline__ void keep_tile(const SkinnyCall& call, int tile, int 
   }
 }
 
-// Where a warp is: a turn of a tile.
-struct SkinnyPlace {
-  int tile;
-  int group;
-
-  // Returns whether that was the tile's last turn.
-  __device__ __forceinline__ bool advance(int first_group, int groups) {
-    group += kWarps * kGroups;
-    if (group < groups) return false;
-    tile += static_cast<int>(gridDim.x);
-    group = first_group;
-    return true;
-  }
-};
-
 // Shared memory of a block with so many turns of each warp in it, all but one of which are on their way.
 constexpr int shared_bytes(int stages) {
   return kWarps * stages * kTurnBytes;
@@ -130,7 +137,13 @@ __global__ void __launch_bounds__(kWarps* kWarpLanes) skinny_kernel(SkinnyCall c
   const SkinnyPlace first{static_cast<int>(blockIdx.x), warp * kGroups};
   SkinnyPlace ahead = first;
   for (int stage = 0; stage + 1 < kStages; ++stage) {
-    rows.start(ahead.tile, ahead.group, turns + stage * kTurnBytes);
+    rows.start_weights(ahead, turns + stage * kTurnBytes);  // nobody writes those
+    ahead.advance(first.group, rows.groups);
+  }
+  wait_for_earlier_kernels();
+  ahead = first;
+  for (int stage = 0; stage + 1 < kStages; ++stage) {
+    rows.start_x(ahead, turns + stage * kTurnBytes);
     ahead.advance(first.group, rows.groups);
   }
   SkinnyPlace at = first;
@@ -138,7 +151,9 @@ __global__ void __launch_bounds__(kWarps* kWarpLanes) skinny_kernel(SkinnyCall c
   int stage = 0;
   int count = 0;
   while (at.tile < num_tiles) {
-    rows.start(ahead.tile, ahead.group, turns + (stage + kStages - 1) % kStages * kTurnBytes);
+    std::byte* free = turns + (stage + kStages - 1) % kStages * kTurnBytes;
+    rows.start_weights(ahead, free);
+    rows.start_x(ahead, free);
     ahead.advance(first.group, rows.groups);
     wait_for_copies<kStages - 1>();
     rows.add(turns + stage * kTurnBytes, sums);
@@ -162,11 +177,11 @@ void run(const SkinnyCall& call, Stream stream) {
                           dim3{kWarps * kWarpLanes}, static_cast<std::size_t>(shared_bytes(kStages))};
   if (call.gated) {
     KVCRUSH_CHECK(!call.float_out);
-    launch<skinny_kernel<Element, Element, true, kStages>>(shape, stream, call, num_tiles);
+    launch_early<skinny_kernel<Element, Element, true, kStages>>(shape, stream, call, num_tiles);
   } else if (call.float_out) {
-    launch<skinny_kernel<Element, float, false, kStages>>(shape, stream, call, num_tiles);
+    launch_early<skinny_kernel<Element, float, false, kStages>>(shape, stream, call, num_tiles);
   } else {
-    launch<skinny_kernel<Element, Element, false, kStages>>(shape, stream, call, num_tiles);
+    launch_early<skinny_kernel<Element, Element, false, kStages>>(shape, stream, call, num_tiles);
   }
 }
 

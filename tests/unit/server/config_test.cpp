@@ -56,6 +56,21 @@ void expect_mentions(const std::string& message, const std::vector<std::string>&
     EXPECT_NE(message.find(part), std::string::npos) << part << " in: " << message;
 }
 
+TEST(Config, AutomaticKvDtypeIsTheDevices) {
+  const auto automatic = [](const std::string& device) { return device == "cuda:1" ? "f16" : "f32"; };
+  const auto dtype_of = [&](std::vector<std::string> args) {
+    args.insert(args.begin(), {"--model", "some.gguf"});
+    const ConfigOutcome outcome = parse_config(args, automatic);
+    EXPECT_TRUE(outcome.config.has_value()) << outcome.message;
+    EXPECT_EQ(to_string(outcome.config->compression.engine_dtype), outcome.config->engine.kv_dtype);
+    return outcome.config->engine.kv_dtype;
+  };
+  EXPECT_EQ(dtype_of({}), "f32");
+  EXPECT_EQ(dtype_of({"--device", "cuda:1"}), "f16");
+  EXPECT_EQ(dtype_of({"--kv-dtype=auto", "--device=cuda:1"}), "f16");
+  EXPECT_EQ(dtype_of({"--kv-dtype=int8", "--device=cuda:1"}), "int8");
+}
+
 TEST(Config, DefaultsAreThoseOfTheHelp) {
   const ServerConfig config = parse_good({});
   EXPECT_EQ(config.listen, "127.0.0.1:50051");
@@ -67,6 +82,7 @@ TEST(Config, DefaultsAreThoseOfTheHelp) {
   EXPECT_FALSE(config.compression.policy.kv_dtype.has_value());
   EXPECT_EQ(config.compression.params.budget_fraction, 0.25);
   EXPECT_EQ(config.compression.engine_dtype, KvDtype::kF32);
+  EXPECT_EQ(config.engine.kv_dtype, "f32");  // auto, on a machine without a GPU
   EXPECT_EQ(config.engine.max_batch_tokens, EngineConfig().max_batch_tokens);
   EXPECT_GT(config.engine.kv_memory_bytes, 0u);
   EXPECT_LE(config.engine.kv_memory_bytes, 4ull << 30);
