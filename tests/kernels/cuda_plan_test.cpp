@@ -69,5 +69,17 @@ TEST(AttentionShape, BlocksFitTheCards) {
   }
 }
 
+TEST(AttentionShape, ThreeBlocksOfDecodeShareAProcessor) {
+  for (const int head_dim : {64, 128, 256}) {
+    EXPECT_LE(decode_shared_bytes(head_dim), 99 << 10) << "consumer cards";
+    EXPECT_EQ(decode_blocks_per_processor(head_dim), 3) << head_dim;
+    constexpr int kStatic = 6 << 10;  // queries, and what CUDA takes of each block
+    EXPECT_LE(3 * (decode_shared_bytes(head_dim) + kStatic), 227 << 10) << head_dim;
+    // Tiles of a unit lie in different banks: their distances cover the 128 bytes of all.
+    for (const KvDtype dtype : {KvDtype::kInt8, KvDtype::kInt4})
+      EXPECT_EQ(staged_tile_bytes(dtype, head_dim) % 128, 128 / unit_tiles(dtype)) << head_dim;
+  }
+}
+
 }  // namespace
 }  // namespace kvcrush::cuda
