@@ -161,6 +161,7 @@ void GpuDecoder::attend(const GpuBatch& batch, int layer, const KvStorage& kv, c
                          .num_splits = batch.plan.num_splits,
                          .decode_rows = batch.plan.decode_rows,
                          .prefill_rows = batch.plan.prefill_rows,
+                         .num_processors = runtime_.num_processors(),
                          .pool = kv.pool(),
                          .widest = batch.widest,
                          .activations = activations_,

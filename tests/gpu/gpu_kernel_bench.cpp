@@ -87,6 +87,7 @@ class PagedLayer {
         .num_splits = plan.num_splits,
         .decode_rows = plan.decode_rows,
         .prefill_rows = plan.prefill_rows,
+        .num_processors = processors,
         .pool = kv_.pool(),
         .widest = widest(),
         .activations = cuda::ActivationType::kBF16,

@@ -119,6 +119,12 @@ struct Heads {
 
 using Launch = void (*)(const AttentionCall&, Stream);
 
+inline int multiprocessors() {
+  cudaDeviceProp device{};
+  must(cudaGetDeviceProperties(&device, 0), "device");
+  return device.multiProcessorCount;
+}
+
 // One call's inputs and outputs.
 template <class Activation>
 class Problem {
@@ -159,6 +165,7 @@ class Problem {
     call.q = q_.get();
     call.q_stride = stride_;
     call.num_heads = num_heads();
+    call.num_processors = multiprocessors();
     call.scale = 1 / std::sqrt(static_cast<float>(heads_.head_dim));
     call.out = out_.get();
     call.row_stats = stats_.get();

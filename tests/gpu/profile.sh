@@ -12,7 +12,7 @@ profile() {  # profile NAME METRICS OPTIONS... -- COMMAND...: CSV of every kerne
 profile step gpu__time_duration.sum --launch-skip 2600 --launch-count 320 "$programs/gpu_engine_bench" --batch 1 --context 1024
 profile attention \
   gpu__time_duration.sum,dram__bytes_read.sum,dram__throughput.avg.pct_of_peak_sustained_elapsed,sm__inst_executed_pipe_tensor.sum,sm__warps_active.avg.pct_of_peak_sustained_active,l1tex__data_pipe_lsu_wavefronts_mem_shared.avg.pct_of_peak_sustained_elapsed,smsp__issue_active.avg.pct_of_peak_sustained_active,l1tex__data_bank_conflicts_pipe_lsu_mem_shared.sum \
-  --kernel-name regex:attention_kernel --launch-skip 8 --launch-count 1 "$programs/gpu_kernel_bench" --filter "f16, batch 64"
+  --kernel-name regex:decode_kernel --launch-skip 8 --launch-count 1 "$programs/gpu_kernel_bench" --filter "int4, batch 64"
 python3 - "$out" <<'PY'
 import collections, csv, pathlib, sys
 for path in sorted(pathlib.Path(sys.argv[1]).glob("ncu-*.csv")):
@@ -22,14 +22,14 @@ for path in sorted(pathlib.Path(sys.argv[1]).glob("ncu-*.csv")):
         print(path.name, "nothing read")
         continue
     units, rows = rows[0], rows[1:]
-    metrics = [name for name in rows[0] if "__" in name and "." in name]
+    metrics = [name for name in rows[0] if name.startswith(("gpu__", "dram__", "sm__", "smsp__", "l1tex__")) and ".max" not in name and ".min" not in name]
     times = collections.defaultdict(list)
     for row in rows:
         times[row["Kernel Name"][:90]].append(float(row["gpu__time_duration.sum"].replace(",", "")))
     print(f"{path.name}: {len(rows)} kernels, {sum(map(sum, times.values())):.0f} {units['gpu__time_duration.sum']}")
     for name, each in sorted(times.items(), key=lambda item: -sum(item[1])):
         print(f"  {sum(each):10.1f} {len(each):4d} x {name}")
-    if len(metrics) > 1:
+    if len(rows) == 1:
         for row in rows:
             print(" ", ", ".join(f"{m}={row[m]}" for m in metrics))
 PY

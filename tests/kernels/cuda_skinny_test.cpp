@@ -15,6 +15,18 @@ class CudaSkinnyTest : public ::testing::TestWithParam<ActivationType> {
   at::Tensor random(int rows, int columns, std::uint64_t seed) const {
     return at::randn({rows, columns}, at::make_generator<at::CPUGeneratorImpl>(seed)).to(type());
   }
+  // call: float_out or gated.
+  void multiply(const at::Tensor& x, const at::Tensor& w, cuda::SkinnyCall call, at::Tensor& out) const {
+    call.num_rows = static_cast<int>(x.size(0));
+    call.depth = static_cast<int>(x.size(1));
+    call.width = static_cast<int>(out.size(1));
+    call.type = GetParam();
+    call.x = x.const_data_ptr();
+    call.w = w.const_data_ptr();
+    call.out = out.data_ptr();
+    call.num_processors = 1;  // a block takes several tiles
+    cuda::skinny_matmul(call, nullptr);
+  }
   // Sums are float: what is rounded is the result.
   void expect_close(const at::Tensor& actual, const at::Tensor& expected, double unit) const {
     const at::Tensor apart = (actual.to(at::kFloat) - expected).abs();
@@ -31,16 +43,7 @@ TEST_P(CudaSkinnyTest, Product) {
     const at::Tensor expected = at::matmul(x.to(at::kFloat), w.to(at::kFloat).t());
     for (const bool float_out : {false, true}) {
       at::Tensor out = at::full({rows, width}, NAN, float_out ? at::kFloat : type());
-      cuda::skinny_matmul({.num_rows = rows,
-                           .depth = depth,
-                           .width = width,
-                           .type = GetParam(),
-                           .x = x.const_data_ptr(),
-                           .w = w.const_data_ptr(),
-                           .out = out.data_ptr(),
-                           .num_processors = 1,  // a block takes several tiles
-                           .float_out = float_out},
-                          nullptr);
+      multiply(x, w, {.float_out = float_out}, out);
       expect_close(out, expected, float_out ? 1e-5 : unit());
     }
   }
@@ -55,16 +58,7 @@ TEST_P(CudaSkinnyTest, GatedProduct) {
     const at::Tensor gate = both.narrow(1, 0, width);
     const at::Tensor expected = gate * at::sigmoid(gate) * both.narrow(1, width, width);
     at::Tensor out = at::full({rows, width}, NAN, type());
-    cuda::skinny_matmul({.num_rows = rows,
-                         .depth = depth,
-                         .width = width,
-                         .type = GetParam(),
-                         .x = x.const_data_ptr(),
-                         .w = w.const_data_ptr(),
-                         .out = out.data_ptr(),
-                         .num_processors = 1,
-                         .gated = true},
-                        nullptr);
+    multiply(x, w, {.gated = true}, out);
     expect_close(out, expected, unit());
   }
 }

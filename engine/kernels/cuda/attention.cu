@@ -4,6 +4,7 @@
 #include "engine/kernels/cuda/cuda_kernels.h"
 #include "engine/kernels/cuda/decode.h"
 #include "engine/kernels/cuda/launch.h"
+#include "engine/kernels/cuda/shared_steps.cuh"
 #ifdef __CUDACC__  // the simulator knows no warpgroups
 #include "engine/kernels/cuda/prefill_sm90.h"
 #endif
@@ -165,14 +166,7 @@ int prefill_rows(int head_dim, [[maybe_unused]] KvDtype widest) {
 void paged_attention(const AttentionCall& call, Stream stream) {
   KVCRUSH_CHECK(!call.turn_back ||
                 can_turn_back(call.pool.head_dim, call.widest, call.decode_rows, call.num_prefill));
-  switch (call.activations) {
-    case ActivationType::kF32:
-      return run_for_head<float>(call, stream);
-    case ActivationType::kF16:
-      return run_for_head<F16>(call, stream);
-    case ActivationType::kBF16:
-      return run_for_head<BF16>(call, stream);
-  }
+  with_type(call.activations, [&](auto type) { run_for_head<decltype(type)>(call, stream); });
 }
 
 }  // namespace kvcrush::cuda

@@ -20,6 +20,7 @@ struct AttentionCall {
   int num_splits = 1;
   int decode_rows = 0;  // the plan's
   int prefill_rows = 0;
+  int num_processors = 1;  // of the GPU
   cpu::KvPool pool;
   KvDtype widest = KvDtype::kF16;  // of the batch's dtypes, the one whose tiles are largest
   ActivationType activations = ActivationType::kF16;

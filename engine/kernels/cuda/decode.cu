@@ -155,14 +155,7 @@ void run_for_head(const AttentionCall& call, Stream stream) {
 }  // namespace
 
 void decode_attention(const AttentionCall& call, Stream stream) {
-  switch (call.activations) {
-    case ActivationType::kF32:
-      return run_for_head<float>(call, stream);
-    case ActivationType::kF16:
-      return run_for_head<F16>(call, stream);
-    case ActivationType::kBF16:
-      return run_for_head<BF16>(call, stream);
-  }
+  with_type(call.activations, [&](auto type) { run_for_head<decltype(type)>(call, stream); });
 }
 
 }  // namespace kvcrush::cuda

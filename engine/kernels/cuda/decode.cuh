@@ -48,17 +48,10 @@ template <int kHeadDim, int kColumns, KvDtype kDtype>
 __device__ __forceinline__ void scale_scores(const TokenScales<kDtype>& keys,
                                              const DecodeState<kHeadDim, kColumns>& state,
                                              float (&scores)[kMTiles<kDtype>][kColumns][4]) {
-#pragma unroll
-  for (int m = 0; m < kMTiles<kDtype>; ++m) {
-#pragma unroll
-    for (int c = 0; c < kColumns; ++c) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const float scale = keys.scale[m][i / 2] / code_unit<kDtype>(i >= 2);
-        scores[m][c][i] = scores[m][c][i] * scale + keys.minimum[m][i / 2] * state.query_sum[c][i % 2];
-      }
-    }
-  }
+  for_scores<kMTiles<kDtype>, kColumns>([&](int m, int c, int i) {
+    const float scale = keys.scale[m][i / 2] / code_unit<kDtype>(i >= 2);
+    scores[m][c][i] = scores[m][c][i] * scale + keys.minimum[m][i / 2] * state.query_sum[c][i % 2];
+  });
 }
 
 // Probabilities as the operand of with_values(), V's scales in them; V's minima go to state.offset.
@@ -66,17 +59,10 @@ template <int kHeadDim, int kColumns, KvDtype kDtype>
 __device__ __forceinline__ void scale_probabilities(const TokenScales<kDtype>& values,
                                                     float (&p)[kMTiles<kDtype>][kColumns][4],
                                                     DecodeState<kHeadDim, kColumns>& state) {
-#pragma unroll
-  for (int m = 0; m < kMTiles<kDtype>; ++m) {
-#pragma unroll
-    for (int c = 0; c < kColumns; ++c) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        state.offset[c][i % 2] += p[m][c][i] * values.minimum[m][i / 2];
-        p[m][c][i] *= values.scale[m][i / 2];
-      }
-    }
-  }
+  for_scores<kMTiles<kDtype>, kColumns>([&](int m, int c, int i) {
+    state.offset[c][i % 2] += p[m][c][i] * values.minimum[m][i / 2];
+    p[m][c][i] *= values.scale[m][i / 2];
+  });
 }
 
 // Outputs of codes become outputs of values: once, when a warp comes to its last packed unit.

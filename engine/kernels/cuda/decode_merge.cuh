@@ -3,6 +3,7 @@
 
 #include "engine/kernels/cuda/attention_output.cuh"
 #include "engine/kernels/cuda/decode.cuh"
+#include "engine/kernels/cuda/shared_steps.cuh"
 
 namespace kvcrush::cuda {
 
@@ -80,26 +81,7 @@ template <int kHeadDim, class Activation>
 __device__ __forceinline__ void write_row(const AttentionParams<Activation>& p, std::int64_t row, int lane,
                                           float (&x)[kHeadDim / kWarpLanes]) {
   constexpr int kOwn = kHeadDim / kWarpLanes;
-  if (p.turn_back) {
-#pragma unroll
-    for (int stride = 1; stride < kOwn; stride *= 2) {
-#pragma unroll
-      for (int i = 0; i < kOwn; ++i) {
-        if ((i & stride) != 0) continue;
-        const float a = x[i];
-        const float b = x[i + stride];
-        x[i] = a + b;
-        x[i + stride] = a - b;
-      }
-    }
-    for (int stride = 1; stride < kWarpLanes; stride *= 2) {
-      const float sign = (lane & stride) != 0 ? -1.0F : 1.0F;
-#pragma unroll
-      for (int i = 0; i < kOwn; ++i) x[i] = __shfl_xor_sync(kAllLanes, x[i], stride) + sign * x[i];
-    }
-#pragma unroll
-    for (int i = 0; i < kOwn; ++i) x[i] *= rsqrtf(static_cast<float>(kHeadDim));
-  }
+  if (p.turn_back) turn_lanes(kWarpLanes, rsqrtf(static_cast<float>(kHeadDim)), lane, x);
 #pragma unroll
   for (int i = 0; i < kOwn; ++i) from_float(x[i], p.out[row * kHeadDim + lane * kOwn + i]);
 }

@@ -82,21 +82,27 @@ __device__ __forceinline__ void start_decode(const Share& share, int group, int 
 
 constexpr int kNoSlot = 0x7fffffff;
 
-// No row gets a score of what it does not see: later tokens, other branches, slots that are not filled.
-template <int kMTiles, int kHeadDim, int kColumns>
-__device__ __forceinline__ void hide_unseen(const AttentionSequence& sequence, const int (&slots)[kMTiles][2],
-                                            const DecodeState<kHeadDim, kColumns>& state,
-                                            float (&scores)[kMTiles][kColumns][4]) {
+// Calls use(m, c, i) for every score of a unit, [M-tiles][columns][2 * (token r + 8) + row].
+template <int kMTiles, int kColumns, class Use>
+__device__ __forceinline__ void for_scores(const Use& use) {
 #pragma unroll
   for (int m = 0; m < kMTiles; ++m) {
 #pragma unroll
     for (int c = 0; c < kColumns; ++c) {
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        if (!sees(sequence, slots[m][i / 2], state.own_slot[c][i % 2])) scores[m][c][i] = minus_infinity();
-      }
+      for (int i = 0; i < 4; ++i) use(m, c, i);
     }
   }
+}
+
+// No row gets a score of what it does not see: later tokens, other branches, slots that are not filled.
+template <int kMTiles, int kHeadDim, int kColumns>
+__device__ __forceinline__ void hide_unseen(const AttentionSequence& sequence, const int (&slots)[kMTiles][2],
+                                            const DecodeState<kHeadDim, kColumns>& state,
+                                            float (&scores)[kMTiles][kColumns][4]) {
+  for_scores<kMTiles, kColumns>([&](int m, int c, int i) {
+    if (!sees(sequence, slots[m][i / 2], state.own_slot[c][i % 2])) scores[m][c][i] = minus_infinity();
+  });
 }
 
 // Scores [M-tiles][columns][2 * (token r + 8) + row] become probabilities; those of an absent lane are of no

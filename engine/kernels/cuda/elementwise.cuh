@@ -5,25 +5,12 @@
 #include <cmath>
 
 #include "engine/core/status.h"
-#include "engine/kernels/cuda/device.cuh"
 #include "engine/kernels/cuda/elementwise.h"
+#include "engine/kernels/cuda/shared_steps.cuh"
 
 namespace kvcrush::cuda {
 
 inline constexpr int kPiece = 8;
-
-// Calls function(Activation{}) with the type of `activations`.
-template <class Function>
-void with_type(ActivationType activations, const Function& function) {
-  switch (activations) {
-    case ActivationType::kF32:
-      return function(float{});
-    case ActivationType::kF16:
-      return function(F16{});
-    case ActivationType::kBF16:
-      return function(BF16{});
-  }
-}
 
 // One element, or an aligned piece.
 template <class Element, int kWidth>
@@ -82,24 +69,7 @@ inline HadamardShape hadamard_shape(int head_dim) {
 // Lanes hold pieces in order, a part of the matrix's size beginning at a lane that is a multiple of its
 // number of pieces. All lanes of the warp call it.
 __device__ __forceinline__ void turn_pieces(const HadamardShape& shape, int lane, float (&x)[kPiece]) {
-#pragma unroll
-  for (int stride = 1; stride < kPiece; stride *= 2) {
-#pragma unroll
-    for (int i = 0; i < kPiece; ++i) {
-      if ((i & stride) != 0) continue;
-      const float a = x[i];
-      const float b = x[i + stride];
-      x[i] = a + b;
-      x[i + stride] = a - b;
-    }
-  }
-  for (int stride = 1; stride < shape.size / kPiece; stride *= 2) {
-    const float sign = (lane & stride) != 0 ? -1.0F : 1.0F;
-#pragma unroll
-    for (int i = 0; i < kPiece; ++i) x[i] = __shfl_xor_sync(kAllLanes, x[i], stride) + sign * x[i];
-  }
-#pragma unroll
-  for (int i = 0; i < kPiece; ++i) x[i] *= shape.scale;
+  turn_lanes(shape.size / kPiece, shape.scale, lane, x);
 }
 
 }  // namespace kvcrush::cuda

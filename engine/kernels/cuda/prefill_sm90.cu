@@ -1,38 +1,44 @@
 #include "engine/kernels/cuda/prefill_sm90.h"
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 
 #include "engine/core/status.h"
 #include "engine/kernels/cuda/prefill_sm90_attend.cuh"
+#include "engine/kernels/cuda/shared_steps.cuh"
 
 namespace kvcrush::cuda {
 
 namespace {
 
+// One block a multiprocessor, or fewer where there is less to do.
 template <int kHeadDim, bool kQuantised, class Activation>
 void run(const AttentionCall& call, Stream stream) {
   using Shape = PrefillShape<kHeadDim, kQuantised>;
   static_assert(Shape::kRows == kPrefillRows);
-  launch_prefill<Shape, Activation>(call, stream);
-}
-
-template <int kHeadDim, class Activation>
-void run_for_dtype(const AttentionCall& call, Stream stream) {
-  is_quantised(call.widest) ? run<kHeadDim, true, Activation>(call, stream)
-                            : run<kHeadDim, false, Activation>(call, stream);
+  const PrefillParams<Activation> p{.work = {.sequences = call.sequences,
+                                             .row_tiles = call.prefill,
+                                             .num_items = call.num_prefill * call.pool.num_kv_heads,
+                                             .pool = call.pool,
+                                             .group = call.num_heads / call.pool.num_kv_heads},
+                                    .q = static_cast<const Activation*>(call.q),
+                                    .q_stride = call.q_stride,
+                                    .num_heads = call.num_heads,
+                                    .scale = call.scale,
+                                    .out = static_cast<Activation*>(call.out),
+                                    .row_stats = call.row_stats};
+  const auto blocks = static_cast<unsigned>(std::min(p.work.num_items, call.num_processors));
+  launch<prefill_kernel<Shape, Activation>>(
+      LaunchShape{dim3{blocks}, dim3{Shape::kThreads}, Shape::kSharedBytes}, stream, p);
 }
 
 template <int kHeadDim>
-void run_for_activations(const AttentionCall& call, Stream stream) {
-  switch (call.activations) {
-    case ActivationType::kF32:
-      return run_for_dtype<kHeadDim, float>(call, stream);
-    case ActivationType::kF16:
-      return run_for_dtype<kHeadDim, F16>(call, stream);
-    case ActivationType::kBF16:
-      return run_for_dtype<kHeadDim, BF16>(call, stream);
-  }
+void run_for_head(const AttentionCall& call, Stream stream) {
+  with_type(call.activations, [&](auto type) {
+    is_quantised(call.widest) ? run<kHeadDim, true, decltype(type)>(call, stream)
+                              : run<kHeadDim, false, decltype(type)>(call, stream);
+  });
 }
 
 // Whether the current device is Hopper, and this was compiled for sm_90a: for other architectures, sm_90
@@ -70,7 +76,8 @@ bool prefill_sm90_serves(int head_dim, KvDtype widest) {
 
 void prefill_sm90(const AttentionCall& call, Stream stream) {
   KVCRUSH_CHECK(call.pool.head_dim == 64 || call.pool.head_dim == 128);
-  call.pool.head_dim == 64 ? run_for_activations<64>(call, stream) : run_for_activations<128>(call, stream);
+  if (call.num_prefill == 0) return;
+  call.pool.head_dim == 64 ? run_for_head<64>(call, stream) : run_for_head<128>(call, stream);
 }
 
 }  // namespace kvcrush::cuda

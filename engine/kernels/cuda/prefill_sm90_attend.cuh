@@ -273,33 +273,4 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
 #endif
 }
 
-inline int multiprocessors() {
-  int device = 0;
-  int count = 0;
-  check(cudaGetDevice(&device), "device of a prefill");
-  check(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device), "multiprocessors");
-  return count;
-}
-
-// One block a multiprocessor, or fewer where there is less to do.
-template <class Shape, class Activation>
-void launch_prefill(const AttentionCall& call, Stream stream) {
-  if (call.num_prefill == 0) return;
-  const PrefillParams<Activation> p{.work = {.sequences = call.sequences,
-                                             .row_tiles = call.prefill,
-                                             .num_items = call.num_prefill * call.pool.num_kv_heads,
-                                             .pool = call.pool,
-                                             .group = call.num_heads / call.pool.num_kv_heads},
-                                    .q = static_cast<const Activation*>(call.q),
-                                    .q_stride = call.q_stride,
-                                    .num_heads = call.num_heads,
-                                    .scale = call.scale,
-                                    .out = static_cast<Activation*>(call.out),
-                                    .row_stats = call.row_stats};
-  const int blocks = std::min(p.work.num_items, multiprocessors());
-  launch<prefill_kernel<Shape, Activation>>(
-      LaunchShape{dim3{static_cast<unsigned>(blocks)}, dim3{Shape::kThreads}, Shape::kSharedBytes}, stream,
-      p);
-}
-
 }  // namespace kvcrush::cuda
