@@ -13,10 +13,25 @@ import matplotlib.pyplot as plt  # noqa: E402
 BLUE, GREY, RED, GREEN = "#2a7ab9", "#888888", "#c0392b", "#2e8b57"
 
 
+def steps(axis, values, **style):
+    """One value for each second, the last one drawn as long as the others."""
+    axis.step(range(len(values) + 1), [*values, *values[-1:]], where="post", **style)
+
+
+def legend(*axes):
+    handles, labels = zip(*(axis.get_legend_handles_labels() for axis in axes))
+    axes[0].legend(sum(handles, []), sum(labels, []), fontsize=8, frameon=False, loc="upper left", ncols=3)
+    for axis in axes:
+        axis.set_ylim(0, axis.get_ylim()[1] * 1.2)  # room for the legend
+
+
 def draw_tokens(axis, bench):
     seconds = bench["seconds"]
-    axis.step(range(len(seconds["generated_tokens"])), seconds["generated_tokens"], where="post", color=BLUE)
-    axis.set_title("generated tokens in each second")
+    in_flight = axis.twinx()
+    steps(axis, seconds["generated_tokens"], color=BLUE, label="generated tokens")
+    steps(in_flight, seconds["in_flight"], color=GREY, linestyle="--", label="requests in flight (right)")
+    legend(axis, in_flight)
+    axis.set_title("throughput in each second")
 
 
 def draw_requests(axis, bench):
@@ -24,12 +39,8 @@ def draw_requests(axis, bench):
     times = range(len(seconds["ok"]))
     axis.bar(times, seconds["ok"], width=1, align="edge", color=GREEN, label="ended well")
     axis.bar(times, seconds["failed"], width=1, align="edge", bottom=seconds["ok"], color=RED, label="failed")
-    axis.step(times, seconds["due"], where="post", color="black", linewidth=1, label="due")
-    in_flight = axis.twinx()
-    in_flight.step([t + 1 for t in times], seconds["in_flight"], where="pre", color=GREY, linestyle="--", label="in flight (right)")
-    in_flight.set_ylim(bottom=0)
-    lines = [handles + more for handles, more in zip(axis.get_legend_handles_labels(), in_flight.get_legend_handles_labels())]
-    axis.legend(*lines, fontsize=8, frameon=False)
+    steps(axis, seconds["due"], color="black", linewidth=1, label="due")
+    legend(axis)
     axis.set_title("requests in each second")
 
 
@@ -38,7 +49,6 @@ def mark_measured_time(axis, bench):
     for edge in (begin, begin + bench["measured_s"]):
         axis.axvline(edge, color=GREY, linewidth=0.8, linestyle=":")
     axis.set_xlabel("seconds; measured between the dotted lines")
-    axis.set_ylim(bottom=0)
 
 
 def draw_cdf(axis, bench, name, title, limit):
@@ -65,10 +75,11 @@ def draw_codes(axis, bench):
     if bench["counts"]["cut_off"]:
         counts["cut off"] = bench["counts"]["cut_off"]
     names = list(counts)
-    axis.barh(names, [counts[name] for name in names], color=[GREEN if name == "OK" else RED for name in names])
+    axis.barh(names, [counts[name] for name in names], height=0.5, color=[GREEN if name == "OK" else RED for name in names])
     for row, name in enumerate(names):
         axis.text(counts[name], row, f" {counts[name]:,}", va="center", fontsize=9)
     axis.set_title("measured requests by status")
+    axis.set_ylim(-1, len(names))
     axis.margins(x=0.15)
 
 
