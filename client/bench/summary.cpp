@@ -65,17 +65,14 @@ bool meets(const RequestRecord& record, const Slo& slo) {
 Goodput goodput(const Records& records, const Window& window, const Slo& slo, bool interrupted) {
   Goodput result;
   std::int64_t judged = 0;
-  std::int64_t met_in_window = 0;
   for (const RequestRecord* record : records) {
-    const bool met = meets(*record, slo);
-    if (met && window.holds(record->end_s)) ++met_in_window;
     // Whoever interrupts a bench says nothing about the server; whoever waits in vain does.
     if (record->warmup || (interrupted && record->outcome == Outcome::kCutOff)) continue;
     ++judged;
-    if (met) ++result.met;
+    if (meets(*record, slo)) ++result.met;
   }
   result.share = judged > 0 ? static_cast<double>(result.met) / static_cast<double>(judged) : 0;
-  result.requests_per_s = window.per_s(static_cast<double>(met_in_window));
+  result.requests_per_s = window.per_s(static_cast<double>(result.met));
   return result;
 }
 

@@ -45,7 +45,7 @@ struct Throughput {
 struct Goodput {
   std::int64_t met = 0;       // measured requests that ended well and kept the SLO
   double share = 0;           // of those measured
-  double requests_per_s = 0;  // of the throughput's, those that kept it
+  double requests_per_s = 0;  // over the measured time, in which they were due
 };
 
 // In ms, of measured requests: TTFT and ITL of all that got so far, the rest of those that ended well.

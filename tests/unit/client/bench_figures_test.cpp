@@ -180,7 +180,7 @@ TEST(Goodput, CountsRequestsThatKeepBothLimits) {
   EXPECT_DOUBLE_EQ(share({.ttft_ms = {}, .itl_ms = 350.001}), 2.0 / 3);
   const auto goodput = *summarise(three_requests(), {.ttft_ms = 2000}).goodput;
   EXPECT_EQ(goodput.met, 2);
-  EXPECT_DOUBLE_EQ(goodput.requests_per_s, 2.0 / 4) << "as the throughput: what ended meanwhile";
+  EXPECT_DOUBLE_EQ(goodput.requests_per_s, 2.0 / 4) << "not the warm-up's, but the one that ended later";
 }
 
 TEST(Goodput, WhatTheBenchCutsOffIsNotGoodUnlessItWasInterrupted) {
