@@ -90,6 +90,7 @@ Status check_config(const EngineConfig& config) {
   };
   KVCRUSH_RETURN_IF_ERROR(at_least("max_running_sequences", config.max_running_sequences, 1));
   KVCRUSH_RETURN_IF_ERROR(at_least("max_waiting_sequences", config.max_waiting_sequences, 1));
+  KVCRUSH_RETURN_IF_ERROR(at_least("max_waiting_tokens", config.max_waiting_tokens, 1));
   KVCRUSH_RETURN_IF_ERROR(
       at_least("max_batch_tokens", config.max_batch_tokens, config.max_running_sequences));
   KVCRUSH_RETURN_IF_ERROR(at_least("max_context_tokens", config.max_context_tokens, 0));

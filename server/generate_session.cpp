@@ -101,7 +101,9 @@ grpc::Status GenerateSession::final_status() const {
                        [reason](const SampleStream& sample) { return sample.finish_reason() == reason; });
   };
   if (any_ended(FinishReason::kError))
-    return {grpc::StatusCode::INTERNAL, "an engine step failed; see the server's log"};
+    return {grpc::StatusCode::INTERNAL, "the request could not be computed; see the server's log"};
+  if (any_ended(FinishReason::kDeadline))
+    return {grpc::StatusCode::DEADLINE_EXCEEDED, "the deadline passed before the request was done"};
   if (host_.aborting && any_ended(FinishReason::kAbort)) {
     return {grpc::StatusCode::UNAVAILABLE, "the server is shutting down"};
   }

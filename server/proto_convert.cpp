@@ -90,6 +90,8 @@ v1::FinishReason to_proto(FinishReason reason) {
     case FinishReason::kAbort:
     case FinishReason::kError:  // the status says INTERNAL
       return v1::FINISH_REASON_ABORT;
+    case FinishReason::kDeadline:
+      return v1::FINISH_REASON_DEADLINE;
   }
   return v1::FINISH_REASON_UNSPECIFIED;
 }
@@ -103,6 +105,8 @@ void fill_finish_info(const FinishEvent& event, const v1::KvCompression& applied
   usage.set_time_to_first_token_ms(event.time_to_first_token_ms);
   usage.set_total_ms(event.total_ms);
   usage.set_preemptions(event.preemptions);
+  usage.set_swaps(event.swaps);
+  usage.set_cached_prompt_tokens(event.cached_prompt_tokens);
   fill_report(event.compression, *info.mutable_compression());
   v1::KvCompression& as_done = *info.mutable_compression()->mutable_applied();
   as_done = applied;

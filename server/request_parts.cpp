@@ -15,6 +15,8 @@ namespace {
 
 constexpr std::size_t kMaxRequestIdBytes = 128;
 constexpr int kMaxVariants = 256;
+constexpr int kMaxPriority = 4;
+constexpr std::size_t kMaxSaltBytes = 256;
 constexpr std::string_view kCompressionField = "compression.";
 
 bool is_request_id_char(char c) {
@@ -151,6 +153,22 @@ Result<int> check_prompt_length(const Prompt& prompt, const std::vector<CachePol
       fmt::format("{} is {} tokens long, allowed: what the KV pool can hold ({} tokens of one uncompressed "
                   "sequence, at least one of them for output)",
                   prompt.field, num_tokens, context.limits.max_cached_tokens));
+}
+
+Status map_scheduling(std::optional<std::int32_t> priority, const v1::PrefixCaching& prefix_cache,
+                      EngineRequest& engine) {
+  engine.priority = priority.value_or(0);
+  if (engine.priority < -kMaxPriority || engine.priority > kMaxPriority) {
+    return invalid_argument(
+        fmt::format("priority is {}, allowed: [{}, {}]", engine.priority, -kMaxPriority, kMaxPriority));
+  }
+  if (prefix_cache.salt().size() > kMaxSaltBytes) {
+    return invalid_argument(fmt::format("prefix_cache.salt is {} bytes long, allowed: at most {}",
+                                        prefix_cache.salt().size(), kMaxSaltBytes));
+  }
+  engine.cache_salt = prefix_cache.salt();
+  engine.bypass_prefix_cache = prefix_cache.bypass();
+  return {};
 }
 
 std::vector<v1::KvCompression> applied_policies(const EngineRequest& request, const MapperContext& context) {

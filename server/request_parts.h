@@ -50,6 +50,15 @@ Result<std::vector<CachePolicy>> map_variants(
 Result<int> check_prompt_length(const Prompt& prompt, const std::vector<CachePolicy>& policies,
                                 const MapperContext& context);
 
+// Priority and prefix caching; the tenant is not the request's to say.
+Status map_scheduling(std::optional<std::int32_t> priority, const v1::PrefixCaching& prefix_cache,
+                      EngineRequest& engine);
+template <typename Request>
+Status map_scheduling(const Request& request, EngineRequest& engine) {
+  return map_scheduling(request.has_priority() ? std::optional(request.priority()) : std::nullopt,
+                        request.prefix_cache(), engine);
+}
+
 // As reports show it, one for each of the request's samples.
 std::vector<v1::KvCompression> applied_policies(const EngineRequest& request, const MapperContext& context);
 

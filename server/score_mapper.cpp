@@ -71,6 +71,7 @@ Result<MappedRequest> map_score_request(const v1::ScoreRequest& request, const M
   Result<std::string> id = map_request_id(request.request_id());
   KVCRUSH_RETURN_IF_ERROR(id.status());
   engine.request_id = std::move(id).value();
+  KVCRUSH_RETURN_IF_ERROR(map_scheduling(request, engine));
   engine.cache_policies = {context.defaults.compression.policy};
   if (!request.variants().empty()) {
     Result<std::vector<CachePolicy>> policies = map_variants(request.variants(), context);

@@ -123,6 +123,8 @@ void Server::start_serving(LoadedModel loaded) {
 }
 
 void Server::log_ready(double load_seconds) const {
+  if (!config_.engine.faults.empty())
+    LogLine(spdlog::level::warn, "faults_on_purpose").with("faults", config_.engine.faults);
   const LoadedModel& loaded = model_->loaded;
   const EngineLimits& limits = model_->mapper.limits;
   if (loaded.chat_template == nullptr) {

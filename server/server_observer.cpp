@@ -18,6 +18,8 @@ std::string_view name_of(FinishReason reason) {
       return "abort";
     case FinishReason::kError:
       return "error";
+    case FinishReason::kDeadline:
+      return "deadline";
   }
   return "unknown";
 }
@@ -37,12 +39,29 @@ void ServerObserver::on_scheduled(RequestTag tag, double queue_seconds) {
       .with("queue_ms", queue_seconds * 1e3);
 }
 
-void ServerObserver::on_preempted(RequestTag tag, std::int64_t blocks_returned) {
-  metrics_.preempted();
+void ServerObserver::on_prefix_lookup(RequestTag tag, int num_prompt_tokens, int num_hit_tokens) {
+  metrics_.prefix_lookup(num_prompt_tokens, num_hit_tokens);
+  LogLine(spdlog::level::debug, "prefix_lookup")
+      .with("request_id", tag.request_id)
+      .with("index", tag.index)
+      .with("prompt_tokens", num_prompt_tokens)
+      .with("cached_prompt_tokens", num_hit_tokens);
+}
+
+void ServerObserver::on_preempted(RequestTag tag, std::int64_t blocks_returned, bool swapped) {
+  metrics_.preempted(swapped);
   LogLine(spdlog::level::info, "preempted")
       .with("request_id", tag.request_id)
       .with("index", tag.index)
+      .with("how", swapped ? "swap" : "recompute")
       .with("blocks_returned", blocks_returned);
+}
+
+void ServerObserver::on_invalid_logits(RequestTag tag) {
+  LogLine(spdlog::level::err, "invalid_logits")
+      .with("request_id", tag.request_id)
+      .with("index", tag.index)
+      .with("reason", "the model computed NaN; the sample ends with an error");
 }
 
 void ServerObserver::on_token(RequestTag tag, bool is_first, double seconds_since_previous) {
@@ -80,6 +99,7 @@ void ServerObserver::on_finished(RequestTag tag, const FinishEvent& event) {
       .with("queue_ms", event.queue_ms)
       .with("time_to_first_token_ms", event.time_to_first_token_ms)
       .with("total_ms", event.total_ms)
+      .with("cached_prompt_tokens", event.cached_prompt_tokens)
       .with("preemptions", event.preemptions)
       .with("pruned", event.compression.pruned)
       .with("kv_bytes_before", event.compression.kv_bytes_before)

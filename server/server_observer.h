@@ -14,7 +14,9 @@ class ServerObserver final : public EngineObserver {
 
   void on_arrived(RequestTag tag, int num_prompt_tokens) override;
   void on_scheduled(RequestTag tag, double queue_seconds) override;
-  void on_preempted(RequestTag tag, std::int64_t blocks_returned) override;
+  void on_prefix_lookup(RequestTag tag, int num_prompt_tokens, int num_hit_tokens) override;
+  void on_preempted(RequestTag tag, std::int64_t blocks_returned, bool swapped) override;
+  void on_invalid_logits(RequestTag tag) override;
   void on_token(RequestTag tag, bool is_first, double seconds_since_previous) override;
   void on_pruned(RequestTag tag, const PruneReport& report) override;
   void on_finished(RequestTag tag, const FinishEvent& event) override;

@@ -97,6 +97,11 @@ void describe_stats(const EngineStats& stats, const MetricTotals& totals, v1::Ge
   response.set_blocks_total(stats.blocks_total);
   response.set_kv_bytes_used(stats.kv_bytes_used);
   response.set_kv_bytes_saved(stats.kv_bytes_saved);
+  response.set_queue_tokens(stats.num_waiting_tokens);
+  response.set_prefix_cache_blocks(stats.prefix_cache_blocks);
+  response.set_prefix_queried_tokens(totals.prefix_queried_tokens);
+  response.set_prefix_hit_tokens(totals.prefix_hit_tokens);
+  response.set_swap_bytes_used(stats.swap_bytes_used);
   response.set_prompt_tokens(totals.prompt_tokens);
   response.set_generation_tokens(totals.generation_tokens);
   response.set_preemptions(totals.preemptions);
@@ -111,6 +116,8 @@ void describe_stats(const EngineStats& stats, const MetricTotals& totals, v1::Ge
     out.set_completion_tokens(sequence.completion_tokens);
     out.set_blocks(sequence.blocks);
     out.set_age_ms(sequence.age_ms);
+    out.set_tenant(sequence.tenant);
+    out.set_priority(sequence.priority);
   }
 }
 

@@ -16,7 +16,13 @@
 
 namespace kvcrush {
 
-enum class FinishReason { kStop, kLength, kAbort, kError };  // kError: the step failed; see the log
+enum class FinishReason {
+  kStop,
+  kLength,
+  kAbort,
+  kError,     // the step failed, or the model gave no valid numbers; see the log
+  kDeadline,  // the request's deadline passed
+};
 
 struct LogprobEntry {
   TokenId token = 0;
@@ -76,6 +82,8 @@ struct FinishEvent {
   double time_to_first_token_ms = 0;  // arrival to first token; 0 when there was none
   double total_ms = 0;
   int preemptions = 0;
+  int swaps = 0;                 // preemptions after which nothing was recomputed
+  int cached_prompt_tokens = 0;  // found in the prefix cache
   CompressionOutcome compression;
 };
 

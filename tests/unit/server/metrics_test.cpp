@@ -58,7 +58,7 @@ TEST(Metrics, EngineEventsAreCounted) {
   observer.on_token(tag, true, 0.25);
   observer.on_token(tag, false, 0.5);
   observer.on_token(tag, false, 0.25);
-  observer.on_preempted(tag, 7);
+  observer.on_preempted(tag, 7, /*swapped=*/false);
   observer.on_pruned(tag, {.cached_tokens_before = 40,
                            .cached_tokens_after = 10,
                            .tokens_evicted = 900,
@@ -81,7 +81,8 @@ TEST(Metrics, EngineEventsAreCounted) {
   const std::string text = metrics.render();
   expect_line(text, "kvcrush_prompt_tokens_total 42");
   expect_line(text, "kvcrush_generation_tokens_total 3");
-  expect_line(text, "kvcrush_num_preemptions_total 1");
+  expect_line(text, R"(kvcrush_num_preemptions_total{how="recompute"} 1)");
+  expect_line(text, R"(kvcrush_num_preemptions_total{how="swap"} 0)");
   expect_line(text, "kvcrush_tokens_evicted_total 900");
   expect_line(text, "kvcrush_blocks_freed_by_pruning_total 60");
   expect_line(text, "kvcrush_time_to_first_token_seconds_sum 0.25");
