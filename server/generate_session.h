@@ -21,6 +21,7 @@
 #include <vector>
 
 #include "server/backend.h"
+#include "server/callers.h"
 #include "server/live_requests.h"
 #include "server/request_mapper.h"
 #include "server/sample_stream.h"
@@ -46,7 +47,10 @@ class GenerateSession : public std::enable_shared_from_this<GenerateSession> {
   GenerateSession& operator=(const GenerateSession&) = delete;
 
   // Submits to the engine. On failure nothing is running and the caller ends the call with the status.
-  Status start(MappedRequest request, const std::shared_ptr<const Tokenizer>& tokenizer);
+  Status start(MappedRequest request, const std::shared_ptr<const Tokenizer>& tokenizer, Admission admission);
+
+  // Ends the request as Abort does. NOT_FOUND: it has just ended by itself.
+  Status abort();
 
   // Takes what the engine has queued and passes on what the client may have. Any thread.
   void pump();
@@ -85,6 +89,7 @@ class GenerateSession : public std::enable_shared_from_this<GenerateSession> {
   const std::string request_id_;
   grpc::CallbackServerContext* context_;  // guarded by mutex_; null after OnDone
   bool stalled_ = false;                  // guarded by mutex_
+  RunningSlot slot_;                      // guarded by mutex_ once started
   std::shared_ptr<TokenStream> stream_;   // set by start(), before any event
   std::atomic<bool> queued_{false};       // in the pump's queue
 };

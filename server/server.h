@@ -17,6 +17,7 @@
 #include "server/live_requests.h"
 #include "server/metrics.h"
 #include "server/server_observer.h"
+#include "server/server_security.h"
 #include "server/stall_watch.h"
 #include "server/stream_pump.h"
 
@@ -30,7 +31,7 @@ class Server {
   Server& operator=(const Server&) = delete;
 
   // Opens both listeners: from here on /healthz is 200, /readyz 503 and calls are UNAVAILABLE. UNAVAILABLE:
-  // address taken.
+  // address taken; INVALID_ARGUMENT: a certificate or a token file that cannot be used.
   Status listen();
   // Loads the model (seconds to minutes, in the caller's thread) and begins to serve. Call once, after
   // listen().
@@ -58,6 +59,7 @@ class Server {
   std::string not_ready_reason_ = "starting";  // guarded by mutex_
   bool drained_ = false;                       // guarded by mutex_
   ServerMetrics metrics_;
+  ServerSecurity security_{config_.security, metrics_.registry()};
   ServerObserver observer_{metrics_};
   LiveRequests live_;
   StreamPump pump_;
