@@ -1,7 +1,9 @@
 // Who makes a call, and what they may do: the one place from which the rest of the server knows it.
 #pragma once
 
+#include <memory>
 #include <string>
+#include <utility>
 
 namespace kvcrush {
 
@@ -16,5 +18,21 @@ struct Caller {
 inline bool may_see(const Caller& caller, const std::string& tenant) {
   return caller.sees_all_tenants || caller.tenant == tenant;
 }
+
+// A request that counts as running until the last copy of this goes. Empty: counts nowhere.
+class RunningSlot {
+ public:
+  RunningSlot() = default;
+  explicit RunningSlot(std::shared_ptr<void> count) : count_(std::move(count)) {}
+
+ private:
+  std::shared_ptr<void> count_;
+};
+
+// A call that was let in.
+struct Admission {
+  Caller caller;
+  RunningSlot slot;  // of a request that runs, until it has ended
+};
 
 }  // namespace kvcrush

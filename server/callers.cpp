@@ -87,7 +87,8 @@ Result<Admission> Callers::enter_with_token(grpc::CallbackServerContext& context
   return admission;
 }
 
-Status limit_tokens(const v1::GenerateRequest& request, const Caller& caller, MappedRequest& mapped) {
+Status limit_tokens(const v1::GenerateRequest& request, MappedRequest& mapped) {
+  const Caller& caller = mapped.admission.caller;
   if (caller.max_tokens_per_request == 0) return {};
   const int samples = mapped.engine.num_samples;
   const int most = caller.max_tokens_per_request / samples;

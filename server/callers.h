@@ -17,12 +17,6 @@ enum class CallKind {
   kGenerate,  // Generate, GenerateOnce, Score: the same, and counts as running
 };
 
-// A call that was let in.
-struct Admission {
-  Caller caller;
-  RunningSlot slot;  // with kGenerate: until the request has ended
-};
-
 class Callers {
  public:
   // Both outlive it.
@@ -40,9 +34,9 @@ class Callers {
   SecurityMetrics& metrics_;
 };
 
-// The caller's max_tokens_per_request: cuts the default, and refuses a larger wish.
-Status limit_tokens(const v1::GenerateRequest& request, const Caller& caller, MappedRequest& mapped);
-inline Status limit_tokens(const v1::ScoreRequest& /*generates nothing*/, const Caller&, MappedRequest&) {
+// The max_tokens_per_request of `mapped`'s caller: cuts the default, and refuses a larger wish.
+Status limit_tokens(const v1::GenerateRequest& request, MappedRequest& mapped);
+inline Status limit_tokens(const v1::ScoreRequest& /*generates nothing*/, MappedRequest&) {
   return {};
 }
 

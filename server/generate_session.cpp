@@ -21,9 +21,8 @@ GenerateSession::GenerateSession(SessionHost& host, grpc::CallbackServerContext*
                                  std::string request_id)
     : host_(host), request_id_(std::move(request_id)), context_(context) {}
 
-Status GenerateSession::start(MappedRequest request, const std::shared_ptr<const Tokenizer>& tokenizer,
-                              Admission admission) {
-  slot_ = std::move(admission.slot);
+Status GenerateSession::start(MappedRequest request, const std::shared_ptr<const Tokenizer>& tokenizer) {
+  slot_ = std::move(request.admission.slot);
   for (std::size_t i = 0; i < request.applied.size(); ++i) {
     samples_.emplace_back(tokenizer, request.text, static_cast<int>(i), std::move(request.applied[i]));
   }
@@ -31,7 +30,7 @@ Status GenerateSession::start(MappedRequest request, const std::shared_ptr<const
     const std::shared_ptr<GenerateSession> session = weak.lock();
     if (session && !session->queued_.exchange(true)) session->host_.pump->enqueue(session);
   });
-  if (!host_.live->try_add(request_id_, admission.caller.tenant, weak_from_this())) {
+  if (!host_.live->try_add(request_id_, request.admission.caller.tenant, weak_from_this())) {
     return {StatusCode::kAlreadyExists,
             fmt::format("request_id is \"{}\", allowed: an id that no running request has", request_id_)};
   }

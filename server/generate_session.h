@@ -21,7 +21,6 @@
 #include <vector>
 
 #include "server/backend.h"
-#include "server/callers.h"
 #include "server/live_requests.h"
 #include "server/request_mapper.h"
 #include "server/sample_stream.h"
@@ -47,7 +46,7 @@ class GenerateSession : public std::enable_shared_from_this<GenerateSession> {
   GenerateSession& operator=(const GenerateSession&) = delete;
 
   // Submits to the engine. On failure nothing is running and the caller ends the call with the status.
-  Status start(MappedRequest request, const std::shared_ptr<const Tokenizer>& tokenizer, Admission admission);
+  Status start(MappedRequest request, const std::shared_ptr<const Tokenizer>& tokenizer);
 
   // Ends the request as Abort does. NOT_FOUND: it has just ended by itself.
   Status abort();

@@ -64,32 +64,32 @@ void InferenceService::reject(const std::string& request_id, const Status& statu
 }
 
 template <typename Request>
-Result<InferenceService::Admitted> InferenceService::map_for_caller(const Request& request,
-                                                                    grpc::CallbackServerContext& context) {
+Result<MappedRequest> InferenceService::map_call(const Request& request,
+                                                 grpc::CallbackServerContext& context) {
   Result<Admission> admission = callers_.enter(context, CallKind::kGenerate);
   KVCRUSH_RETURN_IF_ERROR(admission.status());
   const Result<const ServingModel*> serving = model();
   KVCRUSH_RETURN_IF_ERROR(serving.status());
   Result<MappedRequest> mapped = map(request, (*serving)->mapper);
   KVCRUSH_RETURN_IF_ERROR(mapped.status());
-  KVCRUSH_RETURN_IF_ERROR(limit_tokens(request, admission->caller, *mapped));
+  mapped->admission = std::move(admission).value();
+  KVCRUSH_RETURN_IF_ERROR(limit_tokens(request, *mapped));
   if (config_.security.log_prompts) log_prompt(*mapped, *(*serving)->loaded.tokenizer);
-  return Admitted{std::move(mapped).value(), std::move(admission).value()};
+  return mapped;
 }
 
 template <typename Request>
-Result<InferenceService::Admitted> InferenceService::admit(const Request& request,
-                                                           grpc::CallbackServerContext& context) {
-  Result<Admitted> admitted = map_for_caller(request, context);
-  if (!admitted.ok()) {
-    reject(request.request_id(), admitted.status());
-    return admitted;
+Result<MappedRequest> InferenceService::admit(const Request& request, grpc::CallbackServerContext& context) {
+  Result<MappedRequest> mapped = map_call(request, context);
+  if (!mapped.ok()) {
+    reject(request.request_id(), mapped.status());
+    return mapped;
   }
-  const EngineRequest& engine = admitted->mapped.engine;
-  const v1::KvCompression& first = admitted->mapped.applied.front();
+  const EngineRequest& engine = mapped->engine;
+  const v1::KvCompression& first = mapped->applied.front();
   LogLine(spdlog::level::info, "arrived")
       .with("request_id", engine.request_id)
-      .with("tenant", admitted->admission.caller.tenant)
+      .with("tenant", mapped->admission.caller.tenant)
       .with("peer", context.peer())
       .with("prompt_tokens", engine.prompt_token_ids.size())
       .with("max_tokens", engine.sampling.max_tokens)
@@ -97,13 +97,12 @@ Result<InferenceService::Admitted> InferenceService::admit(const Request& reques
       .with("n", engine.num_samples)
       .with("policy", short_name(first.policy()))
       .with("kv_dtype", short_name(first.kv_dtype()));
-  return admitted;
+  return mapped;
 }
 
-Status InferenceService::start(GenerateSession& session, Admitted admitted) {
-  const std::vector<v1::KvCompression> applied = admitted.mapped.applied;
-  Status status = session.start(std::move(admitted.mapped), model_.load()->loaded.tokenizer,
-                                std::move(admitted.admission));
+Status InferenceService::start(GenerateSession& session, MappedRequest mapped) {
+  const std::vector<v1::KvCompression> applied = mapped.applied;
+  Status status = session.start(std::move(mapped), model_.load()->loaded.tokenizer);
   if (!status.ok()) {
     reject(session.request_id(), status);
     return status;
@@ -116,10 +115,10 @@ Status InferenceService::start(GenerateSession& session, Admitted admitted) {
 
 grpc::ServerWriteReactor<v1::GenerateResponse>* InferenceService::Generate(
     grpc::CallbackServerContext* context, const v1::GenerateRequest* request) {
-  Result<Admitted> admitted = admit(*request, *context);
-  if (!admitted.ok()) return new RefusedStream(admitted.status());
-  const auto reactor = StreamReactor::create(host_, context, admitted->mapped.engine.request_id);
-  const Status status = start(*reactor, std::move(admitted).value());
+  Result<MappedRequest> mapped = admit(*request, *context);
+  if (!mapped.ok()) return new RefusedStream(mapped.status());
+  const auto reactor = StreamReactor::create(host_, context, mapped->engine.request_id);
+  const Status status = start(*reactor, std::move(mapped).value());
   if (!status.ok()) return new RefusedStream(status);
   reactor->hold_until_done();
   return reactor.get();
@@ -128,10 +127,10 @@ grpc::ServerWriteReactor<v1::GenerateResponse>* InferenceService::Generate(
 template <typename Request, typename Create>
 grpc::ServerUnaryReactor* InferenceService::answer_once(grpc::CallbackServerContext* context,
                                                         const Request& request, Create create) {
-  Result<Admitted> admitted = admit(request, *context);
-  if (!admitted.ok()) return answer(context, admitted.status());
-  const std::shared_ptr<UnaryReactor> reactor = create(admitted->mapped.engine);
-  const Status status = start(*reactor, std::move(admitted).value());
+  Result<MappedRequest> mapped = admit(request, *context);
+  if (!mapped.ok()) return answer(context, mapped.status());
+  const std::shared_ptr<UnaryReactor> reactor = create(mapped->engine);
+  const Status status = start(*reactor, std::move(mapped).value());
   if (!status.ok()) return answer(context, status);
   reactor->hold_until_done();
   return reactor.get();

@@ -50,18 +50,13 @@ class InferenceService final : public v1::Inference::CallbackService {
 
  private:
   Result<const ServingModel*> model() const;
-  // A request that may run, and who asked for it.
-  struct Admitted {
-    MappedRequest mapped;
-    Admission admission;
-  };
   // Lets in, maps and logs an arriving GenerateRequest or ScoreRequest; counts and logs a refused one.
   template <typename Request>
-  Result<Admitted> admit(const Request& request, grpc::CallbackServerContext& context);
+  Result<MappedRequest> admit(const Request& request, grpc::CallbackServerContext& context);
   template <typename Request>
-  Result<Admitted> map_for_caller(const Request& request, grpc::CallbackServerContext& context);
+  Result<MappedRequest> map_call(const Request& request, grpc::CallbackServerContext& context);
   // Starts a session and counts its samples; counts and logs a refused one.
-  Status start(GenerateSession& session, Admitted admitted);
+  Status start(GenerateSession& session, MappedRequest mapped);
   // OK: the caller may make this call, and a model is there to answer it.
   Result<const ServingModel*> enter(grpc::CallbackServerContext* context, CallKind kind,
                                     Caller* caller = nullptr);

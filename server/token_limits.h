@@ -9,6 +9,7 @@
 #include <unordered_map>
 
 #include "server/auth_tokens.h"
+#include "server/caller.h"
 #include "server/security_metrics.h"
 
 namespace kvcrush {
@@ -24,16 +25,6 @@ class TokenBucket {
  private:
   std::optional<double> level_;  // unset: full
   SteadyTime filled_at_;
-};
-
-// A request that counts as running until this goes. Empty: counts nowhere.
-class RunningSlot {
- public:
-  RunningSlot() = default;
-  explicit RunningSlot(std::shared_ptr<void> count) : count_(std::move(count)) {}
-
- private:
-  std::shared_ptr<void> count_;
 };
 
 struct LimitRefusal {

@@ -243,6 +243,15 @@ class GrpcTest : public ::testing::Test {
     context.set_deadline(std::chrono::system_clock::now() + kPatience);
   }
 
+  // The serving status byte of grpc.health.v1.HealthCheckResponse: 1 serving, 2 not serving; -1 on failure.
+  int health(const std::string& service) {
+    std::string message;
+    if (!service.empty()) message = std::string("\x0A") + static_cast<char>(service.size()) + service;
+    std::string answer;
+    if (!call_raw("/grpc.health.v1.Health/Check", message, &answer).ok() || answer.size() != 2) return -1;
+    return answer[1];
+  }
+
   // A unary call with bytes that no client library would let through.
   grpc::Status call_raw(const std::string& method, const std::string& message,
                         std::string* answer = nullptr) {

@@ -13,17 +13,7 @@
 namespace kvcrush::test {
 namespace {
 
-class Service : public GrpcTest {
- protected:
-  // The serving status byte of grpc.health.v1.HealthCheckResponse: 1 serving, 2 not serving; -1 on failure.
-  int health(const std::string& service) {
-    std::string message;
-    if (!service.empty()) message = std::string("\x0A") + static_cast<char>(service.size()) + service;
-    std::string answer;
-    if (!call_raw("/grpc.health.v1.Health/Check", message, &answer).ok() || answer.size() != 2) return -1;
-    return answer[1];
-  }
-};
+using Service = GrpcTest;
 
 TEST_F(Service, RefusesWhileTheModelLoads) {
   ServerConfig config = server_config();
