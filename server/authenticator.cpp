@@ -60,24 +60,23 @@ bool Authenticator::guards(std::string_view method) {
   return !method.starts_with(kHealthService);
 }
 
-std::string Authenticator::check(const std::vector<std::string_view>& authorization,
-                                 system_clock::time_point now) {
+const AuthToken* Authenticator::check(const TokenSet& set, const std::vector<std::string_view>& authorization,
+                                      system_clock::time_point now) {
   const std::string_view value = authorization.empty() ? "" : authorization.front();
   if (!absl::StartsWithIgnoreCase({value.data(), value.size()}, {kScheme.data(), kScheme.size()})) {
     refused(AuthFailure::kMissing);
-    return {};
+    return nullptr;
   }
-  const std::shared_ptr<const TokenSet> set = tokens();
-  const AuthToken* token = set->find(value.substr(kScheme.size()));
+  const AuthToken* token = set.find(value.substr(kScheme.size()));
   if (token == nullptr || authorization.size() > 1) {
     refused(AuthFailure::kUnknown);
-    return {};
+    return nullptr;
   }
   if (token->expired(now)) {
     refused(AuthFailure::kExpired);
-    return {};
+    return nullptr;
   }
-  return token->name;
+  return token;
 }
 
 void Authenticator::refused(AuthFailure reason) {

@@ -16,8 +16,8 @@
 
 namespace kvcrush {
 
-// The property of a call's auth context that names its token; only the authenticator sets it.
-inline constexpr const char* kTokenProperty = "kvcrush_token";
+// The metadata that carries it: "authorization: Bearer TOKEN".
+inline constexpr const char* kAuthorizationKey = "authorization";
 // All that a refused caller learns.
 inline constexpr const char* kUnauthenticated =
     "the call carries no valid bearer token, wanted: the metadata authorization: Bearer TOKEN";
@@ -31,10 +31,10 @@ class Authenticator {
   Status load();  // INVALID_ARGUMENT naming option and file; nothing to do when not enabled
   void poll();    // reads the file again; from one thread
 
-  // The name of the token that these values of "authorization" carry; empty: refused, and counted. Any
-  // thread.
-  std::string check(const std::vector<std::string_view>& authorization,
-                    std::chrono::system_clock::time_point now);
+  // The entry in `set` of the token that these values of "authorization" carry; null: refused, and counted.
+  // Any thread.
+  const AuthToken* check(const TokenSet& set, const std::vector<std::string_view>& authorization,
+                         std::chrono::system_clock::time_point now);
   // False for what must answer without a token: health checks.
   static bool guards(std::string_view method);
 

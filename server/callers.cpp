@@ -24,9 +24,11 @@ Result<std::optional<std::string>> tenant_of(const grpc::CallbackServerContext& 
       tenant.size()));
 }
 
-std::string token_of(const grpc::CallbackServerContext& context) {
-  const std::vector<grpc::string_ref> names = context.auth_context()->FindPropertyValues(kTokenProperty);
-  return names.empty() ? std::string() : std::string(names.back().data(), names.back().size());
+std::vector<std::string_view> authorization_of(const grpc::CallbackServerContext& context) {
+  const auto [first, last] = context.client_metadata().equal_range(kAuthorizationKey);
+  std::vector<std::string_view> values;
+  for (auto at = first; at != last; ++at) values.emplace_back(at->second.data(), at->second.size());
+  return values;
 }
 
 Status refusal(const LimitRefusal& refused) {
@@ -63,8 +65,9 @@ Result<Admission> Callers::enter(grpc::CallbackServerContext& context, CallKind 
 
 Result<Admission> Callers::enter_with_token(grpc::CallbackServerContext& context, CallKind kind) {
   const std::shared_ptr<const TokenSet> tokens = authenticator_.tokens();
-  const AuthToken* token = tokens->by_name(token_of(context));
-  // Null: the token has gone since the call was checked.
+  const AuthToken* token =
+      authenticator_.check(*tokens, authorization_of(context), std::chrono::system_clock::now());
+  // The call was checked when it came; null: the token has gone or expired since.
   if (token == nullptr) return Status(StatusCode::kUnauthenticated, kUnauthenticated);
   const Result<std::optional<std::string>> tenant = tenant_of(context);
   KVCRUSH_RETURN_IF_ERROR(tenant.status());

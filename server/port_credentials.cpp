@@ -44,23 +44,22 @@ std::string_view view(const grpc_slice& slice) {
   return {reinterpret_cast<const char*>(GRPC_SLICE_START_PTR(slice)), GRPC_SLICE_LENGTH(slice)};
 }
 
-// gRPC's C interface, because the C++ one refuses to check the calls of a plaintext port.
-void check_call(void* authenticator, grpc_auth_context* context, const grpc_metadata* metadata,
+// gRPC's C interface, because the C++ one refuses to check the calls of a plaintext port. Who calls is not
+// noted in `context`: gRPC 1.51 has one for all calls of a connection.
+void check_call(void* state, grpc_auth_context* /*context*/, const grpc_metadata* metadata,
                 std::size_t num_metadata, grpc_process_auth_metadata_done_cb done, void* user_data) {
+  auto& authenticator = *static_cast<Authenticator*>(state);
   std::string_view method;
   std::vector<std::string_view> authorization;
   for (std::size_t i = 0; i < num_metadata; ++i) {
     if (view(metadata[i].key) == ":path") method = view(metadata[i].value);
-    if (view(metadata[i].key) == "authorization") authorization.push_back(view(metadata[i].value));
+    if (view(metadata[i].key) == kAuthorizationKey) authorization.push_back(view(metadata[i].value));
   }
-  if (Authenticator::guards(method)) {
-    const std::string token =
-        static_cast<Authenticator*>(authenticator)->check(authorization, std::chrono::system_clock::now());
-    if (token.empty())
-      return done(user_data, nullptr, 0, nullptr, 0, GRPC_STATUS_UNAUTHENTICATED, kUnauthenticated);
-    grpc_auth_context_add_cstring_property(context, kTokenProperty, token.c_str());
-  }
-  done(user_data, nullptr, 0, nullptr, 0, GRPC_STATUS_OK, nullptr);
+  const bool refused =
+      Authenticator::guards(method) && authenticator.check(*authenticator.tokens(), authorization,
+                                                           std::chrono::system_clock::now()) == nullptr;
+  done(user_data, nullptr, 0, nullptr, 0, refused ? GRPC_STATUS_UNAUTHENTICATED : GRPC_STATUS_OK,
+       refused ? kUnauthenticated : nullptr);
 }
 
 // The C++ interface has no TLS credentials that keep a certificate when the next one is broken.

@@ -1,5 +1,6 @@
 #include "server/server.h"
 
+#include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/health_check_service_interface.h>
 #include <grpcpp/server_builder.h>
 #include <spdlog/fmt/fmt.h>
@@ -12,6 +13,7 @@
 #include <vector>
 
 #include "server/bytes.h"
+#include "server/grpc_log.h"
 #include "server/logging.h"
 #include "server/malformed_request.h"
 
@@ -50,6 +52,7 @@ Server::~Server() {
 }
 
 Status Server::listen() {
+  take_grpc_log();
   log_security(config_.security, config_.listen);
   KVCRUSH_RETURN_IF_ERROR(security_.load());
   if (!config_.http_listen.empty()) {
@@ -65,6 +68,7 @@ Status Server::listen() {
 
 Status Server::listen_grpc() {
   grpc::EnableDefaultHealthCheckService(true);
+  grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   grpc::ServerBuilder builder;
   security_.guard(builder, config_.listen, &grpc_port_);
   builder.RegisterService(&service_);

@@ -40,6 +40,8 @@ class Server {
   // listeners. Blocks; later calls do nothing.
   void drain();
 
+  std::string render_metrics();  // what /metrics answers
+
   int grpc_port() const { return grpc_port_; }
   int http_port() const { return http_ ? http_->port() : 0; }  // 0: off
 
@@ -51,7 +53,6 @@ class Server {
   void set_health(bool serving);
   void set_not_ready(std::string reason);  // empty: ready
   std::string not_ready_reason() const;
-  std::string render_metrics();
   void abort_running();
 
   const ServerConfig config_;

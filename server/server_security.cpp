@@ -19,12 +19,13 @@ constexpr std::chrono::hours kExpiresSoon{7 * 24};
 // Of TLS and HTTP/2; gRPC's own two minutes let idle connections pile up.
 constexpr int kHandshakeTimeoutMs = 20'000;
 
-// Reflection for one server; gRPC's own switch is for every server of the process.
-class WithReflection final : public grpc::ServerBuilderOption {
+// Linking gRPC's reflection turns it on for every server of the process.
+class WithoutReflection final : public grpc::ServerBuilderOption {
  public:
   void UpdateArguments(grpc::ChannelArguments*) override {}
   void UpdatePlugins(std::vector<std::unique_ptr<grpc::ServerBuilderPlugin>>* plugins) override {
-    plugins->push_back(std::make_unique<grpc::reflection::ProtoServerReflectionPlugin>());
+    const std::string name = grpc::reflection::ProtoServerReflectionPlugin().name();
+    std::erase_if(*plugins, [&name](const auto& plugin) { return plugin->name() == name; });
   }
 };
 
@@ -59,7 +60,7 @@ void ServerSecurity::guard(grpc::ServerBuilder& builder, const std::string& addr
   credentials_ = port_credentials(options_.tls() ? &tls_ : nullptr, authenticator_);
   builder.AddListeningPort(address, credentials_, port);
   builder.AddChannelArgument(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, kHandshakeTimeoutMs);
-  if (options_.reflection) builder.SetOption(std::make_unique<WithReflection>());
+  if (!options_.reflection) builder.SetOption(std::make_unique<WithoutReflection>());
 }
 
 void ServerSecurity::certificate_loaded(const char* event, const TlsIdentity& identity) {

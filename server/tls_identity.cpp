@@ -1,7 +1,6 @@
 #include "server/tls_identity.h"
 
 #include <openssl/bio.h>
-#include <openssl/bn.h>
 #include <openssl/err.h>
 #include <openssl/pem.h>
 #include <openssl/ssl.h>
@@ -28,7 +27,6 @@ struct Freer {
 using Bio = std::unique_ptr<BIO, Freer<BIO_free_all>>;
 using Certificate = std::unique_ptr<X509, Freer<X509_free>>;
 using PrivateKey = std::unique_ptr<EVP_PKEY, Freer<EVP_PKEY_free>>;
-using BigNumber = std::unique_ptr<BIGNUM, Freer<BN_free>>;
 using SslContext = std::unique_ptr<SSL_CTX, Freer<SSL_CTX_free>>;
 
 // What OpenSSL puts there belongs to nobody else on this thread.
@@ -89,9 +87,8 @@ std::string subject_of(X509* certificate) {
 }
 
 std::string serial_of(const X509* certificate) {
-  const BigNumber number(ASN1_INTEGER_to_BN(X509_get0_serialNumber(certificate), nullptr));
   const Bio bio(BIO_new(BIO_s_mem()));
-  BN_print(bio.get(), number.get());
+  i2a_ASN1_INTEGER(bio.get(), X509_get0_serialNumber(certificate));
   return text_of(bio);
 }
 

@@ -16,7 +16,7 @@ struct TlsIdentity {
   std::string key_pem;
   std::string client_ca_pem;  // empty: clients are not asked for a certificate
   std::string subject;
-  std::string serial;  // hexadecimal
+  std::string serial;  // as `openssl x509 -serial` shows it
   std::chrono::system_clock::time_point expires_at;
 };
 

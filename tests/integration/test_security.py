@@ -85,8 +85,8 @@ def test_rotation_under_a_running_stream(mutual_tls):
     assert abs(expiry - time.time() - 2 * 86400) < 3600
     failed, ok = mutual_tls.reloads("failed"), mutual_tls.reloads("ok")
     with mutual_tls.channel(mutual_tls.client) as old:
-        stream = pb_grpc.InferenceStub(old).Generate(endless(max_tokens=int(400 / SLOWNESS)))
-        next(stream)
+        stream = pb_grpc.InferenceStub(old).Generate(endless("through"))
+        num_read = len(next(stream).token_ids)
 
         # A new certificate with the old key, then with half a key: the old pair stays, and log and metric say so.
         new_key = mutual_tls.second.key.read_bytes()
@@ -101,8 +101,12 @@ def test_rotation_under_a_running_stream(mutual_tls):
         eventually(lambda: mutual_tls.reloads("ok") == ok + 1, "the new pair to be taken up")
         assert serial_at(target) == 22
         with mutual_tls.channel(mutual_tls.client) as channel:
-            info(channel)
-        assert collect(stream)[0].finish.reason == pb.FINISH_REASON_LENGTH
+            stub = pb_grpc.InferenceStub(channel)
+            num_sent = stub.GetStats(pb.GetStatsRequest()).requests[0].completion_tokens
+            while num_read <= num_sent:  # a token of after the change
+                num_read += len(next(stream).token_ids)
+            stub.Abort(pb.AbortRequest(request_id="through"))
+        assert collect(stream)[0].finish.reason == pb.FINISH_REASON_ABORT
         assert stream.code() == grpc.StatusCode.OK
         info(old)  # its connection lives on
 
@@ -151,7 +155,7 @@ def test_plaintext_rule(tmp_path):
     assert "level=warning event=plaintext" in allowed.stderr
     assert "level=warning event=tokens_over_plaintext" in allowed.stderr
     local = run(listen="127.0.0.1:0")
-    assert local.returncode == 1 and "plaintext" not in local.stderr
+    assert local.returncode == 1 and "plaintext " not in local.stderr
 
 
 # ---- tokens over TLS, one server that logs all it can
@@ -302,3 +306,11 @@ def test_prompts_are_logged_when_asked_for():
         assert "level=warning event=prompts_logged" in log
         line = next(line for line in log.splitlines() if "event=prompt " in line)
         assert SENTINEL in line and "cut=true" in line and len(line) < 1500
+
+
+def test_failed_handshakes_are_lines_of_the_log(mutual_tls):
+    with refused_connection():
+        info(mutual_tls.server.channel)
+    lines = mutual_tls.server.log().splitlines()
+    assert any("level=warning event=grpc " in line and "andshake" in line for line in lines)
+    assert all(line.startswith("20") for line in lines), "something writes past the log"

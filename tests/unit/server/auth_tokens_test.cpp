@@ -125,7 +125,9 @@ TEST(AuthTokens, EveryEntryIsComparedWhicheverMatches) {
     const AuthToken* found = set.find(token, counting_compare);
     EXPECT_EQ(g_compared, 3) << token;
     ASSERT_EQ(found == nullptr, name == nullptr) << token;
-    if (found != nullptr) EXPECT_EQ(found->name, name);
+    if (found != nullptr) {
+      EXPECT_EQ(found->name, name);
+    }
   }
 }
 

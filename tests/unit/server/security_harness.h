@@ -6,7 +6,6 @@
 #include <thread>
 
 #include "tests/unit/server/grpc_harness.h"
-#include "tests/unit/server/http_client.h"
 #include "tests/unit/server/test_certificates.h"
 
 namespace kvcrush::test {
@@ -28,7 +27,6 @@ class Security : public GrpcTest {
   void start_with_tokens(const std::string& entries) {
     write_tokens(entries);
     ServerConfig config = server_config();
-    config.http_listen = "127.0.0.1:0";
     config.security.auth_tokens = path_;
     start(config);
   }
@@ -75,8 +73,7 @@ class Security : public GrpcTest {
     return ids;
   }
   bool shows(const std::string& metric) {
-    return http_ask(server_->http_port(), "GET", "/metrics").body.find("\n" + metric + "\n") !=
-           std::string::npos;
+    return server_->render_metrics().find("\n" + metric + "\n") != std::string::npos;
   }
   template <typename Condition>
   static bool eventually(Condition condition) {

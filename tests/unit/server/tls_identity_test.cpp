@@ -37,7 +37,7 @@ TEST(TlsIdentity, ReadsChainSerialAndExpiry) {
       check_tls_identity(kFiles, {own.cert_pem() + authority.cert_pem(), own.key_pem(), authority.cert_pem()},
                          system_clock::now());
   ASSERT_TRUE(identity.ok()) << identity.status().message();
-  EXPECT_EQ(identity->serial, "ABC");
+  EXPECT_EQ(identity->serial, "0ABC");
   EXPECT_EQ(identity->subject, "CN=server");
   EXPECT_EQ(identity->client_ca_pem, authority.cert_pem());
   const auto left = identity->expires_at - system_clock::now();

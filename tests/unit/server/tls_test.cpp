@@ -12,7 +12,6 @@ class Tls : public Security {
   void start_tls(const TestCertificate& certificate, const std::string& client_ca = "") {
     install(certificate.cert_pem(), certificate.key_pem());
     ServerConfig config = server_config();
-    config.http_listen = "127.0.0.1:0";
     config.security.tls_cert = cert_path_;
     config.security.tls_key = key_path_;
     if (!client_ca.empty()) {
