@@ -212,6 +212,7 @@ ConfigOutcome parse_config(const std::vector<std::string>& args, const DtypeOfDe
   app.allow_config_extras(CLI::config_extras_mode::error);
   add_engine_options(app, config, raw);
   add_server_options(app, config, raw);
+  add_security_options(app, "Security", config.security);
   add_request_defaults(app, config, raw);
   try {
     app.parse(reversed(with_config_of_environment(args)));

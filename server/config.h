@@ -12,6 +12,7 @@
 #include "engine/engine.h"
 #include "server/compression_mapper.h"
 #include "server/logging.h"
+#include "server/security_options.h"
 
 namespace kvcrush {
 
@@ -28,6 +29,7 @@ struct ServerConfig {
   std::chrono::milliseconds stalled_client_timeout{60'000};  // 0: never
   LogOptions log;
   int max_message_bytes = 16 * 1024 * 1024;  // of one request
+  SecurityOptions security;
 };
 
 struct ConfigOutcome {

@@ -9,6 +9,7 @@
 #include <string_view>
 
 #include "kvcrush/v1/inference.pb.h"
+#include "server/security_options.h"
 
 namespace kvcrush {
 
@@ -33,6 +34,9 @@ CLI::Option* add(CLI::App& app, const char* group, const std::string& name, T& v
       ->envname(environment_name(name))
       ->capture_default_str();
 }
+
+// Who may connect and call.
+void add_security_options(CLI::App& app, const char* group, SecurityOptions& options);
 
 // Every --default-* option of compression; only what is named is set in `given`, which outlives the parse.
 void add_compression_defaults(CLI::App& app, const char* group, v1::KvCompression& given);

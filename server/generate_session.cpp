@@ -22,6 +22,7 @@ GenerateSession::GenerateSession(SessionHost& host, grpc::CallbackServerContext*
     : host_(host), request_id_(std::move(request_id)), context_(context) {}
 
 Status GenerateSession::start(MappedRequest request, const std::shared_ptr<const Tokenizer>& tokenizer) {
+  slot_ = std::move(request.admission.slot);
   for (std::size_t i = 0; i < request.applied.size(); ++i) {
     samples_.emplace_back(tokenizer, request.text, static_cast<int>(i), std::move(request.applied[i]));
   }
@@ -29,12 +30,15 @@ Status GenerateSession::start(MappedRequest request, const std::shared_ptr<const
     const std::shared_ptr<GenerateSession> session = weak.lock();
     if (session && !session->queued_.exchange(true)) session->host_.pump->enqueue(session);
   });
-  if (!host_.live->try_add(request_id_, weak_from_this())) {
+  if (!host_.live->try_add(request_id_, request.admission.caller.tenant, weak_from_this())) {
     return {StatusCode::kAlreadyExists,
             fmt::format("request_id is \"{}\", allowed: an id that no running request has", request_id_)};
   }
   Status status = host_.backend->submit(std::move(request.engine), stream_);
-  if (!status.ok()) host_.live->remove(request_id_);
+  if (!status.ok()) {
+    host_.live->remove(request_id_);
+    slot_ = {};
+  }
   return status;
 }
 
@@ -64,6 +68,12 @@ void GenerateSession::absorb_events() {
     // NOT_FOUND: the engine has ended the sample by itself meanwhile, and its FinishEvent is on the way.
     static_cast<void>(host_.backend->finish(request_id_, FinishReason::kStop, token.index));
   }
+}
+
+Status GenerateSession::abort() {
+  std::lock_guard lock(mutex_);  // while it is held the id cannot pass to another request
+  if (closed_) return not_found("the request has ended");
+  return host_.backend->finish(request_id_, FinishReason::kAbort, std::nullopt);
 }
 
 void GenerateSession::check_stalled(Clock::time_point now, Clock::duration timeout) {
@@ -112,6 +122,7 @@ grpc::Status GenerateSession::final_status() const {
 
 void GenerateSession::close() {
   closed_ = true;
+  slot_ = {};  // before the client hears of the end: its next call finds the slot free
   host_.live->remove(request_id_);
 }
 

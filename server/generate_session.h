@@ -48,6 +48,9 @@ class GenerateSession : public std::enable_shared_from_this<GenerateSession> {
   // Submits to the engine. On failure nothing is running and the caller ends the call with the status.
   Status start(MappedRequest request, const std::shared_ptr<const Tokenizer>& tokenizer);
 
+  // Ends the request as Abort does. NOT_FOUND: it has just ended by itself.
+  Status abort();
+
   // Takes what the engine has queued and passes on what the client may have. Any thread.
   void pump();
 
@@ -85,6 +88,7 @@ class GenerateSession : public std::enable_shared_from_this<GenerateSession> {
   const std::string request_id_;
   grpc::CallbackServerContext* context_;  // guarded by mutex_; null after OnDone
   bool stalled_ = false;                  // guarded by mutex_
+  RunningSlot slot_;                      // guarded by mutex_ once started
   std::shared_ptr<TokenStream> stream_;   // set by start(), before any event
   std::atomic<bool> queued_{false};       // in the pump's queue
 };

@@ -47,6 +47,8 @@ class ServerMetrics {
   void accepted(const std::string& policy, const std::string& kv_dtype);
   void refresh(const EngineStats& stats);  // the gauges, before a scrape: an idle engine reports no steps
 
+  prometheus::Registry& registry() { return *registry_; }  // for metrics kept elsewhere
+
   MetricTotals totals() const;
   std::string render() const;  // text exposition format 0.0.4
 

@@ -32,6 +32,10 @@ grpc::StatusCode to_grpc_code(StatusCode code) {
       return grpc::StatusCode::UNIMPLEMENTED;
     case StatusCode::kInternal:
       return grpc::StatusCode::INTERNAL;
+    case StatusCode::kPermissionDenied:
+      return grpc::StatusCode::PERMISSION_DENIED;
+    case StatusCode::kUnauthenticated:
+      return grpc::StatusCode::UNAUTHENTICATED;
   }
   return grpc::StatusCode::INTERNAL;
 }

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "server/bytes.h"
+#include "server/grpc_log.h"
 #include "server/logging.h"
 #include "server/malformed_request.h"
 
@@ -40,7 +41,7 @@ Server::Server(ServerConfig config)
     : config_(std::move(config)),
       metrics_(KVCRUSH_VERSION),
       pump_(kPumpThreads),
-      service_(config_, host_, metrics_),
+      service_(config_, host_, metrics_, security_.callers()),
       stall_watch_(live_, config_.stalled_client_timeout) {
   host_.pump = &pump_;
   host_.live = &live_;
@@ -51,6 +52,9 @@ Server::~Server() {
 }
 
 Status Server::listen() {
+  take_grpc_log();
+  log_security(config_.security, config_.listen);
+  KVCRUSH_RETURN_IF_ERROR(security_.load());
   if (!config_.http_listen.empty()) {
     Result<std::unique_ptr<HttpEndpoints>> http = HttpEndpoints::listen(
         config_.http_listen, {[this] { return render_metrics(); }, [this] { return not_ready_reason(); }});
@@ -66,7 +70,7 @@ Status Server::listen_grpc() {
   grpc::EnableDefaultHealthCheckService(true);
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   grpc::ServerBuilder builder;
-  builder.AddListeningPort(config_.listen, grpc::InsecureServerCredentials(), &grpc_port_);
+  security_.guard(builder, config_.listen, &grpc_port_);
   builder.RegisterService(&service_);
   builder.SetMaxReceiveMessageSize(config_.max_message_bytes);
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);  // a second server on the port must fail

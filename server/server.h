@@ -17,6 +17,7 @@
 #include "server/live_requests.h"
 #include "server/metrics.h"
 #include "server/server_observer.h"
+#include "server/server_security.h"
 #include "server/stall_watch.h"
 #include "server/stream_pump.h"
 
@@ -30,7 +31,7 @@ class Server {
   Server& operator=(const Server&) = delete;
 
   // Opens both listeners: from here on /healthz is 200, /readyz 503 and calls are UNAVAILABLE. UNAVAILABLE:
-  // address taken.
+  // address taken; INVALID_ARGUMENT: a certificate or a token file that cannot be used.
   Status listen();
   // Loads the model (seconds to minutes, in the caller's thread) and begins to serve. Call once, after
   // listen().
@@ -38,6 +39,8 @@ class Server {
   // Refuses new requests, lets running ones end within the drain timeout, aborts the rest, closes the
   // listeners. Blocks; later calls do nothing.
   void drain();
+
+  std::string render_metrics();  // what /metrics answers
 
   int grpc_port() const { return grpc_port_; }
   int http_port() const { return http_ ? http_->port() : 0; }  // 0: off
@@ -50,7 +53,6 @@ class Server {
   void set_health(bool serving);
   void set_not_ready(std::string reason);  // empty: ready
   std::string not_ready_reason() const;
-  std::string render_metrics();
   void abort_running();
 
   const ServerConfig config_;
@@ -58,6 +60,7 @@ class Server {
   std::string not_ready_reason_ = "starting";  // guarded by mutex_
   bool drained_ = false;                       // guarded by mutex_
   ServerMetrics metrics_;
+  ServerSecurity security_{config_.security, metrics_.registry()};
   ServerObserver observer_{metrics_};
   LiveRequests live_;
   StreamPump pump_;

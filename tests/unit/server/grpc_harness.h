@@ -4,6 +4,7 @@
 #include <grpcpp/channel.h>
 #include <grpcpp/client_context.h>
 #include <grpcpp/create_channel.h>
+#include <grpcpp/generic/generic_stub.h>
 #include <gtest/gtest.h>
 
 #include <chrono>
@@ -240,6 +241,40 @@ class GrpcTest : public ::testing::Test {
 
   static void patient(grpc::ClientContext& context) {
     context.set_deadline(std::chrono::system_clock::now() + kPatience);
+  }
+
+  // The serving status byte of grpc.health.v1.HealthCheckResponse: 1 serving, 2 not serving; -1 on failure.
+  int health(const std::string& service) {
+    std::string message;
+    if (!service.empty()) message = std::string("\x0A") + static_cast<char>(service.size()) + service;
+    std::string answer;
+    if (!call_raw("/grpc.health.v1.Health/Check", message, &answer).ok() || answer.size() != 2) return -1;
+    return answer[1];
+  }
+
+  // A unary call with bytes that no client library would let through.
+  grpc::Status call_raw(const std::string& method, const std::string& message,
+                        std::string* answer = nullptr) {
+    grpc::GenericStub stub(channel_);
+    grpc::ClientContext context;
+    patient(context);
+    grpc::CompletionQueue queue;
+    grpc::Slice slice(message);
+    const grpc::ByteBuffer request(&slice, 1);
+    const auto call = stub.PrepareUnaryCall(&context, method, request, &queue);
+    call->StartCall();
+    grpc::ByteBuffer response;
+    grpc::Status status;
+    call->Finish(&response, &status, this);
+    void* tag = nullptr;
+    bool ok = false;
+    queue.Next(&tag, &ok);
+    std::vector<grpc::Slice> slices;
+    if (answer != nullptr && status.ok() && response.Dump(&slices).ok()) {
+      for (const grpc::Slice& part : slices)
+        answer->append(reinterpret_cast<const char*>(part.begin()), part.size());
+    }
+    return status;
   }
 
   std::unique_ptr<Server> server_;
