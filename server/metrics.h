@@ -14,6 +14,7 @@
 #include "engine/core/observer.h"
 #include "engine/core/status.h"
 #include "engine/engine.h"
+#include "server/state_metrics.h"
 
 namespace kvcrush {
 
@@ -44,6 +45,8 @@ class ServerMetrics {
   void accepted(const std::string& policy, const std::string& kv_dtype);
   void refresh(const EngineStats& stats);  // the gauges, before a scrape: an idle engine reports no steps
 
+  StateMetrics& state() { return state_; }
+
   MetricTotals totals() const;
   std::string render() const;  // text exposition format 0.0.4
 
@@ -52,6 +55,7 @@ class ServerMetrics {
                   std::int64_t kv_bytes_used, std::int64_t kv_bytes_saved);
 
   std::shared_ptr<prometheus::Registry> registry_ = std::make_shared<prometheus::Registry>();
+  StateMetrics state_{*registry_};
   prometheus::Gauge& running_;
   prometheus::Gauge& waiting_;
   prometheus::Gauge& cache_usage_;
