@@ -14,6 +14,7 @@
 #include "engine/core/observer.h"
 #include "engine/core/status.h"
 #include "engine/engine.h"
+#include "server/state_metrics.h"
 
 namespace kvcrush {
 
@@ -48,6 +49,7 @@ class ServerMetrics {
   void refresh(const EngineStats& stats);  // the gauges, before a scrape: an idle engine reports no steps
 
   prometheus::Registry& registry() { return *registry_; }  // for metrics kept elsewhere
+  StateMetrics& state() { return state_; }
 
   MetricTotals totals() const;
   std::string render() const;  // text exposition format 0.0.4
@@ -57,6 +59,7 @@ class ServerMetrics {
   void set_gauges(const Totals& totals);
 
   std::shared_ptr<prometheus::Registry> registry_ = std::make_shared<prometheus::Registry>();
+  StateMetrics state_{*registry_};
   prometheus::Gauge& running_;
   prometheus::Gauge& waiting_;
   prometheus::Gauge& queue_tokens_;

@@ -120,6 +120,7 @@ void Server::start_serving(LoadedModel loaded) {
   };
   mapper.defaults = {config_.default_max_tokens, config_.compression};
   metrics_.set_model(kept.name, kept.config.architecture, kept.weight_dtype);
+  metrics_.state().set_cache_config(mapper.limits, kept.config.num_layers, config_.engine.kv_dtype);
   published_model_ = model_.get();
   service_.set_model(model_.get());
   set_health(true);
@@ -220,6 +221,7 @@ std::string Server::not_ready_reason() const {
 std::string Server::render_metrics() {
   if (const ServingModel* model = published_model_; model != nullptr)
     metrics_.refresh(model->loaded.backend->stats());
+  metrics_.state().set_ready(not_ready_reason().empty());
   return metrics_.render();
 }
 
