@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 
 import yaml
 
@@ -32,6 +33,15 @@ def test_pod_monitor():
     assert int(scrape["scrapeTimeout"].rstrip("s")) < int(scrape["interval"].rstrip("s"))
     labels = manifests.pod_of(documents)["metadata"]["labels"]
     assert labels[monitor["spec"]["jobLabel"]] == "kvcrush", "rules and dashboard select this job"
+
+
+def test_rules_are_those_of_prometheus():
+    printed = subprocess.run([KUBERNETES / "components/monitoring/rules.sh"], capture_output=True, text=True, check=True, timeout=60)
+    rules = {rule["metadata"]["name"]: rule for rule in yaml.safe_load_all(printed.stdout)}
+    assert set(rules) == {"kvcrush-recording-rules", "kvcrush-alerts"}
+    for name, rule in rules.items():
+        file = manifests.ROOT / "deploy" / "prometheus" / (name.removeprefix("kvcrush-") + ".yml")
+        assert rule["kind"] == "PrometheusRule" and rule["spec"] == yaml.safe_load(file.read_text())
 
 
 def test_scaled_object():
