@@ -75,6 +75,7 @@ RUN apt-get update \
       libspdlog1.10=1:1.10.* \
       libfmt9=9.1.* \
       libpcre2-8-0=10.42* \
+      libssl3=3.0.* \
  && rm -rf /var/lib/apt/lists/* \
  && useradd --system --uid 10001 --user-group --no-create-home --shell /usr/sbin/nologin kvcrush \
  && mkdir /models
@@ -86,16 +87,18 @@ RUN echo /opt/kvcrush/lib >/etc/ld.so.conf.d/kvcrush.conf \
  && ldconfig \
  && kvcrush --version \
  && if ldd /usr/local/bin/kvcrush-server | grep 'not found' | grep -v libcuda.so; then exit 1; fi
-# Inside the container all interfaces; what is published is for `docker run -p` to say. Plaintext beyond loopback has to be
-# allowed by name; with a certificate (KVCRUSH_TLS_CERT_FILE ...) set it to false.
-ENV KVCRUSH_LISTEN=0.0.0.0:50051 \
+# Inside the container all interfaces; what is published is for `docker run -p` to say. Plaintext is allowed so that this image
+# starts by itself and behind a service mesh that encrypts. Elsewhere mount a certificate and set KVCRUSH_TLS_CERT and
+# KVCRUSH_TLS_KEY (docs/operations/security.md), with KVCRUSH_ALLOW_PLAINTEXT=false for a start that fails without them.
+ENV KVCRUSH_ALLOW_PLAINTEXT=true \
+    KVCRUSH_LISTEN=0.0.0.0:50051 \
     KVCRUSH_HTTP_LISTEN=0.0.0.0:9090 \
-    KVCRUSH_ALLOW_PLAINTEXT=true \
     KVCRUSH_MODEL=/models/model.gguf
 USER 10001:10001
 VOLUME /models
 EXPOSE 50051 9090
 STOPSIGNAL SIGTERM
+# Over HTTP, which asks for no certificate and no token.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 \
-  CMD ["kvcrush", "--server", "127.0.0.1:50051", "--timeout", "4", "stats"]
+  CMD ["bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/9090 && printf 'GET /readyz HTTP/1.0\\r\\n\\r\\n' >&3 && grep -q '^HTTP/1.1 200' <&3"]
 ENTRYPOINT ["kvcrush-server"]

@@ -99,12 +99,11 @@ def test_memory_and_threads_fit(setup):
         assert manifests.bytes_of(limits["memory"]) >= manifests.bytes_of(kv_memory) + 2**30
 
 
-def test_health_checks():
-    plain, tls = load("plain")["services"], load("tls")["services"]
-    assert "HEALTHCHECK" in (ROOT / "Dockerfile").read_text() and "healthcheck" not in plain["kvcrush-server"]
-    assert all("healthcheck" in service for name, service in plain.items() if name != "kvcrush-server")
-    # Over TLS and with tokens the image's own check gets no answer.
-    assert "/readyz" in tls["kvcrush-server"]["healthcheck"]["test"][-1]
+@every_setup
+def test_health_checks(setup):
+    """The server's is the image's, which wants neither certificate nor token, so it serves every setup."""
+    assert re.search(r"^HEALTHCHECK .*\n.*/readyz", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    assert {name for name, service in load(setup)["services"].items() if "healthcheck" not in service} == {"kvcrush-server"}
 
 
 def test_tls_files_are_mounted():

@@ -244,9 +244,10 @@ def test_every_file_is_used():
         entries = content.get("resources", []) + [p["path"] for p in content.get("patches", []) if "path" in p]
         entries += [env for generator in content.get("configMapGenerator", []) for env in generator.get("envs", [])]
         named |= {(kustomization.parent / entry).resolve() for entry in entries} | {kustomization.resolve()}
+    named = {path for path in named if not path.is_dir()}
     files = {file.resolve() for file in KUBERNETES.rglob("*") if file.is_file()}
-    for others in ("components/hpa/prometheus-adapter-values.yaml", "components/monitoring/rules.sh"):
-        named.add((KUBERNETES / others).resolve())
+    for other in ("components/hpa/prometheus-adapter-values.yaml", "components/monitoring/rules.sh"):
+        named.add((KUBERNETES / other).resolve())
     assert files == named
     assert {f"components/{p.name}" for p in (KUBERNETES / "components").iterdir()} <= set(VARIANTS)
     assert {f"overlays/{p.name}" for p in (KUBERNETES / "overlays").iterdir()} <= set(VARIANTS)
