@@ -78,7 +78,8 @@ RUN apt-get update \
       libssl3=3.0.* \
  && rm -rf /var/lib/apt/lists/* \
  && useradd --system --uid 10001 --user-group --no-create-home --shell /usr/sbin/nologin kvcrush \
- && mkdir /models
+ && mkdir /models \
+ && apt-get clean
 COPY --from=build /out/lib /opt/kvcrush/lib
 COPY --from=build /out/bin /usr/local/bin
 # Fails the build when a library is missing, instead of the first start.

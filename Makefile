@@ -35,8 +35,9 @@ integration-test: ## The real server with the real model over real gRPC
 deploy-test: ## Kubernetes and Compose files: valid, confined, in step with the server; versions; the API only grows
 	@KVCRUSH_BUILD_DIR=$(BUILD) .cache/venv/bin/python -m pytest -q tests/deploy
 
-image-test: ## Build the container image and run it locked down (podman; compiles everything)
+image-test: ## Build the container image, run it locked down and as a pod (podman; compiles everything)
 	@tests/deploy/image.sh
+	@tests/deploy/pod.sh
 
 lint: ## Formatting, link rules, Dockerfile
 	@tools/lint.sh

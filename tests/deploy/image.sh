@@ -20,7 +20,7 @@ server=kvcrush-image-test
 version=$(sed -n 's/^project(.*VERSION \([0-9.]*\).*/\1/p' CMakeLists.txt)
 scratch=$(mktemp -d)
 cleanup() {
-  podman rm -f -i "$server" >/dev/null 2>&1 || true
+  podman rm -f -i -v "$server" >/dev/null 2>&1 || true
   rm -rf "$scratch"
 }
 trap cleanup EXIT
@@ -35,8 +35,11 @@ command -v podman >/dev/null || die "podman is missing"
 runtime=()
 [[ ! -d /sys/fs/cgroup/unified ]] || runtime=(--runtime runc)
 podman() { command podman "${runtime[@]}" "$@"; }
+# Where there is no systemd, Podman complains that it has no timer for health checks. They are run by hand here.
+quietly() { podman "$@" >/dev/null 2>"$scratch/podman.log" || { cat "$scratch/podman.log" >&2; die "podman $1"; }; }
 # Podman raises these where it may; where it may not, it fails unless told.
 limits=(--ulimit nofile=4096:16384 --ulimit nproc=4096:4096)
+confined=("${limits[@]}" --read-only --cap-drop ALL --security-opt no-new-privileges)
 
 # Debian's own image, as the Dockerfile says, or the same made here.
 base_image() {
@@ -103,20 +106,20 @@ check_contents() {
 }
 
 # A container of its own for one command; the first word replaces the server as entry point.
-once() { podman run --rm "${limits[@]}" --read-only --cap-drop ALL --security-opt no-new-privileges --entrypoint "$1" "$image" "${@:2}"; }
+once() { podman run --rm "${confined[@]}" --no-healthcheck --entrypoint "$1" "$image" "${@:2}"; }
 client() { once kvcrush --server "$address:50051" --timeout 120 "$@"; }
 
 # The health check must be able to say no.
 check_health_says_no() {
-  podman run -d --name "$server" "${limits[@]}" --entrypoint sleep "$image" 60 >/dev/null
+  quietly run -d --name "$server" "${confined[@]}" --entrypoint sleep "$image" 60
   check "unhealthy where nothing serves" fails podman healthcheck run "$server"
-  podman rm -f -t 0 "$server" >/dev/null
+  quietly rm -f -v -t 0 "$server"
 }
 
 start_server() {
-  podman run -d --name "$server" "${limits[@]}" --read-only --cap-drop ALL --security-opt no-new-privileges --memory 2g \
-    --pids-limit 256 --tmpfs /tmp:rw,noexec,nosuid,size=16m -v "$models:/models:ro" -e "KVCRUSH_MODEL=/models/$model" \
-    -e KVCRUSH_KV_MEMORY=256MiB -e KVCRUSH_LOG_FORMAT=json "$image" >/dev/null
+  quietly run -d --name "$server" "${confined[@]}" --memory 2g --pids-limit 256 --tmpfs /tmp:rw,noexec,nosuid,size=16m \
+    -v "$models:/models:ro" -e "KVCRUSH_MODEL=/models/$model" -e KVCRUSH_KV_MEMORY=256MiB -e KVCRUSH_LOG_FORMAT=json \
+    "$image"
   local start=$SECONDS
   until podman healthcheck run "$server" >/dev/null 2>&1; do
     [[ $(podman inspect -f '{{.State.Running}}' "$server") == true && $((SECONDS - start)) -lt 120 ]] ||
@@ -139,27 +142,33 @@ check_confinement() {
   check "the root is read-only" fails podman exec "$server" touch /usr/local/bin/x
   check "the model is read-only" fails podman exec "$server" touch /models/x
   check "/tmp can be written" podman exec "$server" touch /tmp/x
+  check "memory is limited" equals "$(of_cgroup memory.max memory/memory.limit_in_bytes)" $((2 << 30))
+  check "processes are limited" equals "$(of_cgroup pids.max pids/pids.max)" 256
 }
+
+# A file of the container's cgroup: version 2, or version 1.
+of_cgroup() { podman exec "$server" sh -c "cat /sys/fs/cgroup/$1 2>/dev/null || cat /sys/fs/cgroup/$2"; }
 
 check_serving() {
   local answer
   answer=$(client generate --temperature 0 --max-tokens 8 --policy off "The capital of France is")
-  check "another container gets an answer: $answer" grep -q Paris <<<"$answer"
+  check "another container gets an answer: ${answer//$'\n'/ }" grep -q Paris <<<"$answer"
   check "/readyz" equals "$(curl -sf --max-time 5 "http://$address:9090/readyz")" ready
   curl -sf --max-time 5 "http://$address:9090/metrics" >"$scratch/metrics"
-  check "/metrics has version and tokens" grep -q "kvcrush_build_info{version=\"$version\"} 1" "$scratch/metrics"
+  say "resident: $(awk '$1 == "process_resident_memory_bytes" {printf "%.0f MB", $2 / 1e6}' "$scratch/metrics")"
+  check "/metrics says $version" grep -q "kvcrush_build_info{version=\"$version\"} 1" "$scratch/metrics"
 }
 
 # A request that runs when SIGTERM comes still gets all of its tokens.
 check_drain() {
-  client generate --temperature 0 --max-tokens 400 --ignore-eos --json "Once upon a time" >"$scratch/long.json" &
+  client generate --temperature 0 --max-tokens 200 --ignore-eos --json "Once upon a time" >"$scratch/long.json" &
   local pid=$! start
   until [[ -s "$scratch/long.json" ]]; do
     kill -0 "$pid" 2>/dev/null || die "the long request never ran"
     sleep 0.1
   done
   start=$SECONDS
-  podman stop -t 60 "$server" >/dev/null
+  quietly stop -t 60 "$server"
   say "stopped after $((SECONDS - start)) s"
   check "the running request finished" wait "$pid"
   check "with all of its tokens" grep -q 'FINISH_REASON_LENGTH' "$scratch/long.json"
