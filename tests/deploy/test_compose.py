@@ -107,12 +107,12 @@ def test_health_checks(setup):
 
 
 def test_tls_files_are_mounted():
-    compose = load("tls")
-    server = compose["services"]["kvcrush-server"]
+    server = load("tls")["services"]["kvcrush-server"]
     assert server["environment"]["KVCRUSH_ALLOW_PLAINTEXT"] == "false"
     files = {value for name, value in server["environment"].items() if re.fullmatch(r"KVCRUSH_(TLS|AUTH)_\w+", name)}
-    assert files == {f"/run/secrets/{name}" for name in server["secrets"]}
-    assert all(compose["secrets"][name]["file"] == f"secrets/{name}" for name in server["secrets"])
+    assert len(files) == 3 and {file.rpartition("/")[0] for file in files} == {"/etc/kvcrush"}
+    assert "./secrets/server:/etc/kvcrush:ro" in server["volumes"]
+    assert "/deploy/compose/secrets/" in (ROOT / ".gitignore").read_text().split()
 
 
 def test_prometheus_and_grafana_find_each_other():

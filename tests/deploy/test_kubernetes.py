@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import functools
+import json
 import os
 import re
 import subprocess
@@ -22,12 +24,18 @@ EVERYTHING = [*VARIANTS, "model-loader"]
 every_variant = pytest.mark.parametrize("variant", VARIANTS)
 
 
+@functools.cache
+def validate(document: str, version: str) -> None:
+    """Text, since variants share most documents and a schema takes long."""
+    kubernetes_validate.validate(json.loads(document), version, strict=True)
+
+
 @pytest.mark.parametrize("version", [OLDEST_KUBERNETES, kubernetes_validate.latest_version()])
 @pytest.mark.parametrize("variant", EVERYTHING)
 def test_schema(variant, version):
     for document in render(variant):
         if document["kind"] not in OWN_KINDS:
-            kubernetes_validate.validate(document, version, strict=True)
+            validate(json.dumps(document), version)
 
 
 def test_schema_refuses_a_wrong_field():
