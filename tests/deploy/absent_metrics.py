@@ -5,18 +5,12 @@ listed here and does have data fails the tests: take it out then.
 """
 
 _GPU = "comes from dcgm-exporter on a machine with a GPU"
-_SCHEDULER = "comes with the scheduler's fair share, prefix cache and swap"
 _OVERLOAD = "comes with overload protection"
 _SECURITY = "needs TLS and tokens, and the server of these tests has neither"
 
 ABSENT_METRICS = {
     "DCGM_FI_DEV_GPU_UTIL": _GPU,
     "DCGM_FI_DEV_FB_USED": _GPU,
-    "kvcrush_queue_tokens": _SCHEDULER,
-    "kvcrush_prefix_cache_queried_tokens_total": _SCHEDULER,
-    "kvcrush_prefix_cache_hit_tokens_total": _SCHEDULER,
-    "kvcrush_prefix_cache_blocks": _SCHEDULER,
-    "kvcrush_swap_bytes_used": _SCHEDULER,
     "kvcrush_shed_requests_total": _OVERLOAD,
     "kvcrush_ended_slow_streams_total": _OVERLOAD,
     "kvcrush_engine_stalled": _OVERLOAD,
