@@ -35,6 +35,7 @@ class EntryReader {
     if (entry_.contains("tenant")) KVCRUSH_RETURN_IF_ERROR(read_name("tenant", token.tenant));
     KVCRUSH_RETURN_IF_ERROR(read_expiry(token.expires_at));
     KVCRUSH_RETURN_IF_ERROR(read_scopes(token));
+    KVCRUSH_RETURN_IF_ERROR(read_share(token.share));
     TokenLimits& limits = token.limits;
     KVCRUSH_RETURN_IF_ERROR(read_limit("max_concurrent_requests", limits.max_concurrent_requests));
     KVCRUSH_RETURN_IF_ERROR(read_limit("max_requests_per_minute", limits.max_requests_per_minute));
@@ -53,6 +54,7 @@ class EntryReader {
                                                      "tenant",
                                                      "expires",
                                                      "scopes",
+                                                     "share",
                                                      "max_concurrent_requests",
                                                      "max_requests_per_minute",
                                                      "max_tokens_per_request"};
@@ -117,6 +119,16 @@ class EntryReader {
         return refused;
       }
     }
+    return {};
+  }
+
+  Status read_share(double& out) const {
+    constexpr double kMost = 1000;
+    const auto found = entry_.find("share");
+    if (found == entry_.end()) return {};
+    if (!found->is_number() || !(found->get<double>() >= 1 / kMost) || found->get<double>() > kMost)
+      return bad("share", fmt::format("is wrong, allowed: a number in [{}, {}]", 1 / kMost, kMost));
+    out = found->get<double>();
     return {};
   }
 

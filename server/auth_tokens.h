@@ -31,6 +31,7 @@ struct AuthToken {
   std::optional<std::chrono::system_clock::time_point> expires_at;
   bool may_generate = true;
   bool is_admin = false;
+  double share = 1;  // of the server, beside other tenants' that wait
   TokenLimits limits;
 
   bool expired(std::chrono::system_clock::time_point now) const { return expires_at && now >= *expires_at; }

@@ -10,6 +10,7 @@ namespace kvcrush {
 struct Caller {
   std::string tenant;              // whose request it is; empty: nobody said
   std::string token_name;          // empty: the server asks for no tokens
+  double share = 1;                // its tenant's weight beside others that wait
   bool may_generate = true;        // Generate, GenerateOnce, Score, Tokenize, Detokenize
   bool sees_all_tenants = true;    // may list and abort requests of every tenant
   int max_tokens_per_request = 0;  // output tokens of all samples together; 0: no limit

@@ -46,6 +46,7 @@ Caller caller_with(const AuthToken& token) {
   Caller caller;
   caller.tenant = token.tenant;
   caller.token_name = token.name;
+  caller.share = token.share;
   caller.may_generate = token.may_generate;
   caller.sees_all_tenants = token.is_admin;
   caller.max_tokens_per_request = token.limits.max_tokens_per_request;

@@ -73,6 +73,8 @@ Result<MappedRequest> InferenceService::map_call(const Request& request,
   Result<MappedRequest> mapped = map(request, (*serving)->mapper);
   KVCRUSH_RETURN_IF_ERROR(mapped.status());
   mapped->admission = std::move(admission).value();
+  mapped->engine.tenant = mapped->admission.caller.tenant;
+  mapped->engine.tenant_weight = mapped->admission.caller.share;
   KVCRUSH_RETURN_IF_ERROR(limit_tokens(request, *mapped));
   if (config_.security.log_prompts) log_prompt(*mapped, *(*serving)->loaded.tokenizer);
   return mapped;
