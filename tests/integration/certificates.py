@@ -11,6 +11,8 @@ import subprocess
 
 import grpc
 
+import harness
+
 
 def openssl(*arguments: str) -> None:
     done = subprocess.run(["openssl", *arguments], capture_output=True, text=True)
@@ -79,6 +81,26 @@ class MountedSecret:
     @property
     def options(self) -> list[str]:
         return ["--tls-cert", str(self.folder / "tls.crt"), "--tls-key", str(self.folder / "tls.key")]
+
+
+class MutualTls:
+    """What a server with mutual TLS and its clients need; `server` is the test's to set."""
+
+    def __init__(self, folder, authority: Pair) -> None:
+        self.authority, self.folder = authority, folder
+        self.clients = Pair(folder, "clients", 7)
+        self.client = Pair(folder, "client", 8, self.clients)
+        self.first, self.second = (Pair(folder, "server", serial, authority) for serial in (21, 22))
+        self.secret = MountedSecret(folder / "mounted")
+        self.secret.put_pair(self.first)
+        self.options = [*self.secret.options, "--tls-client-ca", str(self.clients.cert)]
+        self.server: harness.Server | None = None
+
+    def channel(self, own: Pair | None) -> grpc.Channel:
+        return self.authority.channel(self.server.target, own)
+
+    def reloads(self, result: str) -> float:
+        return self.server.metrics()[f'kvcrush_tls_reloads_total{{result="{result}"}}']
 
 
 def secret_of(name: str) -> str:

@@ -8,7 +8,7 @@ import grpc
 import pytest
 
 import harness
-from certificates import MountedSecret, Pair, bearer, secret_of, serial_at, write_tokens
+from certificates import MutualTls, Pair, bearer, secret_of, serial_at, write_tokens
 from harness import SLOWNESS, build_request, build_score_request, collect, eventually, pb, pb_grpc, rpc_fails
 
 UNAVAILABLE, UNAUTHENTICATED = grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNAUTHENTICATED
@@ -39,28 +39,10 @@ def authority(tmp_path_factory):
 # ---- TLS and client certificates, one server
 
 
-class MutualTls:
-    def __init__(self, folder, authority: Pair) -> None:
-        self.authority, self.folder = authority, folder
-        self.clients = Pair(folder, "clients", 7)
-        self.client = Pair(folder, "client", 8, self.clients)
-        self.first, self.second = (Pair(folder, "server", serial, authority) for serial in (21, 22))
-        self.secret = MountedSecret(folder / "mounted")
-        self.secret.put_pair(self.first)
-        self.options = [*self.secret.options, "--tls-client-ca", str(self.clients.cert), *MEMORY]
-        self.server: harness.Server
-
-    def channel(self, own: Pair | None) -> grpc.Channel:
-        return self.authority.channel(self.server.target, own)
-
-    def reloads(self, result: str) -> float:
-        return self.server.metrics()[f'kvcrush_tls_reloads_total{{result="{result}"}}']
-
-
 @pytest.fixture(scope="module")
 def mutual_tls(tmp_path_factory, authority):
     setup = MutualTls(tmp_path_factory.mktemp("tls"), authority)
-    with harness.running_server(*setup.options) as setup.server:
+    with harness.running_server(*setup.options, *MEMORY) as setup.server:
         yield setup
 
 
@@ -300,7 +282,7 @@ def test_prompts_are_not_logged(tokens):
 
 def test_prompts_are_logged_when_asked_for():
     with harness.running_server("--log-prompts", *MEMORY) as server:
-        harness.generate(server, f"Say {SENTINEL} " + "word " * 1000, max_tokens=1)
+        harness.generate(server, f"Say {SENTINEL} " + "word " * 300, max_tokens=1)
         eventually(lambda: "event=finished" in server.log(), "the request in the log")
         log = server.log()
         assert "level=warning event=prompts_logged" in log
