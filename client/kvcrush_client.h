@@ -22,81 +22,49 @@
 #include <optional>
 #include <stop_token>
 #include <string>
-#include <utility>
-#include <variant>
 
+#include "client/call_headers.h"
+#include "client/credentials.h"
+#include "client/retry.h"
+#include "client/status.h"
 #include "kvcrush/v1/inference.pb.h"
-
-namespace grpc {
-class ChannelCredentials;
-}
 
 namespace kvcrush::client {
 
-// The gRPC status codes, with their numbers.
-enum class Code {
-  kOk = 0,
-  kCancelled = 1,
-  kUnknown = 2,
-  kInvalidArgument = 3,
-  kDeadlineExceeded = 4,
-  kNotFound = 5,
-  kAlreadyExists = 6,
-  kPermissionDenied = 7,
-  kResourceExhausted = 8,
-  kFailedPrecondition = 9,
-  kAborted = 10,
-  kOutOfRange = 11,
-  kUnimplemented = 12,
-  kInternal = 13,
-  kUnavailable = 14,
-  kDataLoss = 15,
-  kUnauthenticated = 16,
-};
-
-// "INVALID_ARGUMENT"; "CODE_99" for a number that gRPC does not define.
-std::string to_string(Code code);
-
-struct [[nodiscard]] Status {
-  Code code = Code::kOk;
-  std::string message;
-
-  bool ok() const { return code == Code::kOk; }
-  std::string to_string() const;  // "NOT_FOUND: no request named x"; "OK"
-};
-
-// A value or the Status that says why there is none. Reading the value of a failed Result throws
-// std::bad_variant_access.
-template <typename T>
-class [[nodiscard]] Result {
- public:
-  Result(T value) : state_(std::move(value)) {}         // NOLINT(google-explicit-constructor)
-  Result(Status status) : state_(std::move(status)) {}  // NOLINT(google-explicit-constructor)
-
-  bool ok() const { return std::holds_alternative<T>(state_); }
-  Status status() const { return ok() ? Status{} : std::get<Status>(state_); }
-  T& operator*() { return std::get<T>(state_); }
-  const T& operator*() const { return std::get<T>(state_); }
-  T* operator->() { return &std::get<T>(state_); }
-  const T* operator->() const { return &std::get<T>(state_); }
-
- private:
-  std::variant<T, Status> state_;
-};
-
 struct ClientOptions {
-  std::chrono::milliseconds connect_timeout{5000};        // how long connect() waits for the server
-  std::optional<std::chrono::milliseconds> call_timeout;  // deadline of every call; unset: none
-  std::shared_ptr<grpc::ChannelCredentials> credentials;  // unset: no encryption
+  std::chrono::milliseconds connect_timeout{5000};  // how long connect() waits for the server
+  std::optional<std::chrono::milliseconds> call_timeout =
+      {};  // of every call, its retries included; unset: none
+  std::shared_ptr<grpc::ChannelCredentials> credentials = {};  // see tls_credentials; unset: no encryption
+  std::string tls_server_name = {};  // the name the server's certificate must have; empty: the target's host
+  CallHeaders headers = {};          // of every call
+  // Only before anything of an answer has come. Covers every call but start_generate.
+  RetryOptions retry = {};
+  bool own_connection = false;  // clients with the same target and credentials share one otherwise
+};
+
+// Of one call of start_generate.
+struct CallOptions {
+  std::optional<std::chrono::system_clock::time_point> deadline = {};
+  std::optional<std::string> tenant = {};  // instead of the client's
 };
 
 // Called for each chunk in order, on the calling thread. Returning false cancels the request.
 using OnChunk = std::function<bool(const v1::GenerateResponse&)>;
 
+// What comes of start_generate. The functions run one at a time, on gRPC's few threads: they must not block.
+class StreamHandler {
+ public:
+  virtual ~StreamHandler() = default;
+  virtual void on_chunk(const v1::GenerateResponse& chunk) = 0;
+  virtual void on_end(const Status& status) = 0;  // once, as the last
+};
+
 class Client {
  public:
-  // target: "HOST:PORT" or any gRPC name. UNAVAILABLE when nobody answers within connect_timeout, CANCELLED
-  // when `stop` was requested first.
+  // target: "HOST:PORT" or any gRPC name. UNAVAILABLE when nobody answers within connect_timeout (with what
+  // gRPC tells of the reason), CANCELLED when `stop` was requested first, INVALID_ARGUMENT for headers that
+  // no call can carry.
   static Result<Client> connect(const std::string& target, const ClientOptions& options = {},
                                 const std::stop_token& stop = {});
 
@@ -108,6 +76,10 @@ class Client {
   // and the call returns CANCELLED.
   Status generate(const v1::GenerateRequest& request, const OnChunk& on_chunk,
                   const std::stop_token& stop = {});
+  // The same without a thread of its own: returns at once and tells `handler`, which lives at least until its
+  // on_end is over. For thousands of streams at a time.
+  void start_generate(const v1::GenerateRequest& request, std::shared_ptr<StreamHandler> handler,
+                      const CallOptions& options = {}, const std::stop_token& stop = {});
   Result<v1::GenerateOnceResponse> generate_once(const v1::GenerateRequest& request,
                                                  const std::stop_token& stop = {});
   // What compressions of a prompt's KV cache cost on a known continuation: one result per variant. `stop` as

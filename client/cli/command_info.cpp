@@ -1,7 +1,5 @@
 #include <chrono>
-#include <condition_variable>
 #include <iostream>
-#include <mutex>
 
 #include "client/cli/commands.h"
 #include "client/cli/prompt_source.h"
@@ -62,15 +60,6 @@ int run_info(const ServerOptions& server, bool json) {
   else
     print_info(*info);
   return kExitOk;
-}
-
-// False: stop was requested before the time was over.
-bool wait_for(std::chrono::duration<double> time, const std::stop_token& stop) {
-  std::mutex mutex;
-  std::condition_variable_any wake;
-  std::unique_lock lock(mutex);
-  wake.wait_for(lock, stop, time, [] { return false; });
-  return !stop.stop_requested();
 }
 
 int run_stats(const ServerOptions& server, Interrupt& interrupt, double watch_s, bool json) {

@@ -13,6 +13,8 @@ void add_generate_command(CLI::App& app, const ServerOptions& server, Interrupt&
 void add_chat_command(CLI::App& app, const ServerOptions& server, Interrupt& interrupt, Command& chosen);
 void add_compare_command(CLI::App& app, const ServerOptions& server, Interrupt& interrupt, Command& chosen);
 void add_score_command(CLI::App& app, const ServerOptions& server, Interrupt& interrupt, Command& chosen);
+void add_bench_command(CLI::App& app, const ServerOptions& server, Interrupt& interrupt, Command& chosen);
+void add_top_command(CLI::App& app, const ServerOptions& server, Interrupt& interrupt, Command& chosen);
 // info, stats, tokenize and abort.
 void add_info_commands(CLI::App& app, const ServerOptions& server, Interrupt& interrupt, Command& chosen);
 

@@ -4,6 +4,8 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <condition_variable>
+
 #include "client/cli/connection.h"
 
 namespace kvcrush::cli {
@@ -65,6 +67,14 @@ void Interrupt::on_interrupt() {
     return source_;
   }();
   source.request_stop();  // runs the cancel callbacks, so outside the lock
+}
+
+bool wait_for(std::chrono::duration<double> time, const std::stop_token& stop) {
+  std::mutex mutex;
+  std::condition_variable_any wake;
+  std::unique_lock lock(mutex);
+  wake.wait_for(lock, stop, time, [] { return false; });
+  return !stop.stop_requested();
 }
 
 }  // namespace kvcrush::cli

@@ -2,6 +2,7 @@
 // ends the process.
 #pragma once
 
+#include <chrono>
 #include <mutex>
 #include <stop_token>
 #include <thread>
@@ -32,5 +33,8 @@ class Interrupt {
   bool closing_ = false;     // guarded by mutex_
   std::thread thread_;
 };
+
+// False: stop was requested before the time was over.
+bool wait_for(std::chrono::duration<double> time, const std::stop_token& stop);
 
 }  // namespace kvcrush::cli

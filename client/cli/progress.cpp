@@ -6,7 +6,9 @@
 #include <chrono>
 #include <iostream>
 
+#include "client/cli/screen.h"
 #include "client/cli/table.h"
+#include "client/cli/text_width.h"
 
 namespace kvcrush::cli {
 
@@ -38,8 +40,10 @@ void Progress::draw_until_stopped(const std::function<std::string()>& detail) {
     const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
     std::unique_lock lock(mutex_);
     if (stopped_) return;
-    std::cerr << "\r\033[K" << kFrames[frame % kFrames.size()] << ' ' << fixed(elapsed.count(), 1) << " s  "
-              << words << std::flush;
+    const std::string line =
+        std::string(kFrames[frame % kFrames.size()]) + ' ' + fixed(elapsed.count(), 1) + " s  " + words;
+    // A line that wraps could not be drawn over.
+    std::cerr << "\r\033[K" << truncate(line, terminal_size(STDERR_FILENO).columns - 1) << std::flush;
     if (wake_.wait_for(lock, std::chrono::milliseconds(200), [this] { return stopped_; })) return;
   }
 }

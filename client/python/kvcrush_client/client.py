@@ -9,6 +9,8 @@ import grpc
 from kvcrush.v1 import inference_pb2 as pb
 from kvcrush.v1 import inference_pb2_grpc as pb_grpc
 
+from kvcrush_client.connection import Caller, Pem, call_metadata, tls_credentials
+
 Prompt = Union[str, Sequence[Mapping[str, str]], Sequence[int]]
 _NO_LIMIT = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 
@@ -108,11 +110,27 @@ class Client:
     """One connection to a server; usable from several threads. Calls raise grpc.RpcError with code() and details()."""
 
     def __init__(self, target: str = "127.0.0.1:50051", *, timeout_s: float | None = None,
-                 credentials: grpc.ChannelCredentials | None = None) -> None:
-        """`timeout_s` is the deadline of every call; without `credentials` nothing is encrypted."""
-        self._timeout_s = timeout_s
-        self._channel = (grpc.secure_channel(target, credentials, options=_NO_LIMIT) if credentials
-                         else grpc.insecure_channel(target, options=_NO_LIMIT))
+                 credentials: grpc.ChannelCredentials | None = None, tls: bool = False, tls_ca: Pem | None = None,
+                 tls_cert: Pem | None = None, tls_key: Pem | None = None, tls_server_name: str | None = None,
+                 token: str | None = None, tenant: str | None = None, traceparent: str | None = None,
+                 max_retries: int = 0) -> None:
+        """`timeout_s` is the deadline of every call, its retries included.
+
+        `tls` encrypts, and so does any of the options named after it: `tls_ca` are the certificates that may sign the
+        server's (default: those that gRPC trusts by itself), `tls_cert` and `tls_key` the client's own where the server
+        asks for one; each is a path, or the PEM itself as bytes. `credentials` are gRPC's own instead. `token` goes along
+        as `authorization: Bearer ...` and can be read by others on the way unless the connection is encrypted, `tenant`
+        as `x-tenant`. `max_retries` counts tries after a RESOURCE_EXHAUSTED or UNAVAILABLE that came before anything of
+        an answer; the wait is the server's `retry-after-ms`, else it doubles.
+        """
+        if credentials is None and (tls or any((tls_ca, tls_cert, tls_key, tls_server_name))):
+            credentials = tls_credentials(tls_ca, tls_cert, tls_key)
+        elif credentials is not None and any((tls_ca, tls_cert, tls_key)):
+            raise ValueError("give credentials or tls_ca, tls_cert and tls_key, not both")
+        self._caller = Caller(timeout_s, call_metadata(token, tenant, traceparent), max_retries)
+        options = _NO_LIMIT + ([("grpc.ssl_target_name_override", tls_server_name)] if tls_server_name else [])
+        self._channel = (grpc.secure_channel(target, credentials, options=options) if credentials
+                         else grpc.insecure_channel(target, options=options))
         self._stub = pb_grpc.InferenceStub(self._channel)
 
     def __enter__(self) -> Client:
@@ -127,19 +145,15 @@ class Client:
 
     def generate(self, prompt: Prompt, **options: Any) -> Iterator[pb.GenerateResponse]:
         """Yields chunks as they come (options: see build_request). Closing the iterator cancels the request."""
-        call = self._stub.Generate(build_request(prompt, **options), timeout=self._timeout_s)
-        try:
-            yield from call
-        finally:
-            call.cancel()
+        yield from self._caller.stream(self._stub.Generate, build_request(prompt, **options))
 
     def generate_once(self, prompt: Prompt, **options: Any) -> pb.GenerateOnceResponse:
         """The whole answer at once (options: see build_request)."""
-        return self._stub.GenerateOnce(build_request(prompt, **options), timeout=self._timeout_s)
+        return self._caller.unary(self._stub.GenerateOnce, build_request(prompt, **options))
 
     def score(self, prompt: Prompt, continuation: str | Sequence[int], **options: Any) -> pb.ScoreResponse:
         """What compressions of the prompt's KV cache cost on a known continuation (options: see build_score_request)."""
-        return self._stub.Score(build_score_request(prompt, continuation, **options), timeout=self._timeout_s)
+        return self._caller.unary(self._stub.Score, build_score_request(prompt, continuation, **options))
 
     def tokenize(self, text: str | Sequence[Mapping[str, str]], *,
                  add_special_tokens: bool | None = None) -> pb.TokenizeResponse:
@@ -149,18 +163,18 @@ class Client:
             request.text = text
         else:
             request.chat.CopyFrom(_chat(text))
-        return self._stub.Tokenize(request, timeout=self._timeout_s)
+        return self._caller.unary(self._stub.Tokenize, request)
 
     def detokenize(self, token_ids: Sequence[int], *, skip_special_tokens: bool | None = None) -> str:
         request = pb.DetokenizeRequest(token_ids=token_ids, skip_special_tokens=skip_special_tokens)
-        return self._stub.Detokenize(request, timeout=self._timeout_s).text
+        return self._caller.unary(self._stub.Detokenize, request).text
 
     def model_info(self) -> pb.GetModelInfoResponse:
-        return self._stub.GetModelInfo(pb.GetModelInfoRequest(), timeout=self._timeout_s)
+        return self._caller.unary(self._stub.GetModelInfo, pb.GetModelInfoRequest())
 
     def stats(self) -> pb.GetStatsResponse:
-        return self._stub.GetStats(pb.GetStatsRequest(), timeout=self._timeout_s)
+        return self._caller.unary(self._stub.GetStats, pb.GetStatsRequest())
 
     def abort(self, request_id: str) -> None:
         """Ends a running or waiting request; its stream finishes with FINISH_REASON_ABORT."""
-        self._stub.Abort(pb.AbortRequest(request_id=request_id), timeout=self._timeout_s)
+        self._caller.unary(self._stub.Abort, pb.AbortRequest(request_id=request_id))

@@ -5,7 +5,9 @@
 
 #include <atomic>
 #include <chrono>
+#include <map>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <thread>
 #include <vector>
@@ -21,12 +23,30 @@ class FakeInference final : public v1::Inference::Service {
   grpc::Status ending = grpc::Status::OK;
   std::atomic<bool> saw_cancel{false};
   std::atomic<bool> saw_deadline{false};
+  // The first so many calls are refused so, with this in the trailing metadata unless it is empty.
+  std::atomic<int> refusals{0};
+  grpc::Status refusal = {grpc::StatusCode::RESOURCE_EXHAUSTED, "queue full"};
+  std::string retry_after_ms;
+  std::atomic<int> calls{0};
+  // Before the first chunk and between two.
+  std::chrono::milliseconds pace{0};
   v1::GenerateRequest last_request;
   v1::ScoreRequest last_score;
 
+  // Of the latest call; the last value of each key.
+  std::map<std::string, std::string> metadata() const {
+    const std::lock_guard lock(mutex_);
+    return metadata_;
+  }
+  std::map<std::string, int> calls_by_tenant() const {
+    const std::lock_guard lock(mutex_);
+    return calls_by_tenant_;
+  }
+
   grpc::Status Generate(grpc::ServerContext* context, const v1::GenerateRequest* request,
                         grpc::ServerWriter<v1::GenerateResponse>* writer) override {
-    last_request = *request;
+    remember(*context, *request);
+    if (refuses(*context)) return refusal;
     saw_deadline = context->deadline() < std::chrono::system_clock::now() + std::chrono::hours(1);
     while (endless && !context->IsCancelled()) {
       writer->Write(chunk_of(0));
@@ -36,13 +56,17 @@ class FakeInference final : public v1::Inference::Service {
       saw_cancel = true;
       return {grpc::StatusCode::CANCELLED, "cancelled"};
     }
-    for (std::size_t i = 0; i < chunks.size(); ++i) writer->Write(chunk_of(i));
+    for (std::size_t i = 0; i < chunks.size(); ++i) {
+      std::this_thread::sleep_for(pace);
+      writer->Write(chunk_of(i));
+    }
     return ending;
   }
 
   grpc::Status GenerateOnce(grpc::ServerContext* context, const v1::GenerateRequest* request,
                             v1::GenerateOnceResponse* response) override {
-    last_request = *request;
+    remember(*context, *request);
+    if (refuses(*context)) return refusal;
     while (endless && !context->IsCancelled()) std::this_thread::sleep_for(std::chrono::milliseconds(2));
     saw_cancel = context->IsCancelled();
     auto* completion = response->add_completions();
@@ -89,19 +113,42 @@ class FakeInference final : public v1::Inference::Service {
   }
 
  private:
+  void remember(const grpc::ServerContext& context, const v1::GenerateRequest& request) {
+    const std::lock_guard lock(mutex_);
+    ++calls;
+    last_request = request;
+    metadata_.clear();
+    for (const auto& [key, value] : context.client_metadata())
+      metadata_[{key.data(), key.size()}] = {value.data(), value.size()};
+    const auto tenant = metadata_.find("x-tenant");
+    if (tenant != metadata_.end()) ++calls_by_tenant_[tenant->second];
+  }
+
+  bool refuses(grpc::ServerContext& context) {
+    if (refusals.fetch_sub(1) <= 0) return false;
+    if (!retry_after_ms.empty()) context.AddTrailingMetadata("retry-after-ms", retry_after_ms);
+    return true;
+  }
+
   v1::GenerateResponse chunk_of(std::size_t i) const {
     v1::GenerateResponse response;
     response.set_text(chunks[i]);
+    response.add_token_ids(static_cast<int>(i));
     if (i + 1 == chunks.size()) response.mutable_finish()->set_reason(v1::FINISH_REASON_STOP);
     return response;
   }
+
+  mutable std::mutex mutex_;
+  std::map<std::string, std::string> metadata_;  // guarded by mutex_
+  std::map<std::string, int> calls_by_tenant_;   // guarded by mutex_
 };
 
 // The service on a port of its own.
 struct FakeServer {
-  FakeServer() {
+  explicit FakeServer(
+      const std::shared_ptr<grpc::ServerCredentials>& credentials = grpc::InsecureServerCredentials()) {
     grpc::ServerBuilder builder;
-    builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port);
+    builder.AddListeningPort("127.0.0.1:0", credentials, &port);
     builder.RegisterService(&service);
     server = builder.BuildAndStart();
   }
