@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds the fuzz targets and runs each for a while, one process at a time. Exit code 1: something was found.
-# usage: tests/fuzz/run.sh [--keep] [SECONDS_PER_TARGET] [TARGET...]     (default: 600 s of every target)
+# usage: tests/fuzz/run.sh [--keep] [SECONDS_PER_TARGET] [TARGET...]     (default: 600 s of every target; 0: the corpora alone)
 #   --keep   adds to the committed corpus what reaches new code, at most 4 KiB each
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -22,6 +22,9 @@ cmake --build "$build" --target "${targets[@]/%/_fuzz}"
 # A finding ends a target's run; symbols and stack come from the log.
 export ASAN_OPTIONS="detect_leaks=1:strict_string_checks=1:allocator_may_return_null=0"
 export UBSAN_OPTIONS="print_stacktrace=1"
+# libFuzzer takes 0 seconds for no limit.
+until=-max_total_time=$seconds
+[[ $seconds -gt 0 ]] || until=-runs=0
 limits=(-timeout=25 -rss_limit_mb=3072 -malloc_limit_mb=1024 -max_len=16384)
 
 stat() { sed -n "s/^stat::$2: *//p" "$1" | tail -1; }
@@ -30,7 +33,7 @@ newest_line() { grep -a '^#[0-9]' "$1" | tail -1 | tr '\t' ' ' | tr -s ' '; }
 run_target() { # TARGET: leaves its log in $build/NAME.log
   local target=$1 program=$build/tests/fuzz/$1_fuzz work=$build/work/$1 log=$build/$1.log
   mkdir -p "$work" "$build/findings/$target"
-  nice -n 19 "$program" "$work" "tests/fuzz/corpus/$target" "${limits[@]}" -max_total_time="$seconds" -print_final_stats=1 \
+  nice -n 19 "$program" "$work" "tests/fuzz/corpus/$target" "${limits[@]}" "$until" -print_final_stats=1 \
     -dict="tests/fuzz/dict/$target.dict" -artifact_prefix="$build/findings/$target/" >"$log" 2>&1 &
   local pid=$! waited=0
   while kill -0 "$pid" 2>/dev/null; do

@@ -73,5 +73,18 @@ TEST(HostileRequest, AnswersMuchLargerThanTheirRequest) {
                  "token_ids are 16777217 bytes of text, allowed: at most 16777216");
 }
 
+// A client could not parse the answer.
+TEST(HostileRequest, ModelInfoIsUtf8WhateverTheFileHolds) {
+  ServingModel model;
+  model.mapper = test::mapper_context();
+  TokenizerSpec spec = model.mapper.tokenizer->spec();
+  spec.chat_template = "a\xFF{{ messages }}";
+  model.loaded.tokenizer = Tokenizer::create(std::move(spec)).value();
+  model.loaded.chat_template = test::plain_template();
+  v1::GetModelInfoResponse info;
+  describe_model(model, ServerConfig(), info);
+  EXPECT_EQ(info.chat_template(), "a\uFFFD{{ messages }}");
+}
+
 }  // namespace
 }  // namespace kvcrush

@@ -89,16 +89,17 @@ TEST_F(HostileTemplate, LongCalls) {
 }
 
 TEST_F(HostileTemplate, LongTextsThatAreLookedAtOrCopied) {
-  for (const std::string use : {"x.count('')", "x.split('b')", "'a'.split(x)", "x.strip('b')", "'a'.strip(x)",
-                                "x.find('b')", "x|indent(x)", "x|int", "x|float", "namespace({x: 1})"}) {
+  for (const std::string use :
+       {"x.count('')", "'a'.split(x)", "'a'.strip(x)", "x|indent(x)", "namespace({x: 1})"}) {
     expect_refused(kLongText + looped("{% set y = " + use + " %}"), "too much text");
   }
   // What is not there is named in messages only.
   EXPECT_TRUE(render(kLongText + looped("{% set y = {}[x] %}")).ok());
 }
 
+// Every character of the one is looked for in all of the other, where many begin with the same byte.
 TEST_F(HostileTemplate, StripOfManyCharacters) {
-  const auto pieces = render("{{ ('a' * 1000000).strip('b' * 1000000 ~ 'a') }}.");
+  const auto pieces = render("{{ ('\u00F6' * 300000).strip('\u00E4' * 300000 ~ '\u00F6') }}.");
   ASSERT_TRUE(pieces.ok()) << pieces.status().message();
   EXPECT_EQ((*pieces)[0].text, ".");
 }
