@@ -3,7 +3,7 @@ PRESET ?= cpu-release
 BUILD := build/$(PRESET)
 JOBS ?= $(shell nproc)
 
-.PHONY: help setup build demo test cuda-check unit-test oracle-test integration-test deploy-test image-test lint tidy format sanitize bench eval clean
+.PHONY: help setup build demo test cuda-check unit-test oracle-test integration-test deploy-test image-test lint tidy format sanitize fuzz bench eval clean
 .DEFAULT_GOAL := help
 
 help: ## This list
@@ -54,6 +54,10 @@ format: ## Rewrite C++ sources with clang-format
 sanitize: ## Unit and integration tests under ASan+UBSan, then TSan
 	@tools/sanitize.sh asan-ubsan
 	@tools/sanitize.sh tsan
+
+FUZZ_SECONDS ?= 600
+fuzz: setup ## Fuzz whatever reads files or requests (FUZZ_SECONDS per target, default 600; TARGETS="gguf text ...")
+	@tests/fuzz/run.sh $(FUZZ_SECONDS) $(TARGETS)
 
 bench: build ## Micro-benchmarks
 	@for program in $(BUILD)/tests/bench/*_bench; do echo "== $$program"; "$$program"; done

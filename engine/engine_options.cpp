@@ -110,6 +110,15 @@ Result<EngineLimits> derive_limits(const ModelConfig& model, const EngineConfig&
                             "; allowed: at most " + std::to_string(model.max_context_tokens) +
                             ", the model's");
   }
+  // The table of rotations is as long as the context, and a model file may claim any.
+  constexpr std::int64_t kMaxTableBytes = std::int64_t{2} << 30;
+  const std::int64_t most_tokens = kMaxTableBytes / (std::int64_t{model.head_dim} * 4);
+  if (limits.max_context_tokens > most_tokens) {
+    return invalid_argument("max_context_tokens is " + std::to_string(limits.max_context_tokens) +
+                            (config.max_context_tokens == 0 ? ", the model's" : "") + "; allowed: at most " +
+                            std::to_string(most_tokens) + " with a head_dim of " +
+                            std::to_string(model.head_dim));
+  }
   limits.block_size_tokens = cpu::tokens_per_block(dtype, model.head_dim);
   limits.block_bytes = layout.block_bytes();
   limits.num_blocks = std::min<std::int64_t>(

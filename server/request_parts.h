@@ -39,6 +39,10 @@ Result<Prompt> map_prompt(const WirePrompt& wire, const MapperContext& context);
 // Each in [0, vocab_size).
 Result<std::vector<TokenId>> map_token_ids(std::string_view field, const v1::TokenIds& wire, int vocab_size);
 
+// Refuses text that no tokens of a whole context could spell, before it is tokenised: that takes a second for
+// 16 MiB.
+Status check_text_bytes(std::string_view field, std::size_t num_bytes, const MapperContext& context);
+
 // The tokenizer names the byte offset; the field is ours to name.
 Status in_field(std::string_view field, const Status& status);
 
