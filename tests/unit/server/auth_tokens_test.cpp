@@ -52,7 +52,8 @@ TEST(AuthTokens, LeftOutFieldsHaveTheirDefaults) {
 TEST(AuthTokens, EveryFieldIsRead) {
   const TokenSet set =
       good(entry("ops", kAlpha, R"(, "tenant": "acme", "expires": "2030-01-02T04:04:05+01:00",
-      "scopes": ["admin"], "max_concurrent_requests": 3, "max_requests_per_minute": 60, "max_tokens_per_request": 99)"));
+      "scopes": ["admin"], "max_concurrent_requests": 3, "max_requests_per_minute": 60, "max_tokens_per_request": 99,
+      "share": 2.5)"));
   const AuthToken* token = set.by_name("ops");
   ASSERT_NE(token, nullptr);
   EXPECT_EQ(token->tenant, "acme");
@@ -64,6 +65,7 @@ TEST(AuthTokens, EveryFieldIsRead) {
   EXPECT_EQ(token->limits.max_concurrent_requests, 3);
   EXPECT_EQ(token->limits.max_requests_per_minute, 60);
   EXPECT_EQ(token->limits.max_tokens_per_request, 99);
+  EXPECT_EQ(token->share, 2.5);
 }
 
 TEST(AuthTokens, BadFilesNameEntryAndField) {
