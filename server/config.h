@@ -11,6 +11,7 @@
 #include "engine/core/status.h"
 #include "engine/engine.h"
 #include "server/compression_mapper.h"
+#include "server/limits.h"
 #include "server/logging.h"
 #include "server/security_options.h"
 
@@ -30,6 +31,7 @@ struct ServerConfig {
   LogOptions log;
   int max_message_bytes = 16 * 1024 * 1024;  // of one request
   SecurityOptions security;
+  ServerLimits limits;
 };
 
 struct ConfigOutcome {

@@ -4,13 +4,16 @@
 
 #include <utility>
 
+#include "server/call_deadline.h"
 #include "server/compression_fields.h"
+#include "server/load_shedding.h"
 #include "server/logging.h"
 #include "server/once_reactor.h"
 #include "server/prompt_log.h"
 #include "server/proto_convert.h"
 #include "server/score_reactor.h"
 #include "server/stream_reactor.h"
+#include "server/trace_context.h"
 
 namespace kvcrush {
 namespace {
@@ -41,9 +44,10 @@ InferenceService::InferenceService(const ServerConfig& config, SessionHost& host
                                    Callers& callers)
     : config_(config), host_(host), metrics_(metrics), callers_(callers) {}
 
-Result<const ServingModel*> InferenceService::model() const {
+Result<const ServingModel*> InferenceService::model(grpc::CallbackServerContext& context) const {
   const ServingModel* model = model_;
   if (model != nullptr) return model;
+  host_.shedding->shed(context, ShedReason::kLoading);
   return Status(StatusCode::kUnavailable, "the model is still loading");
 }
 
@@ -52,13 +56,14 @@ Result<const ServingModel*> InferenceService::enter(grpc::CallbackServerContext*
   Result<Admission> admission = callers_.enter(*context, kind);
   KVCRUSH_RETURN_IF_ERROR(admission.status());
   if (caller != nullptr) *caller = std::move(admission->caller);
-  return model();
+  return model(*context);
 }
 
-void InferenceService::reject(const std::string& request_id, const Status& status) {
+void InferenceService::reject(const std::string& request_id, const std::string& traceparent,
+                              const Status& status) {
   metrics_.rejected(status.code());
   LogLine(spdlog::level::info, "rejected")
-      .with("request_id", loggable_id(request_id))
+      .with_request(loggable_id(request_id), traceparent)
       .with("code", to_string(status.code()))
       .with("reason", loggable_reason(status));
 }
@@ -68,13 +73,16 @@ Result<MappedRequest> InferenceService::map_call(const Request& request,
                                                  grpc::CallbackServerContext& context) {
   Result<Admission> admission = callers_.enter(context, CallKind::kGenerate);
   KVCRUSH_RETURN_IF_ERROR(admission.status());
-  const Result<const ServingModel*> serving = model();
+  const Result<const ServingModel*> serving = model(context);
   KVCRUSH_RETURN_IF_ERROR(serving.status());
+  const std::optional<SteadyTime> deadline = deadline_of(context);
   Result<MappedRequest> mapped = map(request, (*serving)->mapper);
   KVCRUSH_RETURN_IF_ERROR(mapped.status());
+  KVCRUSH_RETURN_IF_ERROR(check_deadline(deadline, std::chrono::steady_clock::now()));
   mapped->admission = std::move(admission).value();
   mapped->engine.tenant = mapped->admission.caller.tenant;
   mapped->engine.tenant_weight = mapped->admission.caller.share;
+  mapped->engine.deadline = deadline;
   KVCRUSH_RETURN_IF_ERROR(limit_tokens(request, *mapped));
   if (config_.security.log_prompts) log_prompt(*mapped, *(*serving)->loaded.tokenizer);
   return mapped;
@@ -82,15 +90,17 @@ Result<MappedRequest> InferenceService::map_call(const Request& request,
 
 template <typename Request>
 Result<MappedRequest> InferenceService::admit(const Request& request, grpc::CallbackServerContext& context) {
+  const std::string traceparent = accept_trace(context);
   Result<MappedRequest> mapped = map_call(request, context);
   if (!mapped.ok()) {
-    reject(request.request_id(), mapped.status());
+    reject(request.request_id(), traceparent, mapped.status());
     return mapped;
   }
+  mapped->traceparent = traceparent;
   const EngineRequest& engine = mapped->engine;
   const v1::KvCompression& first = mapped->applied.front();
   LogLine(spdlog::level::info, "arrived")
-      .with("request_id", engine.request_id)
+      .with_request(engine.request_id, traceparent)
       .with("tenant", mapped->admission.caller.tenant)
       .with("peer", context.peer())
       .with("prompt_tokens", engine.prompt_token_ids.size())
@@ -102,11 +112,14 @@ Result<MappedRequest> InferenceService::admit(const Request& request, grpc::Call
   return mapped;
 }
 
-Status InferenceService::start(GenerateSession& session, MappedRequest mapped) {
+Status InferenceService::start(GenerateSession& session, MappedRequest mapped,
+                               grpc::CallbackServerContext& context) {
   const std::vector<v1::KvCompression> applied = mapped.applied;
+  const std::string traceparent = mapped.traceparent;
   Status status = session.start(std::move(mapped), model_.load()->loaded.tokenizer);
   if (!status.ok()) {
-    reject(session.request_id(), status);
+    if (const std::optional<ShedReason> reason = shed_reason(status)) host_.shedding->shed(context, *reason);
+    reject(session.request_id(), traceparent, status);
     return status;
   }
   for (const v1::KvCompression& sample : applied) {
@@ -120,7 +133,7 @@ grpc::ServerWriteReactor<v1::GenerateResponse>* InferenceService::Generate(
   Result<MappedRequest> mapped = admit(*request, *context);
   if (!mapped.ok()) return new RefusedStream(mapped.status());
   const auto reactor = StreamReactor::create(host_, context, mapped->engine.request_id);
-  const Status status = start(*reactor, std::move(mapped).value());
+  const Status status = start(*reactor, std::move(mapped).value(), *context);
   if (!status.ok()) return new RefusedStream(status);
   reactor->hold_until_done();
   return reactor.get();
@@ -132,7 +145,7 @@ grpc::ServerUnaryReactor* InferenceService::answer_once(grpc::CallbackServerCont
   Result<MappedRequest> mapped = admit(request, *context);
   if (!mapped.ok()) return answer(context, mapped.status());
   const std::shared_ptr<UnaryReactor> reactor = create(mapped->engine);
-  const Status status = start(*reactor, std::move(mapped).value());
+  const Status status = start(*reactor, std::move(mapped).value(), *context);
   if (!status.ok()) return answer(context, status);
   reactor->hold_until_done();
   return reactor.get();
@@ -207,7 +220,7 @@ grpc::ServerUnaryReactor* InferenceService::Abort(grpc::CallbackServerContext* c
     return answer(context, not_found(fmt::format("request_id is \"{}\"; no such request is running",
                                                  request->request_id())));
   }
-  LogLine(spdlog::level::info, "abort_asked").with("request_id", request->request_id());
+  LogLine(spdlog::level::info, "abort_asked").with_request(request->request_id(), accept_trace(*context));
   return answer(context, {});
 }
 

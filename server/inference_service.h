@@ -49,14 +49,16 @@ class InferenceService final : public v1::Inference::CallbackService {
                                   v1::AbortResponse* response) override;
 
  private:
-  Result<const ServingModel*> model() const;
+  // UNAVAILABLE while it loads; the call's answer then says when to come back.
+  Result<const ServingModel*> model(grpc::CallbackServerContext& context) const;
   // Lets in, maps and logs an arriving GenerateRequest or ScoreRequest; counts and logs a refused one.
   template <typename Request>
   Result<MappedRequest> admit(const Request& request, grpc::CallbackServerContext& context);
+  // From the message and the call's deadline; refuses what comes too early or too late.
   template <typename Request>
   Result<MappedRequest> map_call(const Request& request, grpc::CallbackServerContext& context);
   // Starts a session and counts its samples; counts and logs a refused one.
-  Status start(GenerateSession& session, MappedRequest mapped);
+  Status start(GenerateSession& session, MappedRequest mapped, grpc::CallbackServerContext& context);
   // OK: the caller may make this call, and a model is there to answer it.
   Result<const ServingModel*> enter(grpc::CallbackServerContext* context, CallKind kind,
                                     Caller* caller = nullptr);
@@ -64,7 +66,7 @@ class InferenceService final : public v1::Inference::CallbackService {
   template <typename Request, typename Create>
   grpc::ServerUnaryReactor* answer_once(grpc::CallbackServerContext* context, const Request& request,
                                         Create create);
-  void reject(const std::string& request_id, const Status& status);
+  void reject(const std::string& request_id, const std::string& traceparent, const Status& status);
 
   const ServerConfig& config_;
   SessionHost& host_;

@@ -41,6 +41,7 @@ struct MappedRequest {
   TextRules text;
   std::vector<v1::KvCompression> applied;  // one per sample: how its cache is kept, every field
   Admission admission;                     // who asked for it; the service's to fill in
+  std::string traceparent;  // the call's, not the message's (trace_context.h); the service sets it
 };
 
 struct TokenizedPrompt {

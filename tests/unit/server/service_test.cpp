@@ -1,6 +1,4 @@
 // The unary calls, health, malformed requests, and what a server says before its model is there.
-#include <grpcpp/generic/generic_stub.h>
-
 #include <filesystem>
 #include <fstream>
 #include <sstream>
