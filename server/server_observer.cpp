@@ -43,7 +43,7 @@ void ServerObserver::on_scheduled(RequestTag tag, double queue_seconds) {
 void ServerObserver::on_prefix_lookup(RequestTag tag, int num_prompt_tokens, int num_hit_tokens) {
   metrics_.prefix_lookup(num_prompt_tokens, num_hit_tokens);
   LogLine(spdlog::level::debug, "prefix_lookup")
-      .with("request_id", tag.request_id)
+      .with_request(tag.request_id, tag.label)
       .with("index", tag.index)
       .with("prompt_tokens", num_prompt_tokens)
       .with("cached_prompt_tokens", num_hit_tokens);
@@ -60,7 +60,7 @@ void ServerObserver::on_preempted(RequestTag tag, std::int64_t blocks_returned, 
 
 void ServerObserver::on_invalid_logits(RequestTag tag) {
   LogLine(spdlog::level::err, "invalid_logits")
-      .with("request_id", tag.request_id)
+      .with_request(tag.request_id, tag.label)
       .with("index", tag.index)
       .with("reason", "the model computed NaN; the sample ends with an error");
 }

@@ -53,7 +53,7 @@ class EngineObserver {
   virtual void on_pruned(RequestTag, const PruneReport&) {}
   virtual void on_finished(RequestTag, const FinishEvent&) {}
   virtual void on_invalid_logits(RequestTag) {}  // the model computed NaN: the sample finishes with kError
-  virtual void on_step_started() {}           // on_step follows when it is done, however it went
+  virtual void on_step_started() {}              // on_step follows when it is done, however it went
   virtual void on_step(const StepReport&) {}  // also when nothing ran (no tokens) but gauges may have changed
   virtual void on_step_failed(std::string_view /*what*/) {
   }  // its requests finish with kError; the engine goes on

@@ -114,7 +114,10 @@ int Scheduler::unclaimed_blocks(const Sequence& sequence) const {
 // with room for the largest of its children, so that it never waits for them in vain. blocks_at_hand: free,
 // beside what the sequence holds already.
 bool Scheduler::has_room(const Sequence& sequence, int blocks_at_hand) const {
-  if (static_cast<int>(running_.size()) >= config_.max_running_sequences &&
+  const auto is_trunk = [](const auto& other) { return other->kind == SequenceKind::kTrunk; };
+  const auto num_trunks = std::count_if(running_.begin(), running_.end(), is_trunk);
+  if (static_cast<int>(running_.size() - static_cast<std::size_t>(num_trunks)) >=
+          config_.max_running_sequences &&
       sequence.kind != SequenceKind::kTrunk)
     return false;
   if (running_.empty()) return true;
