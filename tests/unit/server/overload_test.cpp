@@ -1,88 +1,11 @@
-// Too much work, slow clients, late calls and an engine that hangs, over a real connection.
-#include <spdlog/sinks/ostream_sink.h>
-
-#include <nlohmann/json.hpp>
-#include <sstream>
-#include <thread>
-
-#include "tests/unit/server/grpc_harness.h"
-#include "tests/unit/server/http_client.h"
+// Too much work, slow clients and an engine that hangs, over a real connection.
+#include "tests/unit/server/overload_harness.h"
 
 namespace kvcrush::test {
 namespace {
 
 using std::chrono::milliseconds;
-
-constexpr int kServing = 1;  // as health() gives it
-constexpr int kNotServing = 2;
-constexpr const char* kParent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
-
-class Overload : public GrpcTest {
- protected:
-  // A Generate call to its end; `context` keeps the metadata.
-  StreamResult generate(grpc::ClientContext& context, const v1::GenerateRequest& wanted) {
-    patient(context);
-    return read_all(*stub_->Generate(&context, wanted));
-  }
-
-  // What the trailing metadata holds under `key`; -1: not exactly one number.
-  static int trailing_ms(const grpc::ClientContext& context, const std::string& key) {
-    const auto& metadata = context.GetServerTrailingMetadata();
-    if (metadata.count(key) != 1) return -1;
-    const grpc::string_ref value = metadata.find(key)->second;
-    return std::stoi(std::string(value.data(), value.size()));
-  }
-
-  static int hint_ms(const grpc::ClientContext& context) {
-    const int hint = trailing_ms(context, "retry-after-ms");
-    EXPECT_EQ(trailing_ms(context, "grpc-retry-pushback-ms"), hint);
-    return hint;
-  }
-
-  static std::string initial(const grpc::ClientContext& context, const std::string& key) {
-    const auto& metadata = context.GetServerInitialMetadata();
-    const auto found = metadata.find(key);
-    return found == metadata.end() ? "" : std::string(found->second.data(), found->second.size());
-  }
-
-  std::string metrics() { return http_ask(server_->http_port(), "GET", "/metrics").body; }
-  bool has_metric(const std::string& line) { return metrics().find("\n" + line + "\n") != std::string::npos; }
-
-  template <typename Condition>
-  static bool eventually(Condition condition) {
-    const auto end = std::chrono::steady_clock::now() + kPatience;
-    while (!condition()) {
-      if (std::chrono::steady_clock::now() > end) return false;
-      std::this_thread::sleep_for(milliseconds(5));
-    }
-    return true;
-  }
-
-  // 16 MB in bursts, as steps would bring it: far more than a connection takes in before the client reads.
-  void flood(const std::string& id) {
-    for (int i = 0; i < 4000; ++i) {
-      backend_->token(id, kPageToken);
-      if (i % 200 == 0) std::this_thread::sleep_for(milliseconds(5));
-    }
-  }
-
-  // A connection that takes in next to nothing before the client reads.
-  void connect_with_small_window() {
-    grpc::ChannelArguments arguments;
-    arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-    arguments.SetInt(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 1024);
-    arguments.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
-    channel_ = grpc::CreateCustomChannel("127.0.0.1:" + std::to_string(server_->grpc_port()),
-                                         grpc::InsecureChannelCredentials(), arguments);
-    stub_ = v1::Inference::NewStub(channel_);
-  }
-
-  static ServerConfig with_http() {
-    ServerConfig config = server_config();
-    config.http_listen = "127.0.0.1:0";
-    return config;
-  }
-};
+using Overload = OverloadTest;
 
 TEST_F(Overload, ShedAnswersSayWhenToComeBack) {
   ServerConfig config = with_http();
@@ -247,94 +170,6 @@ TEST_F(Overload, StepThatHangsIsToldAndTakenBack) {
   observer_->on_step({});
   std::this_thread::sleep_for(milliseconds(100));
   EXPECT_NE(health(""), kServing) << "a draining server takes nothing back";
-}
-
-TEST_F(Overload, DeadlineThatPassesBeforeSubmitIsNotSubmitted) {
-  ServerConfig config = with_http();
-  start(config);
-  backend_->on_mapping = [] { std::this_thread::sleep_for(milliseconds(300)); };
-  backend_->on_submit = [](const std::string&) { FAIL() << "nobody waits for this request"; };
-  grpc::ClientContext context;
-  context.set_deadline(std::chrono::system_clock::now() + milliseconds(100));
-  EXPECT_EQ(read_all(*stub_->Generate(&context, request("r1"))).status.error_code(),
-            grpc::StatusCode::DEADLINE_EXCEEDED);
-  EXPECT_TRUE(eventually(
-      [this] { return has_metric("kvcrush_rejected_requests_total{code=\"DEADLINE_EXCEEDED\"} 1"); }));
-}
-
-TEST_F(Overload, DeadlineReachesTheEngine) {
-  start();
-  grpc::ClientContext context;
-  context.set_deadline(std::chrono::system_clock::now() + kPatience);
-  const auto reader = stub_->Generate(&context, request("r1"));
-  ASSERT_TRUE(backend_->wait_live("r1"));
-  const std::optional<std::chrono::steady_clock::time_point> deadline = backend_->last_request().deadline;
-  ASSERT_TRUE(deadline.has_value());
-  const auto left = *deadline - std::chrono::steady_clock::now();
-  EXPECT_GT(left, kPatience / 2);
-  EXPECT_LE(left, kPatience + std::chrono::seconds(1));
-  static_cast<void>(backend_->finish("r1", FinishReason::kStop, std::nullopt));
-  EXPECT_TRUE(read_all(*reader).status.ok());
-  grpc::ClientContext without;
-  const auto endless = stub_->Generate(&without, request("r2"));
-  ASSERT_TRUE(backend_->wait_live("r2"));
-  EXPECT_FALSE(backend_->last_request().deadline.has_value());
-  static_cast<void>(backend_->finish("r2", FinishReason::kStop, std::nullopt));
-  EXPECT_TRUE(read_all(*endless).status.ok());
-}
-
-TEST_F(Overload, DeadlineThatTheEngineSeesIsTheStatus) {
-  start();
-  backend_->on_submit = [this](const std::string& id) {
-    static_cast<void>(backend_->finish(id, FinishReason::kDeadline, std::nullopt));
-  };
-  grpc::ClientContext context;
-  const StreamResult result = generate(context, request("r1"));
-  EXPECT_EQ(result.status.error_code(), grpc::StatusCode::DEADLINE_EXCEEDED);
-  EXPECT_EQ(result.status.error_message(), "deadline passed after 0 ms in queue");
-  EXPECT_EQ(result.finish.at(0).reason(), v1::FINISH_REASON_DEADLINE);
-}
-
-TEST_F(Overload, TraceIsGivenBackAndInEveryLineOfTheRequest) {
-  auto lines = std::make_shared<std::ostringstream>();
-  init_logging({"debug", LogFormat::kJson}, {std::make_shared<spdlog::sinks::ostream_sink_mt>(*lines)});
-  start();
-  backend_->on_submit = [this](const std::string& id) {
-    static_cast<void>(backend_->finish(id, FinishReason::kStop, std::nullopt));
-  };
-  grpc::ClientContext context;
-  context.AddMetadata("traceparent", kParent);
-  context.AddMetadata("tracestate", "a=1");
-  context.AddMetadata("tracestate", "b=2");
-  EXPECT_TRUE(generate(context, request("traced")).status.ok());
-  EXPECT_EQ(initial(context, "traceparent"), kParent);
-  EXPECT_EQ(initial(context, "tracestate"), "a=1,b=2");
-  backend_->refuse_next(1);
-  grpc::ClientContext refused;
-  refused.AddMetadata("traceparent", kParent);
-  EXPECT_FALSE(generate(refused, request("traced")).status.ok());
-  for (const bool twice : {false, true}) {
-    grpc::ClientContext malformed;
-    malformed.AddMetadata("traceparent", twice ? kParent : "00-nonsense");
-    if (twice) malformed.AddMetadata("traceparent", kParent);
-    malformed.AddMetadata("tracestate", "a=1");
-    EXPECT_TRUE(generate(malformed, request("untraced")).status.ok());
-    EXPECT_EQ(initial(malformed, "traceparent") + initial(malformed, "tracestate"), "");
-  }
-  server_.reset();
-  init_logging({});
-  std::map<std::string, int> num_lines;
-  std::istringstream text(lines->str());
-  for (std::string line; std::getline(text, line);) {
-    const nlohmann::json entry = nlohmann::json::parse(line);
-    const std::string id = entry.value("request_id", "");
-    const bool traced = entry.contains("trace_id");
-    EXPECT_EQ(traced, id == "traced") << line;
-    EXPECT_EQ(entry.value("span_id", ""), traced ? "b7ad6b7169203331" : "");
-    ++num_lines[id];
-  }
-  EXPECT_EQ(num_lines["traced"], 3);  // arrived; arrived, rejected
-  EXPECT_EQ(num_lines["untraced"], 2);
 }
 
 }  // namespace
