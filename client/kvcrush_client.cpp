@@ -89,7 +89,7 @@ struct Client::Impl {
       prepare(context, until);
       const std::stop_callback cancel(stop, [&context] { context.TryCancel(); });
       bool answered = false;
-      const Status status = attempt(context, answered);
+      Status status = attempt(context, answered);
       if (status.ok() || answered) return status;
       const auto wait = retry_wait(retry, status, tried, jitter());
       if (!wait || (until && Clock::now() + *wait >= *until)) return status;

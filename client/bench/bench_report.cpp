@@ -1,5 +1,6 @@
 #include "client/bench/bench_report.h"
 
+#include <cmath>
 #include <ostream>
 
 #include "client/cli/table.h"
@@ -13,7 +14,7 @@ using cli::with_thousands;
 
 // Three significant digits or so: 0.123, 12.3, 1,234.
 std::string figure(double value) {
-  if (value >= 1000) return with_thousands(static_cast<long long>(value + 0.5));
+  if (value >= 1000) return with_thousands(std::llround(value));
   return fixed(value, value < 1 ? 3 : value < 100 ? 2 : 1);
 }
 

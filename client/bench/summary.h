@@ -43,9 +43,9 @@ struct Throughput {
 };
 
 struct Goodput {
-  std::int64_t met = 0;       // requests that ended well and kept the SLO
+  std::int64_t met = 0;       // measured requests that ended well and kept the SLO
   double share = 0;           // of those measured
-  double requests_per_s = 0;  // of those that ended within the measured time
+  double requests_per_s = 0;  // of the throughput's, those that kept it
 };
 
 // In ms, of measured requests: TTFT and ITL of all that got so far, the rest of those that ended well.
