@@ -54,6 +54,8 @@ struct EngineRequest {
   std::vector<TokenId> continuation_token_ids;
   // Scores come with a comparison to the full cache in the engine's dtype; at most kMaxComparedTokens.
   bool compare_to_full = false;
+  // When the caller stops waiting.
+  std::optional<std::chrono::steady_clock::time_point> deadline;
 };
 // A comparison keeps the full cache's distributions of all these positions, 25 MB for a vocabulary of 49k.
 inline constexpr int kMaxComparedTokens = 128;

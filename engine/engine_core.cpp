@@ -61,6 +61,7 @@ void EngineCore::add(const EngineRequest& request, const std::shared_ptr<TokenSt
 
 void EngineCore::step() {
   const Clock::time_point started_at = Clock::now();
+  observer_.on_step_started();
   const StepPlan plan = scheduler_.plan();
   note_preemptions(plan);
   if (!plan.chunks.empty() || !plan.forks.empty()) {
@@ -82,6 +83,7 @@ void EngineCore::step() {
 void EngineCore::prune() {
   if (to_settle_.empty()) return;
   const Clock::time_point started_at = Clock::now();
+  observer_.on_step_started();
   for (const auto& [id, settling] : std::exchange(to_settle_, {})) {
     Sequence* sequence = scheduler_.find_running(id);
     if (sequence == nullptr) continue;  // it ended with its last token

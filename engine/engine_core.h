@@ -28,7 +28,7 @@ inline double seconds_between(Clock::time_point from, Clock::time_point to) {
   return std::chrono::duration<double>(to - from).count();
 }
 inline RequestTag tag_of(const Sequence& sequence) {
-  return {sequence.request_id, sequence.index};
+  return {sequence.request_id, sequence.index, sequence.stream->label()};
 }
 
 class EngineCore {

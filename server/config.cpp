@@ -26,6 +26,7 @@ struct RawOptions {
   double stalled_client_timeout_s = 60;
   std::string log_format = "text";
   std::string max_message_bytes = "16MiB";
+  RawLimits limits;
 };
 
 // CLI11 lets a file win over the environment; leaving out the file's value where a variable is set turns that
@@ -146,6 +147,7 @@ Status apply_raw(const RawOptions& raw, const DtypeOfDevice& automatic, ServerCo
         fmt::format("--max-message-bytes is {}, allowed: [1KiB, 1GiB]", raw.max_message_bytes));
   }
   config.max_message_bytes = static_cast<int>(*message_bytes);
+  KVCRUSH_RETURN_IF_ERROR(apply_limits(raw.limits, config.limits));
   return check_config(config);
 }
 
@@ -185,6 +187,7 @@ ConfigOutcome parse_config(const std::vector<std::string>& args, const DtypeOfDe
   app.allow_config_extras(CLI::config_extras_mode::error);
   add_engine_options(app, config, raw);
   add_server_options(app, config, raw);
+  add_limits(app, config.limits, raw.limits);
   add_request_defaults(app, config, raw);
   try {
     app.parse(reversed(with_config_of_environment(args)));

@@ -11,6 +11,7 @@
 #include "engine/core/status.h"
 #include "engine/engine.h"
 #include "server/compression_mapper.h"
+#include "server/limits.h"
 #include "server/logging.h"
 
 namespace kvcrush {
@@ -28,6 +29,7 @@ struct ServerConfig {
   std::chrono::milliseconds stalled_client_timeout{60'000};  // 0: never
   LogOptions log;
   int max_message_bytes = 16 * 1024 * 1024;  // of one request
+  ServerLimits limits;
 };
 
 struct ConfigOutcome {

@@ -48,17 +48,21 @@ class InferenceService final : public v1::Inference::CallbackService {
                                   v1::AbortResponse* response) override;
 
  private:
-  Result<const ServingModel*> model() const;
+  // UNAVAILABLE while it loads; the call's answer then says when to come back.
+  Result<const ServingModel*> model(grpc::CallbackServerContext& context) const;
   // Maps and logs an arriving GenerateRequest or ScoreRequest; counts and logs a refused one.
   template <typename Request>
-  Result<MappedRequest> admit(const Request& request, const std::string& peer);
+  Result<MappedRequest> admit(const Request& request, grpc::CallbackServerContext& context);
+  // From the message and the call's deadline; refuses what comes too early or too late.
+  template <typename Request>
+  Result<MappedRequest> map_call(const Request& request, grpc::CallbackServerContext& context) const;
   // Starts a session and counts its samples; counts and logs a refused one.
-  Status start(GenerateSession& session, MappedRequest mapped);
+  Status start(GenerateSession& session, MappedRequest mapped, grpc::CallbackServerContext& context);
   // The whole of a call that is answered once; `create` makes its reactor.
   template <typename Request, typename Create>
   grpc::ServerUnaryReactor* answer_once(grpc::CallbackServerContext* context, const Request& request,
                                         Create create);
-  void reject(const std::string& request_id, const Status& status);
+  void reject(const std::string& request_id, const std::string& traceparent, const Status& status);
 
   const ServerConfig& config_;
   SessionHost& host_;

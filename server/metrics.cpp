@@ -88,6 +88,7 @@ ServerMetrics::ServerMetrics(const std::string& server_version)
       success_length_(success_.Add({{"finished_reason", "length"}})),
       success_abort_(success_.Add({{"finished_reason", "abort"}})),
       success_error_(success_.Add({{"finished_reason", "error"}})),
+      success_deadline_(success_.Add({{"finished_reason", "deadline"}})),
       rejected_(prometheus::BuildCounter()
                     .Name("kvcrush_rejected_requests_total")
                     .Help("Generation requests that were refused, by gRPC status code")
@@ -96,6 +97,10 @@ ServerMetrics::ServerMetrics(const std::string& server_version)
                     .Name("kvcrush_accepted_samples_total")
                     .Help("Samples that were taken on, by how their KV cache is kept")
                     .Register(*registry_)),
+      ended_slow_streams_(counter(*registry_, "kvcrush_ended_slow_streams_total",
+                                  "Streams ended because their client did not read them fast enough")),
+      engine_stalled_(gauge(*registry_, "kvcrush_engine_stalled",
+                            "1 while an engine step has not finished within --step-stall-timeout")),
       model_info_(prometheus::BuildGauge()
                       .Name("kvcrush_model_info")
                       .Help("The model that is served; always 1")
@@ -107,10 +112,17 @@ ServerMetrics::ServerMetrics(const std::string& server_version)
       .Add({{"version", server_version}})
       .Set(1);
   // Codes that a healthy server gives out are there from the start, so that rate() sees the first one.
-  for (const StatusCode code : {StatusCode::kInvalidArgument, StatusCode::kAlreadyExists,
-                                StatusCode::kResourceExhausted, StatusCode::kUnavailable}) {
+  for (const StatusCode code :
+       {StatusCode::kInvalidArgument, StatusCode::kAlreadyExists, StatusCode::kResourceExhausted,
+        StatusCode::kUnavailable, StatusCode::kDeadlineExceeded}) {
     rejected_.Add({{"code", std::string(to_string(code))}});
   }
+  auto& shed = prometheus::BuildCounter()
+                   .Name("kvcrush_shed_requests_total")
+                   .Help("Requests refused for want of room, or of a server that is ready, by reason")
+                   .Register(*registry_);
+  for (std::size_t i = 0; i < shed_.size(); ++i)
+    shed_.at(i) = &shed.Add({{"reason", kShedReasonNames.at(i)}});
 }
 
 void ServerMetrics::set_model(const std::string& name, const std::string& architecture,
@@ -142,6 +154,9 @@ void ServerMetrics::finished(const FinishEvent& event) {
       break;
     case FinishReason::kError:
       success_error_.Increment();
+      break;
+    case FinishReason::kDeadline:
+      success_deadline_.Increment();
       break;
   }
   e2e_seconds_.Observe(event.total_ms / 1000.0);

@@ -7,6 +7,8 @@
 #include <prometheus/histogram.h>
 #include <prometheus/registry.h>
 
+#include <array>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -16,6 +18,11 @@
 #include "engine/engine.h"
 
 namespace kvcrush {
+
+// Why a request was refused for want of room, or of a server that is ready.
+enum class ShedReason { kQueueRequests, kQueueTokens, kDraining, kLoading, kTenantLimit };
+inline constexpr std::array kShedReasonNames{"queue_requests", "queue_tokens", "draining", "loading",
+                                             "tenant_limit"};
 
 struct MetricTotals {  // since start
   std::int64_t prompt_tokens = 0;
@@ -40,6 +47,9 @@ class ServerMetrics {
   void finished(const FinishEvent& event);
   void step(const StepReport& report);
   void rejected(StatusCode code);
+  void shed(ShedReason reason) { shed_.at(static_cast<std::size_t>(reason))->Increment(); }
+  void ended_slow_stream() { ended_slow_streams_.Increment(); }
+  void set_engine_stalled(bool stalled) { engine_stalled_.Set(stalled ? 1 : 0); }
   // A sample; both are names of enumerators, so that the number of series is bounded.
   void accepted(const std::string& policy, const std::string& kv_dtype);
   void refresh(const EngineStats& stats);  // the gauges, before a scrape: an idle engine reports no steps
@@ -79,8 +89,12 @@ class ServerMetrics {
   prometheus::Counter& success_length_;
   prometheus::Counter& success_abort_;
   prometheus::Counter& success_error_;
+  prometheus::Counter& success_deadline_;
   prometheus::Family<prometheus::Counter>& rejected_;
   prometheus::Family<prometheus::Counter>& accepted_;
+  std::array<prometheus::Counter*, kShedReasonNames.size()> shed_{};
+  prometheus::Counter& ended_slow_streams_;
+  prometheus::Gauge& engine_stalled_;
   prometheus::Family<prometheus::Gauge>& model_info_;
 };
 

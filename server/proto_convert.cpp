@@ -90,6 +90,8 @@ v1::FinishReason to_proto(FinishReason reason) {
     case FinishReason::kAbort:
     case FinishReason::kError:  // the status says INTERNAL
       return v1::FINISH_REASON_ABORT;
+    case FinishReason::kDeadline:
+      return v1::FINISH_REASON_DEADLINE;
   }
   return v1::FINISH_REASON_UNSPECIFIED;
 }

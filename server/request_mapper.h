@@ -39,6 +39,7 @@ struct MappedRequest {
   EngineRequest engine;
   TextRules text;
   std::vector<v1::KvCompression> applied;  // one per sample: how its cache is kept, every field
+  std::string traceparent;  // the call's, not the message's (trace_context.h); the service sets it
 };
 
 struct TokenizedPrompt {

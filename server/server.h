@@ -15,9 +15,11 @@
 #include "server/http_endpoints.h"
 #include "server/inference_service.h"
 #include "server/live_requests.h"
+#include "server/load_shedding.h"
 #include "server/metrics.h"
 #include "server/server_observer.h"
 #include "server/stall_watch.h"
+#include "server/step_watch.h"
 #include "server/stream_pump.h"
 
 namespace kvcrush {
@@ -48,6 +50,7 @@ class Server {
   void log_ready(double load_seconds) const;
   Status write_port_file() const;
   void set_health(bool serving);
+  void engine_stalled(bool stalled, StepWatch::Clock::duration duration);
   void set_not_ready(std::string reason);  // empty: ready
   std::string not_ready_reason() const;
   std::string render_metrics();
@@ -64,9 +67,11 @@ class Server {
   SessionHost host_;
   std::unique_ptr<ServingModel> model_;
   std::atomic<const ServingModel*> published_model_{nullptr};
+  LoadShedding shedding_;
   InferenceService service_;
   StallWatch stall_watch_;
   std::unique_ptr<grpc::Server> grpc_;
+  StepWatch step_watch_;
   std::unique_ptr<HttpEndpoints> http_;
   int grpc_port_ = 0;
 };

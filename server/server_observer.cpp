@@ -18,6 +18,8 @@ std::string_view name_of(FinishReason reason) {
       return "abort";
     case FinishReason::kError:
       return "error";
+    case FinishReason::kDeadline:
+      return "deadline";
   }
   return "unknown";
 }
@@ -26,13 +28,14 @@ std::string_view name_of(FinishReason reason) {
 
 void ServerObserver::on_arrived(RequestTag tag, int num_prompt_tokens) {
   metrics_.arrived(num_prompt_tokens);
-  LogLine(spdlog::level::debug, "queued").with("request_id", tag.request_id).with("index", tag.index);
+  LogLine(spdlog::level::debug, "queued").with_request(tag.request_id, tag.label).with("index", tag.index);
 }
 
 void ServerObserver::on_scheduled(RequestTag tag, double queue_seconds) {
   metrics_.scheduled(queue_seconds);
+  outflow_.left(QueueOutflow::Clock::now());
   LogLine(spdlog::level::info, "scheduled")
-      .with("request_id", tag.request_id)
+      .with_request(tag.request_id, tag.label)
       .with("index", tag.index)
       .with("queue_ms", queue_seconds * 1e3);
 }
@@ -40,7 +43,7 @@ void ServerObserver::on_scheduled(RequestTag tag, double queue_seconds) {
 void ServerObserver::on_preempted(RequestTag tag, std::int64_t blocks_returned) {
   metrics_.preempted();
   LogLine(spdlog::level::info, "preempted")
-      .with("request_id", tag.request_id)
+      .with_request(tag.request_id, tag.label)
       .with("index", tag.index)
       .with("blocks_returned", blocks_returned);
 }
@@ -49,7 +52,7 @@ void ServerObserver::on_token(RequestTag tag, bool is_first, double seconds_sinc
   metrics_.token(is_first, seconds_since_previous);
   if (!is_first) return;
   LogLine(spdlog::level::info, "first_token")
-      .with("request_id", tag.request_id)
+      .with_request(tag.request_id, tag.label)
       .with("index", tag.index)
       .with("time_to_first_token_ms", seconds_since_previous * 1e3);
 }
@@ -57,12 +60,22 @@ void ServerObserver::on_token(RequestTag tag, bool is_first, double seconds_sinc
 void ServerObserver::on_pruned(RequestTag tag, const PruneReport& report) {
   metrics_.pruned(report);
   LogLine(spdlog::level::info, "pruned")
-      .with("request_id", tag.request_id)
+      .with_request(tag.request_id, tag.label)
       .with("index", tag.index)
       .with("cached_tokens_before", report.cached_tokens_before)
       .with("cached_tokens_after", report.cached_tokens_after)
       .with("blocks_freed", report.blocks_freed)
       .with("prune_ms", report.seconds * 1e3);
+}
+
+void ServerObserver::on_step_started() {
+  progress_.began(StepProgress::Clock::now());
+}
+
+void ServerObserver::on_step(const StepReport& report) {
+  progress_.finished();
+  outflow_.set_waiting(report.num_waiting);
+  metrics_.step(report);
 }
 
 void ServerObserver::on_step_failed(std::string_view what) {
@@ -72,7 +85,7 @@ void ServerObserver::on_step_failed(std::string_view what) {
 void ServerObserver::on_finished(RequestTag tag, const FinishEvent& event) {
   metrics_.finished(event);
   LogLine(spdlog::level::info, "finished")
-      .with("request_id", tag.request_id)
+      .with_request(tag.request_id, tag.label)
       .with("index", tag.index)
       .with("reason", name_of(event.reason))
       .with("prompt_tokens", event.prompt_tokens)

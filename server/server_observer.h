@@ -1,10 +1,12 @@
-// The engine's events as metrics and log lines.
+// The engine's events as metrics and log lines, and as what load shedding and the watchdog go by.
 #pragma once
 
 #include <string_view>
 
 #include "engine/core/observer.h"
 #include "server/metrics.h"
+#include "server/retry_hint.h"
+#include "server/step_watch.h"
 
 namespace kvcrush {
 
@@ -19,10 +21,16 @@ class ServerObserver final : public EngineObserver {
   void on_pruned(RequestTag tag, const PruneReport& report) override;
   void on_finished(RequestTag tag, const FinishEvent& event) override;
   void on_step_failed(std::string_view what) override;
-  void on_step(const StepReport& report) override { metrics_.step(report); }
+  void on_step_started() override;
+  void on_step(const StepReport& report) override;
+
+  const QueueOutflow& outflow() const { return outflow_; }
+  const StepProgress& progress() const { return progress_; }
 
  private:
   ServerMetrics& metrics_;
+  QueueOutflow outflow_;
+  StepProgress progress_;
 };
 
 }  // namespace kvcrush

@@ -13,6 +13,7 @@ namespace kvcrush {
 struct RequestTag {
   std::string_view request_id;
   int index = 0;
+  std::string_view label = {};  // the stream's (TokenStream::label)
 };
 
 struct StepReport {
@@ -45,6 +46,7 @@ class EngineObserver {
   }  // first: since arrival
   virtual void on_pruned(RequestTag, const PruneReport&) {}
   virtual void on_finished(RequestTag, const FinishEvent&) {}
+  virtual void on_step_started() {}           // on_step follows when it is done, however it went
   virtual void on_step(const StepReport&) {}  // also when nothing ran (no tokens) but gauges may have changed
   virtual void on_step_failed(std::string_view /*what*/) {
   }  // its requests finish with kError; the engine goes on
