@@ -39,6 +39,9 @@ TEST(Metrics, EveryNameIsThereBeforeAnythingHappens) {
                            "kvcrush_prune_seconds",
                            "kvcrush_step_seconds",
                            "kvcrush_rejected_requests_total",
+                           "kvcrush_shed_requests_total",
+                           "kvcrush_ended_slow_streams_total",
+                           "kvcrush_engine_stalled",
                            "process_resident_memory_bytes",
                            "kvcrush_build_info",
                            "kvcrush_model_info"}) {
@@ -77,6 +80,12 @@ TEST(Metrics, EngineEventsAreCounted) {
   metrics.accepted("snapkv", "int4");
   metrics.accepted("snapkv", "int4");
   metrics.accepted("off", "f32");
+  metrics.shed(ShedReason::kQueueTokens);
+  metrics.ended_slow_stream();
+  metrics.set_engine_stalled(true);
+  FinishEvent late;
+  late.reason = FinishReason::kDeadline;
+  observer.on_finished(tag, late);
 
   const std::string text = metrics.render();
   expect_line(text, "kvcrush_prompt_tokens_total 42");
@@ -96,6 +105,11 @@ TEST(Metrics, EngineEventsAreCounted) {
   expect_line(text, "kvcrush_prune_seconds_count 1");
   expect_line(text, "kvcrush_request_success_total{finished_reason=\"length\"} 1");
   expect_line(text, "kvcrush_request_success_total{finished_reason=\"stop\"} 0");
+  expect_line(text, "kvcrush_request_success_total{finished_reason=\"deadline\"} 1");
+  expect_line(text, "kvcrush_shed_requests_total{reason=\"queue_tokens\"} 1");
+  expect_line(text, "kvcrush_shed_requests_total{reason=\"tenant_limit\"} 0");
+  expect_line(text, "kvcrush_ended_slow_streams_total 1");
+  expect_line(text, "kvcrush_engine_stalled 1");
   expect_line(text, "kvcrush_rejected_requests_total{code=\"RESOURCE_EXHAUSTED\"} 1");
   const MetricTotals totals = metrics.totals();
   EXPECT_EQ(totals.prompt_tokens, 42);
