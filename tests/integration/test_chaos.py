@@ -1,7 +1,7 @@
 """Everything at once: clients that cancel, run out of time, hang up, or do not read, while the engine has faults. Afterwards no
 block is in use, every call has had exactly one status, and the server still answers, then drains.
 
-KVCRUSH_CHAOS_SECONDS makes it longer (tools/sanitize.sh runs it under ASan and TSan too).
+KVCRUSH_CHAOS_SECONDS makes it longer.
 """
 
 from __future__ import annotations
