@@ -6,6 +6,8 @@
 #     -e KVCRUSH_MODEL=/models/SmolLM2-135M-Instruct.Q4_1.gguf kvcrush-serve
 #
 # For NVIDIA cards: --build-arg KVCRUSH_PRESET=cuda-release, and `docker run --gpus all -e KVCRUSH_DEVICE=cuda:0`.
+# Behind a registry of your own: --secret id=pip_conf,src=pip.conf and --secret id=ca_bundle,src=ca.pem (pip.conf then says
+# cert = /run/secrets/ca_bundle). Neither ends up in the image. How it is run: docs/operations/deploy.md.
 ARG BASE_IMAGE=debian:12-slim
 ARG CUDA_IMAGE=nvidia/cuda:13.0.1-devel-ubuntu22.04
 ARG KVCRUSH_PRESET=cpu-release
@@ -20,22 +22,28 @@ FROM ${CUDA_IMAGE} AS toolkit-cuda-release
 # hadolint ignore=DL3006
 FROM toolkit-${KVCRUSH_PRESET} AS toolkit
 
-FROM ${BASE_IMAGE} AS build
-ARG KVCRUSH_PRESET
+# Downloads alone: this stage outlives changes of the code.
+FROM ${BASE_IMAGE} AS deps
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
 COPY --from=toolkit /usr/local/cuda /usr/local/cuda
 ENV PATH=/usr/local/cuda/bin:${PATH}
 WORKDIR /src
-# Packages and libtorch first: this layer outlives changes of the code.
 COPY tools/setup.sh tools/packages.txt tools/
-RUN tools/setup.sh
+RUN --mount=type=secret,id=pip_conf,target=/etc/pip.conf --mount=type=secret,id=ca_bundle \
+    tools/setup.sh
+
+FROM deps AS build
+ARG KVCRUSH_PRESET
+SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
 COPY CMakeLists.txt CMakePresets.json ./
 COPY cmake cmake
 COPY proto proto
 COPY engine engine
 COPY server server
 COPY client client
-RUN cmake --preset "${KVCRUSH_PRESET}" -DKVCRUSH_TESTS=OFF \
+RUN --mount=type=cache,target=/var/cache/ccache \
+    export CCACHE_DIR=/var/cache/ccache \
+ && cmake --preset "${KVCRUSH_PRESET}" -DKVCRUSH_TESTS=OFF \
  && cmake --build --preset "${KVCRUSH_PRESET}" --target kvcrush-server kvcrush \
  && mkdir -p /out/bin /out/lib \
  && cp "build/${KVCRUSH_PRESET}/server/kvcrush-server" "build/${KVCRUSH_PRESET}/client/kvcrush" /out/bin/ \
@@ -43,7 +51,8 @@ RUN cmake --preset "${KVCRUSH_PRESET}" -DKVCRUSH_TESTS=OFF \
 # What the binaries load beyond Debian's packages. libtorch_cuda also wants cuBLAS, cuDNN, NCCL and others of torch's own
 # wheels; only a CUDA image carries those.
 WORKDIR /src/.cache/libtorch/torch/lib
-RUN cp libc10.so libtorch_cpu.so libgomp.so.1 libcudart.so.13 libcupti.so.13 /out/lib/ \
+RUN --mount=type=secret,id=pip_conf,target=/etc/pip.conf --mount=type=secret,id=ca_bundle \
+    cp libc10.so libtorch_cpu.so libgomp.so.1 libcudart.so.13 libcupti.so.13 /out/lib/ \
  && if [ "${KVCRUSH_PRESET}" = cuda-release ]; then \
       cp libc10_cuda.so libtorch_cuda.so libtorch.so /out/lib/; \
       version=$(sed -n 's/^torch_version=//p' /src/tools/setup.sh); \
@@ -66,9 +75,11 @@ RUN apt-get update \
       libspdlog1.10=1:1.10.* \
       libfmt9=9.1.* \
       libpcre2-8-0=10.42* \
+      libssl3=3.0.* \
  && rm -rf /var/lib/apt/lists/* \
  && useradd --system --uid 10001 --user-group --no-create-home --shell /usr/sbin/nologin kvcrush \
- && mkdir /models
+ && mkdir /models \
+ && apt-get clean
 COPY --from=build /out/lib /opt/kvcrush/lib
 COPY --from=build /out/bin /usr/local/bin
 # Fails the build when a library is missing, instead of the first start.
@@ -77,14 +88,18 @@ RUN echo /opt/kvcrush/lib >/etc/ld.so.conf.d/kvcrush.conf \
  && ldconfig \
  && kvcrush --version \
  && if ldd /usr/local/bin/kvcrush-server | grep 'not found' | grep -v libcuda.so; then exit 1; fi
-# Inside the container all interfaces; what is published is for `docker run -p` to say.
-ENV KVCRUSH_LISTEN=0.0.0.0:50051 \
+# Inside the container all interfaces; what is published is for `docker run -p` to say. Plaintext is allowed so that this image
+# starts by itself and behind a service mesh that encrypts. Elsewhere mount a certificate and set KVCRUSH_TLS_CERT and
+# KVCRUSH_TLS_KEY (docs/operations/security.md), with KVCRUSH_ALLOW_PLAINTEXT=false for a start that fails without them.
+ENV KVCRUSH_ALLOW_PLAINTEXT=true \
+    KVCRUSH_LISTEN=0.0.0.0:50051 \
     KVCRUSH_HTTP_LISTEN=0.0.0.0:9090 \
     KVCRUSH_MODEL=/models/model.gguf
 USER 10001:10001
 VOLUME /models
 EXPOSE 50051 9090
 STOPSIGNAL SIGTERM
+# Over HTTP, which asks for no certificate and no token.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 \
-  CMD ["kvcrush", "--server", "127.0.0.1:50051", "--timeout", "4", "stats"]
+  CMD ["bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/9090 && printf 'GET /readyz HTTP/1.0\\r\\n\\r\\n' >&3 && grep -q '^HTTP/1.1 200' <&3"]
 ENTRYPOINT ["kvcrush-server"]

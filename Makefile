@@ -3,7 +3,7 @@ PRESET ?= cpu-release
 BUILD := build/$(PRESET)
 JOBS ?= $(shell nproc)
 
-.PHONY: help setup build demo test cuda-check unit-test oracle-test integration-test lint tidy format sanitize bench eval clean
+.PHONY: help setup build demo test cuda-check unit-test oracle-test integration-test deploy-test image-test lint tidy format sanitize fuzz bench eval clean
 .DEFAULT_GOAL := help
 
 help: ## This list
@@ -21,7 +21,7 @@ demo: build ## One long prompt with the full cache and with KVCrush at 25 %, sid
 test: ## Set up, build, lint and run every test
 	@tools/setup.sh --with-tests
 	@tools/build.sh $(PRESET) $(JOBS)
-	@$(MAKE) --no-print-directory lint cuda-check unit-test oracle-test integration-test
+	@$(MAKE) --no-print-directory lint cuda-check unit-test oracle-test integration-test deploy-test
 
 unit-test: ## C++ tests (CTest + GoogleTest)
 	@ctest --test-dir $(BUILD) --output-on-failure --no-tests=error --timeout 900
@@ -31,6 +31,13 @@ oracle-test: ## Tokenizer, loader, chat templates and KVCrush against independen
 
 integration-test: ## The real server with the real model over real gRPC
 	@KVCRUSH_BUILD_DIR=$(BUILD) .cache/venv/bin/python -m pytest -q tests/integration
+
+deploy-test: ## Kubernetes and Compose files: valid, confined, in step with the server; versions; the API only grows
+	@KVCRUSH_BUILD_DIR=$(BUILD) .cache/venv/bin/python -m pytest -q tests/deploy
+
+image-test: ## Build the container image, run it locked down and as a pod (podman; compiles everything)
+	@tests/deploy/image.sh
+	@tests/deploy/pod.sh
 
 lint: ## Formatting, link rules, Dockerfile
 	@tools/lint.sh
@@ -47,6 +54,10 @@ format: ## Rewrite C++ sources with clang-format
 sanitize: ## Unit and integration tests under ASan+UBSan, then TSan
 	@tools/sanitize.sh asan-ubsan
 	@tools/sanitize.sh tsan
+
+FUZZ_SECONDS ?= 600
+fuzz: setup ## Fuzz whatever reads files or requests (FUZZ_SECONDS per target, default 600; TARGETS="gguf text ...")
+	@tests/fuzz/run.sh $(FUZZ_SECONDS) $(TARGETS)
 
 bench: build ## Micro-benchmarks
 	@for program in $(BUILD)/tests/bench/*_bench; do echo "== $$program"; "$$program"; done

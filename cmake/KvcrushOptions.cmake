@@ -26,6 +26,10 @@ if(KVCRUSH_SANITIZE)
   add_compile_options(-fsanitize=${KVCRUSH_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)
   add_link_options(-fsanitize=${KVCRUSH_SANITIZE})
 endif()
+if(KVCRUSH_FUZZ)
+  add_compile_options(-fsanitize=fuzzer-no-link)
+  add_compile_definitions(_GLIBCXX_ASSERTIONS)  # an index past a container's end is a finding, in its slack too
+endif()
 find_package(Threads REQUIRED)
 
 # kvcrush_library(NAME sources... [DEPS public targets...] [PRIVATE_DEPS targets...])

@@ -16,8 +16,10 @@
 #include "engine/engine_core.h"
 #include "engine/engine_options.h"
 #include "engine/executor_factory.h"
+#include "engine/faults.h"
 #include "engine/kernels/parallel.h"
 #include "engine/loader/model_file.h"
+#include "engine/request_checks.h"
 #include "engine/request_sequences.h"
 
 namespace kvcrush {
@@ -82,7 +84,6 @@ class Engine::Impl {
     core.update_totals(stats);
     return stats;
   }
-  Status check_room(const EngineRequest& request) const;
   void loop();
   void deliver(const Mail& mail);
   void settle();
@@ -99,7 +100,9 @@ class Engine::Impl {
   // Guarded by mutex_:
   Mail inbox_;
   std::map<std::string, int> live_;  // request id → samples that have not finished
-  int num_queued_ = 0;               // samples in the inbox or waiting: what the queue bound is about
+  // Samples in the inbox or waiting, and the prompt tokens they have to compute: what the queue's bounds are
+  // about.
+  QueueLoad queued_;
   bool draining_ = false;
   bool stopping_ = false;
   bool on_gpu_ = false;
@@ -109,36 +112,11 @@ class Engine::Impl {
   std::thread thread_;  // last: it uses everything above
 };
 
-// Whether every sample can run to its end.
-Status Engine::Impl::check_room(const EngineRequest& request) const {
-  const auto num_prompt_tokens = static_cast<int>(request.prompt_token_ids.size());
-  const bool scores = !request.continuation_token_ids.empty();
-  const int wanted =
-      scores ? static_cast<int>(request.continuation_token_ids.size()) : request.sampling.max_tokens;
-  for (const CachePolicy& policy : request.cache_policies) {
-    if (on_gpu_ && policy.compression && policy.compression->granularity == Granularity::kBlock)
-      return invalid_argument("granularity is block; allowed on a GPU: token");
-    const int room = max_new_tokens(num_prompt_tokens, policy);
-    if (wanted <= room) continue;
-    return invalid_argument((scores ? "continuation is " : "sampling.max_tokens is ") +
-                            std::to_string(wanted) + (scores ? " tokens long" : "") + " after a prompt of " +
-                            std::to_string(num_prompt_tokens) + " tokens; allowed: at most " +
-                            std::to_string(std::max(room, 0)) + ", what the context and the KV pool leave");
-  }
-  if (!request.compare_to_full) return {};
-  KVCRUSH_CHECK(scores && wanted <= kMaxComparedTokens);
-  if (fits_beside_trunk(request, model_->config, dtype_, limits_.max_context_tokens,
-                        static_cast<int>(limits_.num_blocks)))
-    return {};
-  return invalid_argument("compare_to_full is true; allowed: only where the KV pool holds the prompt of " +
-                          std::to_string(num_prompt_tokens) + " tokens twice, in full and compressed");
-}
-
 Status Engine::Impl::submit(EngineRequest request, std::shared_ptr<TokenStream> stream) {
   KVCRUSH_CHECK(!request.prompt_token_ids.empty() && request.num_samples > 0 && stream != nullptr);
   KVCRUSH_CHECK(request.cache_policies.size() == 1 ||
                 request.cache_policies.size() == static_cast<std::size_t>(request.num_samples));
-  KVCRUSH_RETURN_IF_ERROR(check_room(request));
+  KVCRUSH_RETURN_IF_ERROR(check_room(request, {model_->config, limits_, dtype_, on_gpu_}));
   {
     std::lock_guard lock(mutex_);
     if (draining_ || stopping_) return {StatusCode::kUnavailable, "the server is shutting down"};
@@ -146,13 +124,10 @@ Status Engine::Impl::submit(EngineRequest request, std::shared_ptr<TokenStream> 
       return {StatusCode::kAlreadyExists,
               "request_id is '" + request.request_id + "', which is running already"};
     }
-    if (num_queued_ + request.num_samples > config_.max_waiting_sequences) {
-      return {StatusCode::kResourceExhausted,
-              "the queue holds " + std::to_string(num_queued_) + " of at most " +
-                  std::to_string(config_.max_waiting_sequences) + " waiting sequences; try again later"};
-    }
+    KVCRUSH_RETURN_IF_ERROR(check_queue(request, config_, queued_, Clock::now()));
     live_[request.request_id] = request.num_samples;
-    num_queued_ += request.num_samples;
+    queued_.samples += request.num_samples;
+    queued_.tokens += static_cast<std::int64_t>(request.prompt_token_ids.size());
     inbox_.emplace_back(Arrival{std::move(request), std::move(stream), Clock::now()});
   }
   wake_.notify_one();
@@ -185,6 +160,7 @@ void Engine::Impl::loop() {
       mail = std::exchange(inbox_, {});
     }
     deliver(mail);
+    core_.expire(Clock::now());
     core_.step();
     settle();
     core_.prune();
@@ -225,9 +201,13 @@ void Engine::Impl::settle() {
       const auto it = live_.find(outgoing.finished_request_id);
       if (--it->second == 0) live_.erase(it);
     }
-    num_queued_ = core_.num_waiting();
+    queued_.samples = core_.num_waiting();
+    queued_.tokens = core_.num_waiting_tokens();
     for (const auto& item : inbox_) {
-      if (const auto* arrival = std::get_if<Arrival>(&item)) num_queued_ += arrival->request.num_samples;
+      const auto* arrival = std::get_if<Arrival>(&item);
+      if (arrival == nullptr) continue;
+      queued_.samples += arrival->request.num_samples;
+      queued_.tokens += static_cast<std::int64_t>(arrival->request.prompt_token_ids.size());
     }
     core_.update_totals(stats_);
     none_live = live_.empty();
@@ -248,6 +228,8 @@ Result<std::unique_ptr<Engine>> Engine::create(std::shared_ptr<const ModelFile> 
   if (!device.ok()) return device.status();
   const Result<KvDtype> dtype = parse_kv_dtype(config.kv_dtype);
   if (!dtype.ok()) return dtype.status();
+  const Result<FaultPlan> faults = parse_faults(config.faults);
+  KVCRUSH_RETURN_IF_ERROR(faults.status());
   KVCRUSH_RETURN_IF_ERROR(check_heads(model->config));
   const KvLayout layout{.num_kv_heads = model->config.num_kv_heads, .head_dim = model->config.head_dim};
   const bool on_gpu = *device != "cpu";
@@ -260,7 +242,8 @@ Result<std::unique_ptr<Engine>> Engine::create(std::shared_ptr<const ModelFile> 
   at::set_num_threads(
       1);  // ATen only moves small things here; a second pool of threads would fight with ours
   try {
-    std::unique_ptr<ModelExecutor> executor = make_executor(model, *sized, *limits, layout, *device);
+    std::unique_ptr<ModelExecutor> executor =
+        with_faults(make_executor(model, *sized, *limits, layout, *device), *faults);
     return std::unique_ptr<Engine>(new Engine(std::make_unique<Impl>(
         std::move(model), *sized, *limits, *dtype, std::move(executor), on_gpu, observer)));
   } catch (const std::exception& error) {

@@ -32,8 +32,13 @@ struct EngineConfig {
   int max_batch_tokens = 512;         // tokens of one step, prefill and decode together
   int max_running_sequences = 64;     // sequences that hold blocks at a time
   int max_waiting_sequences = 256;    // queue bound; past it submit() answers RESOURCE_EXHAUSTED
-  int max_context_tokens = 0;         // 0: the model's
-  int num_threads = 0;                // CPU threads for kernels; 0: all cores
+  int max_waiting_tokens = 1 << 20;   // the same, of prompt tokens that wait to be computed
+  bool prefix_cache = true;           // prompts begin with what the pool still has of earlier ones
+  std::uint64_t swap_memory_bytes =
+      0;                       // host memory for caches of preempted sequences; 0: all are recomputed
+  int max_context_tokens = 0;  // 0: the model's
+  std::string faults;          // on purpose, see faults.h; empty: none
+  int num_threads = 0;         // CPU threads for kernels; 0: all cores
 };
 
 // Resolves "auto" to "cpu" or "cuda:0". INVALID_ARGUMENT for anything else than "cpu", "cuda" and "cuda:N",
@@ -52,6 +57,16 @@ struct EngineRequest {
   // Not empty (then >= 2 tokens): nothing is sampled; each sample scores these tokens after the prompt and
   // yields one ScoreEvent. sampling.max_tokens is ignored.
   std::vector<TokenId> continuation_token_ids;
+  // Who asks: tenants share the engine by weight (> 0), and a tenant's requests by priority, of which each
+  // step doubles the share.
+  std::string tenant;
+  double tenant_weight = 1;
+  int priority = 0;
+  // When nobody waits for the answer any more: samples that have not ended end with kDeadline.
+  std::optional<std::chrono::steady_clock::time_point> deadline;
+  // Prompts meet in the prefix cache where tenant and salt are the same.
+  std::string cache_salt;
+  bool bypass_prefix_cache = false;  // neither begins with blocks of others nor leaves its own
   // Scores come with a comparison to the full cache in the engine's dtype; at most kMaxComparedTokens.
   bool compare_to_full = false;
 };
@@ -69,20 +84,25 @@ struct EngineLimits {
 struct SequenceStats {
   std::string request_id;
   int index = 0;
-  std::string_view state;  // "waiting", "prefill", "decode"
+  std::string_view state;  // "waiting", "swapped", "prefill", "decode"
   int prompt_tokens = 0;
   int completion_tokens = 0;
   std::int64_t blocks = 0;
   double age_ms = 0;
+  std::string tenant;
+  int priority = 0;
 };
 
 struct EngineStats {
   int num_running = 0;
   int num_waiting = 0;
+  int num_waiting_tokens = 0;  // prompt tokens that wait to be computed
   std::int64_t blocks_used = 0;
   std::int64_t blocks_total = 0;
   std::int64_t kv_bytes_used = 0;
-  std::int64_t kv_bytes_saved = 0;  // of running sequences
+  std::int64_t kv_bytes_saved = 0;       // of running sequences
+  std::int64_t prefix_cache_blocks = 0;  // that later prompts may begin with, in use or free
+  std::int64_t swap_bytes_used = 0;
   std::vector<SequenceStats> sequences;
 };
 
@@ -100,7 +120,8 @@ class Engine {
 
   // Queues the request's samples. Events of all samples arrive on `stream`, ending with one FinishEvent per
   // sample. Errors: INVALID_ARGUMENT (prompt and max_tokens can never fit context or pool), ALREADY_EXISTS
-  // (request_id is live), RESOURCE_EXHAUSTED (queue full), UNAVAILABLE (draining).
+  // (request_id is live), RESOURCE_EXHAUSTED (queue full), DEADLINE_EXCEEDED (already), UNAVAILABLE
+  // (draining).
   Status submit(EngineRequest request, std::shared_ptr<TokenStream> stream);
 
   // Ends every live sample of the request with `reason`; `index` picks one sample. NOT_FOUND: no live request

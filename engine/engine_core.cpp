@@ -30,10 +30,13 @@ EngineCore::EngineCore(std::shared_ptr<const ModelFile> model, const EngineConfi
       default_dtype_(default_dtype),
       observer_(observer),
       pool_(static_cast<int>(limits.num_blocks)),
+      prefixes_(pool_, model_->config.num_layers),
       scheduler_({.max_batch_tokens = config.max_batch_tokens,
                   .max_running_sequences = config.max_running_sequences},
-                 pool_),
-      executor_(std::move(executor)) {}
+                 pool_, prefixes_),
+      executor_(std::move(executor)),
+      prefix_cache_(config.prefix_cache),
+      swap_meter_(config.swap_memory_bytes, limits.block_bytes) {}
 
 void EngineCore::add(const EngineRequest& request, const std::shared_ptr<TokenStream>& stream,
                      Clock::time_point arrived_at) {
@@ -42,6 +45,7 @@ void EngineCore::add(const EngineRequest& request, const std::shared_ptr<TokenSt
                                 .model_stop_ids = &model_->tokenizer.stop_ids,
                                 .default_dtype = default_dtype_,
                                 .max_context_tokens = limits_.max_context_tokens,
+                                .prefix_cache = prefix_cache_,
                                 .first_id = next_id_};
   for (auto& sequence : make_sequences(request, stream, arrived_at, context)) {
     next_id_ = sequence->id + 1;
@@ -61,10 +65,14 @@ void EngineCore::add(const EngineRequest& request, const std::shared_ptr<TokenSt
 
 void EngineCore::step() {
   const Clock::time_point started_at = Clock::now();
+  observer_.on_step_started();
+  scheduler_.set_swap_costs(swap_meter_.costs());
   const StepPlan plan = scheduler_.plan();
   note_preemptions(plan);
-  if (!plan.chunks.empty() || !plan.forks.empty()) {
+  note_prefixes(plan);
+  if (!plan.chunks.empty() || !plan.forks.empty() || !plan.swap_ins.empty() || !plan.preemptions.empty()) {
     try {
+      swap(plan);
       note_scheduled(plan);
       const at::Tensor logits = executor_->run(plan);
       advance(plan);
@@ -75,6 +83,7 @@ void EngineCore::step() {
     } catch (const std::exception& error) {
       fail_running(error.what());
     }
+    swap_meter_.step(plan, seconds_between(started_at, Clock::now()));
   }
   report_step(plan, started_at);  // gauges change even where nothing ran: sequences may have been cancelled
 }
@@ -82,6 +91,7 @@ void EngineCore::step() {
 void EngineCore::prune() {
   if (to_settle_.empty()) return;
   const Clock::time_point started_at = Clock::now();
+  observer_.on_step_started();
   for (const auto& [id, settling] : std::exchange(to_settle_, {})) {
     Sequence* sequence = scheduler_.find_running(id);
     if (sequence == nullptr) continue;  // it ended with its last token
@@ -105,19 +115,51 @@ void EngineCore::fail_running(const char* what) {
   for (const auto& sequence : scheduler_.running()) {
     if (sequence->kind != SequenceKind::kTrunk) failed.push_back(sequence->id);
   }
-  for (const auto& sequence : scheduler_.waiting()) {
-    const Sequence* trunk = sequence->group == nullptr ? nullptr : sequence->group->trunk;
-    if (trunk != nullptr && trunk != sequence.get() && scheduler_.find_running(trunk->id) != nullptr)
-      failed.push_back(sequence->id);
-  }
+  scheduler_.waiting().for_each([&](const Sequence& sequence) {
+    const Sequence* trunk = sequence.group == nullptr ? nullptr : sequence.group->trunk;
+    const bool lost_trunk =
+        trunk != nullptr && trunk != &sequence && scheduler_.find_running(trunk->id) != nullptr;
+    if (lost_trunk || sequence.is_swapped()) failed.push_back(sequence.id);
+  });
   for (const SequenceId id : failed) finish_sequence(id, FinishReason::kError);
+  prefixes_.forget_all();
 }
 
 void EngineCore::note_preemptions(const StepPlan& plan) {
   for (const Preemption& preemption : plan.preemptions) {
-    executor_->forget(preemption.sequence->id, /*for_good=*/false);
-    observer_.on_preempted(tag_of(*preemption.sequence), preemption.blocks_returned);
+    const bool swapped = !preemption.swapped_blocks.empty();
+    if (!swapped) executor_->forget(preemption.sequence->id, /*for_good=*/false);
+    observer_.on_preempted(tag_of(*preemption.sequence), preemption.blocks_returned, swapped);
   }
+}
+
+void EngineCore::note_prefixes(const StepPlan& plan) {
+  for (const Sequence* sequence : plan.prefix_lookups) {
+    if (sequence->prefix.looks_up)
+      observer_.on_prefix_lookup(tag_of(*sequence), sequence->num_prompt_tokens,
+                                 sequence->prefix.num_hit_tokens.value_or(0));
+  }
+}
+
+// Out before in: the blocks may be the same.
+void EngineCore::swap(const StepPlan& plan) {
+  const Clock::time_point started_at = Clock::now();
+  int num_blocks = 0;
+  for (const Preemption& preemption : plan.preemptions) {
+    if (preemption.swapped_blocks.empty()) continue;
+    executor_->swap_out(preemption.sequence->id, preemption.swapped_blocks);
+    num_blocks += static_cast<int>(preemption.swapped_blocks.size());
+  }
+  for (const SwapIn& swap_in : plan.swap_ins) {
+    executor_->swap_in(swap_in.sequence->id, swap_in.blocks);
+    num_blocks += static_cast<int>(swap_in.blocks.size());
+  }
+  swap_meter_.moved(num_blocks, seconds_between(started_at, Clock::now()));
+}
+
+void EngineCore::share_prefix(Sequence& sequence, int num_tokens) {
+  if (!sequence.prefix.shares || sequence.lookahead.running() || !sequence.cache.is_whole()) return;
+  sequence.cache.share(prefixes_, sequence.prefix.scope, sequence.shareable_tokens(num_tokens));
 }
 
 void EngineCore::note_scheduled(const StepPlan& plan) {
@@ -135,6 +177,8 @@ void EngineCore::advance(const StepPlan& plan) {
   for (const ScheduledChunk& chunk : plan.chunks) {
     Sequence& sequence = *chunk.sequence;
     sequence.num_computed_tokens += chunk.is_lookahead() ? 1 : chunk.num_tokens;
+    if (chunk.first_token < sequence.num_prompt_tokens)
+      share_prefix(sequence, std::min(sequence.num_computed_tokens, sequence.num_prompt_tokens));
     if (chunk.settling) to_settle_.emplace_back(sequence.id, chunk.settling);
     if (chunk.starts_lookahead) sequence.lookahead.start();
     if (chunk.is_lookahead() && chunk.num_logit_rows == 0) end_lookahead(sequence);
@@ -145,6 +189,9 @@ void EngineCore::finish_sequence(SequenceId id, FinishReason reason) {
   const std::unique_ptr<Sequence> sequence = scheduler_.remove(id);
   executor_->forget(id, /*for_good=*/true);
   samplers_.erase(id);
+  // The next turn of a conversation begins with this one's output.
+  if (sequence->kind == SequenceKind::kSample && reason != FinishReason::kError)
+    share_prefix(*sequence, sequence->num_computed_tokens);
   const FinishEvent event =
       make_finish_event(*sequence, reason, {model_->config, default_dtype_, limits_.block_bytes});
   observer_.on_finished(tag_of(*sequence), event);
@@ -156,85 +203,30 @@ void EngineCore::finish_sequence(SequenceId id, FinishReason reason) {
   drop_trunk_if_done(*sequence->group);
 }
 
-void EngineCore::finish(const std::string& request_id, std::optional<int> index, FinishReason reason) {
+template <typename Matches>
+void EngineCore::finish_matching(FinishReason reason, const Matches& matches) {
   std::vector<SequenceId> ids;
-  const auto collect = [&](const auto& sequences) {
-    for (const auto& sequence : sequences) {
-      if (sequence->kind != SequenceKind::kTrunk && sequence->request_id == request_id &&
-          (!index || *index == sequence->index)) {
-        ids.push_back(sequence->id);
-      }
-    }
+  const auto collect = [&](const Sequence& sequence) {
+    if (sequence.kind != SequenceKind::kTrunk && matches(sequence)) ids.push_back(sequence.id);
   };
-  collect(scheduler_.running());
-  collect(scheduler_.waiting());
-  for (SequenceId id : ids) finish_sequence(id, reason);
-}
-
-void EngineCore::finish_all(FinishReason reason) {
-  std::vector<SequenceId> ids;
-  for (const auto& sequence : scheduler_.running()) {
-    if (sequence->kind != SequenceKind::kTrunk) ids.push_back(sequence->id);
-  }
-  for (const auto& sequence : scheduler_.waiting()) {
-    if (sequence->kind != SequenceKind::kTrunk) ids.push_back(sequence->id);
-  }
+  for (const auto& sequence : scheduler_.running()) collect(*sequence);
+  scheduler_.waiting().for_each(collect);
   for (const SequenceId id : ids) finish_sequence(id, reason);
 }
 
-int EngineCore::num_waiting() const {
-  return static_cast<int>(std::count_if(scheduler_.waiting().begin(), scheduler_.waiting().end(),
-                                        [](const auto& s) { return s->kind != SequenceKind::kTrunk; }));
+void EngineCore::finish(const std::string& request_id, std::optional<int> index, FinishReason reason) {
+  finish_matching(reason, [&](const Sequence& sequence) {
+    return sequence.request_id == request_id && (!index || *index == sequence.index);
+  });
 }
 
-std::int64_t EngineCore::kv_bytes_saved() const {
-  std::int64_t bytes = 0;
-  for (const auto& sequence : scheduler_.running()) {
-    bytes += std::max<std::int64_t>(
-        0, uncompressed_kv_bytes(*sequence, {model_->config, default_dtype_, limits_.block_bytes}) -
-               sequence->cache.num_blocks() * limits_.block_bytes);
-  }
-  return bytes;
+void EngineCore::finish_all(FinishReason reason) {
+  finish_matching(reason, [](const Sequence&) { return true; });
 }
 
-void EngineCore::report_step(const StepPlan& plan, Clock::time_point started_at) const {
-  observer_.on_step({.num_prefill_tokens = plan.num_prefill_tokens,
-                     .num_decode_tokens = plan.num_decode_tokens,
-                     .num_running = static_cast<int>(scheduler_.running().size()),
-                     .num_waiting = num_waiting(),
-                     .blocks_used = pool_.num_used(),
-                     .blocks_total = pool_.num_blocks(),
-                     .kv_bytes_used = pool_.num_used() * limits_.block_bytes,
-                     .kv_bytes_saved = kv_bytes_saved(),
-                     .step_seconds = seconds_between(started_at, Clock::now())});
-}
-
-void EngineCore::update_totals(EngineStats& stats) const {
-  stats.num_running = static_cast<int>(scheduler_.running().size());
-  stats.num_waiting = num_waiting();
-  stats.blocks_used = pool_.num_used();
-  stats.blocks_total = pool_.num_blocks();
-  stats.kv_bytes_used = pool_.num_used() * limits_.block_bytes;
-  stats.kv_bytes_saved = kv_bytes_saved();
-}
-
-std::vector<SequenceStats> EngineCore::describe_sequences() const {
-  std::vector<SequenceStats> all;
-  const Clock::time_point now = Clock::now();
-  const auto describe = [&](const Sequence& sequence, std::string_view state) {
-    if (sequence.kind == SequenceKind::kTrunk) return;
-    all.push_back({.request_id = sequence.request_id,
-                   .index = sequence.index,
-                   .state = state,
-                   .prompt_tokens = sequence.num_prompt_tokens,
-                   .completion_tokens = sequence.num_output_tokens(),
-                   .blocks = sequence.cache.num_blocks(),
-                   .age_ms = seconds_between(sequence.arrived_at, now) * 1e3});
-  };
-  for (const auto& sequence : scheduler_.running())
-    describe(*sequence, sequence->is_decoding() ? "decode" : "prefill");
-  for (const auto& sequence : scheduler_.waiting()) describe(*sequence, "waiting");
-  return all;
+void EngineCore::expire(Clock::time_point now) {
+  finish_matching(FinishReason::kDeadline,
+                  [now](const Sequence& sequence) { return sequence.deadline && *sequence.deadline <= now; });
 }
 
 }  // namespace kvcrush

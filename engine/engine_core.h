@@ -13,6 +13,7 @@
 #include "engine/model/model_executor.h"
 #include "engine/sampling/sampler.h"
 #include "engine/scheduler/scheduler.h"
+#include "engine/swap_meter.h"
 
 namespace kvcrush {
 
@@ -28,7 +29,7 @@ inline double seconds_between(Clock::time_point from, Clock::time_point to) {
   return std::chrono::duration<double>(to - from).count();
 }
 inline RequestTag tag_of(const Sequence& sequence) {
-  return {sequence.request_id, sequence.index};
+  return {sequence.request_id, sequence.index, sequence.stream->label()};
 }
 
 class EngineCore {
@@ -39,6 +40,8 @@ class EngineCore {
   // One Sequence per sample, and a trunk where they share a prefill.
   void add(const EngineRequest& request, const std::shared_ptr<TokenStream>& stream,
            Clock::time_point arrived_at);
+  // Finishes the samples whose deadline has passed.
+  void expire(Clock::time_point now);
   // Finishes matching sequences; none may be left. `index` unset: all samples.
   void finish(const std::string& request_id, std::optional<int> index, FinishReason reason);
   void finish_all(FinishReason reason);
@@ -49,7 +52,8 @@ class EngineCore {
   void prune();
 
   bool idle() const { return scheduler_.idle(); }
-  int num_waiting() const;  // samples
+  int num_waiting() const;         // samples
+  int num_waiting_tokens() const;  // that they or their trunks have to compute
   // Events since the last call, in order; the caller pushes them.
   std::vector<OutgoingEvent> take_events() { return std::exchange(events_, {}); }
   void update_totals(EngineStats& stats) const;  // everything but `sequences`
@@ -57,6 +61,11 @@ class EngineCore {
 
  private:
   void note_preemptions(const StepPlan& plan);
+  void note_prefixes(const StepPlan& plan);
+  // Moves caches between pool and host as the plan says.
+  void swap(const StepPlan& plan);
+  // Lets others begin with the prompt's blocks that are full now.
+  void share_prefix(Sequence& sequence, int num_tokens);
   void note_scheduled(const StepPlan& plan);
   void advance(const StepPlan& plan);
   // Gives the rows of logits to those who wanted them: samplers, scores, trunks.
@@ -83,19 +92,26 @@ class EngineCore {
   void fail_running(const char* what);
   void finish_sequence(SequenceId id, FinishReason reason);
   void report_step(const StepPlan& plan, Clock::time_point started_at) const;
+  template <typename Matches>
+  void finish_matching(FinishReason reason, const Matches& matches);
   std::int64_t kv_bytes_saved() const;
+  std::int64_t prefix_cache_blocks() const { return prefix_cache_ ? prefixes_.num_blocks() : 0; }
+  std::int64_t swap_bytes_used() const { return scheduler_.num_swapped_blocks() * limits_.block_bytes; }
 
   std::shared_ptr<const ModelFile> model_;
   EngineLimits limits_;
   KvDtype default_dtype_;
   EngineObserver& observer_;
   BlockPool pool_;  // outlives the sequences in scheduler_
+  PrefixCache prefixes_;
   Scheduler scheduler_;
   std::unique_ptr<ModelExecutor> executor_;
   std::unordered_map<SequenceId, Sampler> samplers_;
   SequenceId next_id_ = 1;
   std::vector<OutgoingEvent> events_;
   std::vector<std::pair<SequenceId, Settling>> to_settle_;  // of the last step
+  bool prefix_cache_;
+  SwapMeter swap_meter_;
 };
 
 }  // namespace kvcrush

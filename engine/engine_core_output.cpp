@@ -217,6 +217,11 @@ void EngineCore::drop_trunk_if_done(ForkGroup& group) {
 }
 
 bool EngineCore::apply(Sequence& sequence, SampleResult sampled) {
+  if (!sampled.valid) {
+    observer_.on_invalid_logits(tag_of(sequence));
+    finish_sequence(sequence.id, FinishReason::kError);
+    return false;
+  }
   const Clock::time_point now = Clock::now();
   const bool is_first = !sequence.first_token_at.has_value();
   observer_.on_token(tag_of(sequence), is_first,

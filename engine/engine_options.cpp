@@ -90,6 +90,7 @@ Status check_config(const EngineConfig& config) {
   };
   KVCRUSH_RETURN_IF_ERROR(at_least("max_running_sequences", config.max_running_sequences, 1));
   KVCRUSH_RETURN_IF_ERROR(at_least("max_waiting_sequences", config.max_waiting_sequences, 1));
+  KVCRUSH_RETURN_IF_ERROR(at_least("max_waiting_tokens", config.max_waiting_tokens, 1));
   KVCRUSH_RETURN_IF_ERROR(
       at_least("max_batch_tokens", config.max_batch_tokens, config.max_running_sequences));
   KVCRUSH_RETURN_IF_ERROR(at_least("max_context_tokens", config.max_context_tokens, 0));
@@ -108,6 +109,15 @@ Result<EngineLimits> derive_limits(const ModelConfig& model, const EngineConfig&
     return invalid_argument("max_context_tokens is " + std::to_string(limits.max_context_tokens) +
                             "; allowed: at most " + std::to_string(model.max_context_tokens) +
                             ", the model's");
+  }
+  // The table of rotations is as long as the context, and a model file may claim any.
+  constexpr std::int64_t kMaxTableBytes = std::int64_t{2} << 30;
+  const std::int64_t most_tokens = kMaxTableBytes / (std::int64_t{model.head_dim} * 4);
+  if (limits.max_context_tokens > most_tokens) {
+    return invalid_argument("max_context_tokens is " + std::to_string(limits.max_context_tokens) +
+                            (config.max_context_tokens == 0 ? ", the model's" : "") + "; allowed: at most " +
+                            std::to_string(most_tokens) + " with a head_dim of " +
+                            std::to_string(model.head_dim));
   }
   limits.block_size_tokens = cpu::tokens_per_block(dtype, model.head_dim);
   limits.block_bytes = layout.block_bytes();

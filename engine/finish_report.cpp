@@ -1,5 +1,7 @@
 #include "engine/finish_report.h"
 
+#include <algorithm>
+
 #include "engine/kv_cache/kv_storage.h"
 
 namespace kvcrush {
@@ -51,6 +53,9 @@ FinishEvent make_finish_event(const Sequence& sequence, FinishReason reason, con
                                                   : 0,
                     .total_ms = ms_between(sequence.arrived_at, now),
                     .preemptions = sequence.num_preemptions,
+                    .swaps = sequence.num_swaps,
+                    .cached_prompt_tokens =
+                        std::min(sequence.prefix.num_hit_tokens.value_or(0), sequence.num_prompt_tokens),
                     .compression = sequence.compression_outcome};
   CompressionOutcome& outcome = event.compression;
   outcome.kv_bytes_before = uncompressed_kv_bytes(sequence, accounting);

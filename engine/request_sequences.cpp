@@ -42,6 +42,17 @@ std::unique_ptr<Sequence> make_sequence(const EngineRequest& request, const Cach
       make_kv_format(policy.kv_dtype.value_or(context.default_dtype), context.model->head_dim);
   auto sequence = std::make_unique<Sequence>(SequenceCache(*context.pool, context.model->num_layers, format));
   sequence->request_id = request.request_id;
+  sequence->tenant = request.tenant;
+  sequence->tenant_weight = request.tenant_weight;
+  sequence->priority = request.priority;
+  sequence->deadline = request.deadline;
+  const bool caches = context.prefix_cache && !request.bypass_prefix_cache;
+  // Without the cache blocks are shared inside the request alone, and gone with it.
+  sequence->prefix.scope = {.salt = caches ? "t" + request.tenant + '\0' + request.cache_salt
+                                           : "r" + std::to_string(context.first_id),
+                            .dtype = format.tail,
+                            .lasting = caches};
+  sequence->prefix.shares = caches;
   sequence->token_ids = request.prompt_token_ids;
   sequence->num_prompt_tokens = sequence->num_tokens();
   sequence->policy = policy;
@@ -52,11 +63,19 @@ std::unique_ptr<Sequence> make_sequence(const EngineRequest& request, const Cach
   return sequence;
 }
 
+// What a prune asks must be computed, not found: the newest queries, or all of them.
+void set_lookup(Sequence& sequence, const ObservationNeeds& needs) {
+  sequence.prefix.looks_up = sequence.prefix.scope.lasting && !needs.attention_sums;
+  sequence.prefix.num_queries_after = std::max(1, needs.num_queries);
+}
+
 std::unique_ptr<Sequence> make_trunk(const EngineRequest& request, const SequenceContext& context) {
   CachePolicy every_token;
   every_token.kv_dtype = trunk_dtype(request, context.default_dtype);
   std::unique_ptr<Sequence> trunk = make_sequence(request, every_token, context);
   trunk->kind = SequenceKind::kTrunk;
+  trunk->prefix.shares = true;
+  set_lookup(*trunk, needs_of_children(request, context.default_dtype));
   trunk->index = -1;
   trunk->group = std::make_shared<ForkGroup>();
   trunk->group->trunk = trunk.get();
@@ -81,6 +100,7 @@ std::unique_ptr<Sequence> make_sample(const EngineRequest& request, int index,
     sequence->token_ids.insert(sequence->token_ids.end(), request.continuation_token_ids.begin(),
                                request.continuation_token_ids.end());
   }
+  set_lookup(*sequence, needs_of(sequence->policy));
   sequence->compression_outcome.enabled = sequence->schedule.prunes() || sequence->schedule.packs();
   sequence->compression_outcome.budget_tokens = sequence->schedule.budget_tokens();
   return sequence;

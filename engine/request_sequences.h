@@ -18,6 +18,7 @@ struct SequenceContext {
   const std::vector<TokenId>* model_stop_ids = nullptr;
   KvDtype default_dtype = KvDtype::kF32;
   int max_context_tokens = 0;
+  bool prefix_cache = false;
   SequenceId first_id = 1;
 };
 

@@ -20,12 +20,14 @@ constexpr double kMaxSeconds = 86400;
 // What is spelled differently from how ServerConfig stores it.
 struct RawOptions {
   std::string kv_memory = "auto";
+  std::string swap_memory = "auto";
   std::string http_listen = "127.0.0.1:9090";
   v1::KvCompression compression;
   double drain_timeout_s = 30;
   double stalled_client_timeout_s = 60;
   std::string log_format = "text";
   std::string max_message_bytes = "16MiB";
+  RawLimits limits;
 };
 
 // CLI11 lets a file win over the environment; leaving out the file's value where a variable is set turns that
@@ -103,6 +105,19 @@ void add_engine_options(CLI::App& app, ServerConfig& config, RawOptions& raw) {
   add(app, kGroup, "max-waiting", engine.max_waiting_sequences,
       "Sequences that may queue; more are answered with RESOURCE_EXHAUSTED")
       ->check(CLI::Range(1, 1 << 20));
+  add(app, kGroup, "max-waiting-tokens", engine.max_waiting_tokens,
+      "Prompt tokens that may queue; more are answered with RESOURCE_EXHAUSTED")
+      ->check(CLI::Range(1, 1 << 30));
+  add(app, kGroup, "prefix-cache", engine.prefix_cache,
+      "true or false: a prompt starts behind what the KV pool still has of an earlier one with the same "
+      "beginning");
+  add(app, kGroup, "swap-memory", raw.swap_memory,
+      "Host memory for KV caches of sequences that had to give way, with suffix MiB, GiB, ...; 0: they are "
+      "always "
+      "recomputed; auto: a quarter of --kv-memory, at most 4 GiB");
+  add(app, kGroup, "inject-faults", engine.faults,
+      "For trying out alerts and clients, never where people are served: "
+      "nan=SHARE,exception=SHARE,memory=SHARE,stall=SHARE,stall-ms=N,seed=N; shares of rows (nan) or steps");
   add(app, kGroup, "max-context", engine.max_context_tokens,
       "Tokens of prompt and output together; 0: the model's")
       ->check(CLI::Range(0, 1 << 24));
@@ -118,6 +133,18 @@ void add_request_defaults(CLI::App& app, ServerConfig& config, RawOptions& raw) 
 
 std::chrono::milliseconds to_milliseconds(double seconds) {
   return std::chrono::milliseconds(static_cast<std::int64_t>(seconds * 1000.0));
+}
+
+Status apply_swap_memory(const std::string& text, EngineConfig& engine) {
+  constexpr std::uint64_t kMostAutomatic = std::uint64_t{4} << 30;
+  if (text == "0" || text == "auto") {
+    engine.swap_memory_bytes = text == "0" ? 0 : std::min(engine.kv_memory_bytes / 4, kMostAutomatic);
+    return {};
+  }
+  const Result<std::uint64_t> bytes = parse_bytes("--swap-memory", text);
+  KVCRUSH_RETURN_IF_ERROR(bytes.status());
+  engine.swap_memory_bytes = *bytes;
+  return {};
 }
 
 Status apply_raw(const RawOptions& raw, const DtypeOfDevice& automatic, ServerConfig& config) {
@@ -137,6 +164,7 @@ Status apply_raw(const RawOptions& raw, const DtypeOfDevice& automatic, ServerCo
     KVCRUSH_RETURN_IF_ERROR(bytes.status());
     config.engine.kv_memory_bytes = *bytes;
   }
+  KVCRUSH_RETURN_IF_ERROR(apply_swap_memory(raw.swap_memory, config.engine));
   const Result<std::uint64_t> message_bytes = parse_bytes("--max-message-bytes", raw.max_message_bytes);
   KVCRUSH_RETURN_IF_ERROR(message_bytes.status());
   constexpr std::uint64_t kLeastMessageBytes = 1024;
@@ -146,6 +174,7 @@ Status apply_raw(const RawOptions& raw, const DtypeOfDevice& automatic, ServerCo
         fmt::format("--max-message-bytes is {}, allowed: [1KiB, 1GiB]", raw.max_message_bytes));
   }
   config.max_message_bytes = static_cast<int>(*message_bytes);
+  KVCRUSH_RETURN_IF_ERROR(apply_limits(raw.limits, config.limits));
   return check_config(config);
 }
 
@@ -185,6 +214,8 @@ ConfigOutcome parse_config(const std::vector<std::string>& args, const DtypeOfDe
   app.allow_config_extras(CLI::config_extras_mode::error);
   add_engine_options(app, config, raw);
   add_server_options(app, config, raw);
+  add_security_options(app, "Security", config.security);
+  add_limits(app, config.limits, raw.limits);
   add_request_defaults(app, config, raw);
   try {
     app.parse(reversed(with_config_of_environment(args)));

@@ -11,7 +11,9 @@
 #include "engine/core/status.h"
 #include "engine/engine.h"
 #include "server/compression_mapper.h"
+#include "server/limits.h"
 #include "server/logging.h"
+#include "server/security_options.h"
 
 namespace kvcrush {
 
@@ -28,6 +30,8 @@ struct ServerConfig {
   std::chrono::milliseconds stalled_client_timeout{60'000};  // 0: never
   LogOptions log;
   int max_message_bytes = 16 * 1024 * 1024;  // of one request
+  SecurityOptions security;
+  ServerLimits limits;
 };
 
 struct ConfigOutcome {

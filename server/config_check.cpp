@@ -47,6 +47,7 @@ Status check_config(const ServerConfig& config) {
           "--http-listen is \"{}\", allowed: another address than --listen, or off", config.http_listen));
     }
   }
+  KVCRUSH_RETURN_IF_ERROR(check_security(config.security, config.listen));
   const EngineConfig& engine = config.engine;
   if (!is_device(engine.device)) {
     return invalid_argument(fmt::format("--device is \"{}\", allowed: auto, cpu or cuda:N", engine.device));

@@ -8,7 +8,10 @@
 #include <string>
 #include <string_view>
 
+#include "engine/core/status.h"
 #include "kvcrush/v1/inference.pb.h"
+#include "server/limits.h"
+#include "server/security_options.h"
 
 namespace kvcrush {
 
@@ -34,7 +37,19 @@ CLI::Option* add(CLI::App& app, const char* group, const std::string& name, T& v
       ->capture_default_str();
 }
 
+// Who may connect and call.
+void add_security_options(CLI::App& app, const char* group, SecurityOptions& options);
+
 // Every --default-* option of compression; only what is named is set in `given`, which outlives the parse.
 void add_compression_defaults(CLI::App& app, const char* group, v1::KvCompression& given);
+
+// Limits that are spelled differently from how ServerLimits stores them.
+struct RawLimits {
+  std::string max_metadata_bytes = "16KiB";
+  std::string max_unread_bytes = "1MiB";
+};
+// Both outlive the parse.
+void add_limits(CLI::App& app, ServerLimits& limits, RawLimits& raw);
+Status apply_limits(const RawLimits& raw, ServerLimits& limits);
 
 }  // namespace kvcrush

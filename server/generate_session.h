@@ -1,7 +1,7 @@
 // One generation call between its engine events and its gRPC reactor.
 //
 //   engine thread ─ on_ready ─▶ StreamPump ─ pump() ─▶ SampleStreams ─ deliver() ─▶ gRPC
-//   gRPC threads ─ OnCancel ─▶ client_gone() ─▶ engine.finish(kAbort)
+//   gRPC threads ─ OnCancel ─▶ client_gone() ─▶ engine.finish(kAbort, or kDeadline)
 //
 // Lifetime: the reactor (a subclass) keeps itself alive until gRPC's OnDone. The pump's queue holds shared
 // pointers, the TokenStream's callback a weak one, so events that come later find either a closed session or
@@ -22,6 +22,8 @@
 
 #include "server/backend.h"
 #include "server/live_requests.h"
+#include "server/load_shedding.h"
+#include "server/metrics.h"
 #include "server/request_mapper.h"
 #include "server/sample_stream.h"
 #include "server/stream_pump.h"
@@ -33,6 +35,9 @@ struct SessionHost {
   Backend* backend = nullptr;  // set once the model is loaded
   StreamPump* pump = nullptr;
   LiveRequests* live = nullptr;
+  ServerMetrics* metrics = nullptr;
+  LoadShedding* shedding = nullptr;
+  std::size_t max_unread_bytes = 0;   // of one stream; 0: without bound
   std::atomic<bool> aborting{false};  // the drain timeout has passed: aborted requests end with UNAVAILABLE
 };
 
@@ -48,6 +53,9 @@ class GenerateSession : public std::enable_shared_from_this<GenerateSession> {
   // Submits to the engine. On failure nothing is running and the caller ends the call with the status.
   Status start(MappedRequest request, const std::shared_ptr<const Tokenizer>& tokenizer);
 
+  // Ends the request as Abort does. NOT_FOUND: it has just ended by itself.
+  Status abort();
+
   // Takes what the engine has queued and passes on what the client may have. Any thread.
   void pump();
 
@@ -62,6 +70,9 @@ class GenerateSession : public std::enable_shared_from_this<GenerateSession> {
 
   // The call was cancelled, its deadline passed or a write failed.
   void client_gone(std::string_view event);
+  // The client has left too much unread: frees what the request holds, here and in the engine. The call ends
+  // with RESOURCE_EXHAUSTED as soon as gRPC can send so. mutex_ held.
+  void end_slow(std::size_t unread_bytes);
 
   // With mutex_ held, below.
   bool all_finished() const;
@@ -72,10 +83,13 @@ class GenerateSession : public std::enable_shared_from_this<GenerateSession> {
   // gRPC is done with the call; its context is about to go.
   void forget_context();
 
+  std::size_t max_unread_bytes() const { return host_.max_unread_bytes; }
+
   std::mutex mutex_;
   std::vector<SampleStream> samples_;                  // guarded by mutex_
   std::optional<Clock::time_point> write_started_at_;  // guarded by mutex_; set while a write is in flight
   bool client_gone_ = false;                           // guarded by mutex_
+  std::size_t unread_at_end_bytes_ = 0;                // guarded by mutex_; not 0: end_slow() was called
   bool closed_ = false;                                // guarded by mutex_
 
  private:
@@ -85,8 +99,14 @@ class GenerateSession : public std::enable_shared_from_this<GenerateSession> {
   const std::string request_id_;
   grpc::CallbackServerContext* context_;  // guarded by mutex_; null after OnDone
   bool stalled_ = false;                  // guarded by mutex_
-  std::shared_ptr<TokenStream> stream_;   // set by start(), before any event
-  std::atomic<bool> queued_{false};       // in the pump's queue
+  bool over_deadline_ = false;            // guarded by mutex_; the client is gone because its deadline passed
+  RunningSlot slot_;                      // guarded by mutex_ once started
+  // Set by start(), before any event:
+  std::string traceparent_;
+  std::optional<Clock::time_point> deadline_;
+  Clock::time_point arrived_at_;
+  std::shared_ptr<TokenStream> stream_;
+  std::atomic<bool> queued_{false};  // in the pump's queue
 };
 
 }  // namespace kvcrush

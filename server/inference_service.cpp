@@ -1,13 +1,19 @@
 #include "server/inference_service.h"
 
+#include <spdlog/fmt/fmt.h>
+
 #include <utility>
 
+#include "server/call_deadline.h"
 #include "server/compression_fields.h"
+#include "server/load_shedding.h"
 #include "server/logging.h"
 #include "server/once_reactor.h"
+#include "server/prompt_log.h"
 #include "server/proto_convert.h"
 #include "server/score_reactor.h"
 #include "server/stream_reactor.h"
+#include "server/trace_context.h"
 
 namespace kvcrush {
 namespace {
@@ -34,38 +40,69 @@ grpc::ServerUnaryReactor* answer(grpc::CallbackServerContext* context, const Sta
 
 }  // namespace
 
-InferenceService::InferenceService(const ServerConfig& config, SessionHost& host, ServerMetrics& metrics)
-    : config_(config), host_(host), metrics_(metrics) {}
+InferenceService::InferenceService(const ServerConfig& config, SessionHost& host, ServerMetrics& metrics,
+                                   Callers& callers)
+    : config_(config), host_(host), metrics_(metrics), callers_(callers) {}
 
-Result<const ServingModel*> InferenceService::model() const {
+Result<const ServingModel*> InferenceService::model(grpc::CallbackServerContext& context) const {
   const ServingModel* model = model_;
   if (model != nullptr) return model;
+  host_.shedding->shed(context, ShedReason::kLoading);
   return Status(StatusCode::kUnavailable, "the model is still loading");
 }
 
-void InferenceService::reject(const std::string& request_id, const Status& status) {
+Result<const ServingModel*> InferenceService::enter(grpc::CallbackServerContext* context, CallKind kind,
+                                                    Caller* caller) {
+  Result<Admission> admission = callers_.enter(*context, kind);
+  KVCRUSH_RETURN_IF_ERROR(admission.status());
+  if (caller != nullptr) *caller = std::move(admission->caller);
+  return model(*context);
+}
+
+void InferenceService::reject(const std::string& request_id, const std::string& traceparent,
+                              const Status& status) {
   metrics_.rejected(status.code());
   LogLine(spdlog::level::info, "rejected")
-      .with("request_id", request_id)
+      .with_request(loggable_id(request_id), traceparent)
       .with("code", to_string(status.code()))
-      .with("reason", status.message());
+      .with("reason", loggable_reason(status));
 }
 
 template <typename Request>
-Result<MappedRequest> InferenceService::admit(const Request& request, const std::string& peer) {
-  const Result<const ServingModel*> serving = model();
-  Result<MappedRequest> mapped =
-      serving.ok() ? map(request, (*serving)->mapper) : Result<MappedRequest>(serving.status());
+Result<MappedRequest> InferenceService::map_call(const Request& request,
+                                                 grpc::CallbackServerContext& context) {
+  Result<Admission> admission = callers_.enter(context, CallKind::kGenerate);
+  KVCRUSH_RETURN_IF_ERROR(admission.status());
+  const Result<const ServingModel*> serving = model(context);
+  KVCRUSH_RETURN_IF_ERROR(serving.status());
+  const std::optional<SteadyTime> deadline = deadline_of(context);
+  Result<MappedRequest> mapped = map(request, (*serving)->mapper);
+  KVCRUSH_RETURN_IF_ERROR(mapped.status());
+  KVCRUSH_RETURN_IF_ERROR(check_deadline(deadline, std::chrono::steady_clock::now()));
+  mapped->admission = std::move(admission).value();
+  mapped->engine.tenant = mapped->admission.caller.tenant;
+  mapped->engine.tenant_weight = mapped->admission.caller.share;
+  mapped->engine.deadline = deadline;
+  KVCRUSH_RETURN_IF_ERROR(limit_tokens(request, *mapped));
+  if (config_.security.log_prompts) log_prompt(*mapped, *(*serving)->loaded.tokenizer);
+  return mapped;
+}
+
+template <typename Request>
+Result<MappedRequest> InferenceService::admit(const Request& request, grpc::CallbackServerContext& context) {
+  const std::string traceparent = accept_trace(context);
+  Result<MappedRequest> mapped = map_call(request, context);
   if (!mapped.ok()) {
-    constexpr std::size_t kShownIdBytes = 128;
-    reject(request.request_id().substr(0, kShownIdBytes), mapped.status());
+    reject(request.request_id(), traceparent, mapped.status());
     return mapped;
   }
+  mapped->traceparent = traceparent;
   const EngineRequest& engine = mapped->engine;
   const v1::KvCompression& first = mapped->applied.front();
   LogLine(spdlog::level::info, "arrived")
-      .with("request_id", engine.request_id)
-      .with("peer", peer)
+      .with_request(engine.request_id, traceparent)
+      .with("tenant", mapped->admission.caller.tenant)
+      .with("peer", context.peer())
       .with("prompt_tokens", engine.prompt_token_ids.size())
       .with("max_tokens", engine.sampling.max_tokens)
       .with("scored_tokens", engine.continuation_token_ids.size())
@@ -75,11 +112,14 @@ Result<MappedRequest> InferenceService::admit(const Request& request, const std:
   return mapped;
 }
 
-Status InferenceService::start(GenerateSession& session, MappedRequest mapped) {
+Status InferenceService::start(GenerateSession& session, MappedRequest mapped,
+                               grpc::CallbackServerContext& context) {
   const std::vector<v1::KvCompression> applied = mapped.applied;
+  const std::string traceparent = mapped.traceparent;
   Status status = session.start(std::move(mapped), model_.load()->loaded.tokenizer);
   if (!status.ok()) {
-    reject(session.request_id(), status);
+    if (const std::optional<ShedReason> reason = shed_reason(status)) host_.shedding->shed(context, *reason);
+    reject(session.request_id(), traceparent, status);
     return status;
   }
   for (const v1::KvCompression& sample : applied) {
@@ -90,10 +130,10 @@ Status InferenceService::start(GenerateSession& session, MappedRequest mapped) {
 
 grpc::ServerWriteReactor<v1::GenerateResponse>* InferenceService::Generate(
     grpc::CallbackServerContext* context, const v1::GenerateRequest* request) {
-  Result<MappedRequest> mapped = admit(*request, context->peer());
+  Result<MappedRequest> mapped = admit(*request, *context);
   if (!mapped.ok()) return new RefusedStream(mapped.status());
   const auto reactor = StreamReactor::create(host_, context, mapped->engine.request_id);
-  const Status status = start(*reactor, std::move(mapped).value());
+  const Status status = start(*reactor, std::move(mapped).value(), *context);
   if (!status.ok()) return new RefusedStream(status);
   reactor->hold_until_done();
   return reactor.get();
@@ -102,10 +142,10 @@ grpc::ServerWriteReactor<v1::GenerateResponse>* InferenceService::Generate(
 template <typename Request, typename Create>
 grpc::ServerUnaryReactor* InferenceService::answer_once(grpc::CallbackServerContext* context,
                                                         const Request& request, Create create) {
-  Result<MappedRequest> mapped = admit(request, context->peer());
+  Result<MappedRequest> mapped = admit(request, *context);
   if (!mapped.ok()) return answer(context, mapped.status());
   const std::shared_ptr<UnaryReactor> reactor = create(mapped->engine);
-  const Status status = start(*reactor, std::move(mapped).value());
+  const Status status = start(*reactor, std::move(mapped).value(), *context);
   if (!status.ok()) return answer(context, status);
   reactor->hold_until_done();
   return reactor.get();
@@ -130,14 +170,14 @@ grpc::ServerUnaryReactor* InferenceService::Score(grpc::CallbackServerContext* c
 grpc::ServerUnaryReactor* InferenceService::Tokenize(grpc::CallbackServerContext* context,
                                                      const v1::TokenizeRequest* request,
                                                      v1::TokenizeResponse* response) {
-  const Result<const ServingModel*> serving = model();
+  const Result<const ServingModel*> serving = enter(context, CallKind::kTokenize);
   return answer(context, serving.ok() ? tokenize(*request, (*serving)->mapper, *response) : serving.status());
 }
 
 grpc::ServerUnaryReactor* InferenceService::Detokenize(grpc::CallbackServerContext* context,
                                                        const v1::DetokenizeRequest* request,
                                                        v1::DetokenizeResponse* response) {
-  const Result<const ServingModel*> serving = model();
+  const Result<const ServingModel*> serving = enter(context, CallKind::kTokenize);
   return answer(context, serving.ok() ? detokenize(*request, *(*serving)->loaded.tokenizer, *response)
                                       : serving.status());
 }
@@ -145,7 +185,7 @@ grpc::ServerUnaryReactor* InferenceService::Detokenize(grpc::CallbackServerConte
 grpc::ServerUnaryReactor* InferenceService::GetModelInfo(grpc::CallbackServerContext* context,
                                                          const v1::GetModelInfoRequest*,
                                                          v1::GetModelInfoResponse* response) {
-  const Result<const ServingModel*> serving = model();
+  const Result<const ServingModel*> serving = enter(context, CallKind::kRead);
   if (serving.ok()) describe_model(**serving, config_, *response);
   return answer(context, serving.status());
 }
@@ -153,8 +193,15 @@ grpc::ServerUnaryReactor* InferenceService::GetModelInfo(grpc::CallbackServerCon
 grpc::ServerUnaryReactor* InferenceService::GetStats(grpc::CallbackServerContext* context,
                                                      const v1::GetStatsRequest*,
                                                      v1::GetStatsResponse* response) {
-  const Result<const ServingModel*> serving = model();
-  if (serving.ok()) describe_stats(host_.backend->stats(), metrics_.totals(), *response);
+  Caller caller;
+  const Result<const ServingModel*> serving = enter(context, CallKind::kRead, &caller);
+  if (serving.ok()) {
+    EngineStats stats = host_.backend->stats();
+    std::erase_if(stats.sequences, [&](const SequenceStats& sequence) {
+      return !host_.live->visible(sequence.request_id, caller);
+    });
+    describe_stats(stats, metrics_.totals(), *response);
+  }
   const std::chrono::duration<double> uptime = std::chrono::steady_clock::now() - started_at_;
   response->set_uptime_s(uptime.count());
   return answer(context, serving.status());
@@ -162,14 +209,19 @@ grpc::ServerUnaryReactor* InferenceService::GetStats(grpc::CallbackServerContext
 
 grpc::ServerUnaryReactor* InferenceService::Abort(grpc::CallbackServerContext* context,
                                                   const v1::AbortRequest* request, v1::AbortResponse*) {
-  const Result<const ServingModel*> serving = model();
+  Caller caller;
+  const Result<const ServingModel*> serving = enter(context, CallKind::kRead, &caller);
   if (!serving.ok()) return answer(context, serving.status());
   if (request->request_id().empty()) {
     return answer(context, invalid_argument("request_id is empty, allowed: the id of a running request"));
   }
-  const Status status = host_.backend->finish(request->request_id(), FinishReason::kAbort, std::nullopt);
-  if (status.ok()) LogLine(spdlog::level::info, "abort_asked").with("request_id", request->request_id());
-  return answer(context, status);
+  const std::shared_ptr<GenerateSession> session = host_.live->find(request->request_id(), caller);
+  if (session == nullptr || !session->abort().ok()) {
+    return answer(context, not_found(fmt::format("request_id is \"{}\"; no such request is running",
+                                                 request->request_id())));
+  }
+  LogLine(spdlog::level::info, "abort_asked").with_request(request->request_id(), accept_trace(*context));
+  return answer(context, {});
 }
 
 }  // namespace kvcrush

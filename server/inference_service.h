@@ -7,6 +7,7 @@
 
 #include "kvcrush/v1/inference.grpc.pb.h"
 #include "server/backend.h"
+#include "server/callers.h"
 #include "server/config.h"
 #include "server/generate_session.h"
 #include "server/metrics.h"
@@ -22,8 +23,8 @@ struct ServingModel {
 
 class InferenceService final : public v1::Inference::CallbackService {
  public:
-  // All three outlive the service.
-  InferenceService(const ServerConfig& config, SessionHost& host, ServerMetrics& metrics);
+  // All of them outlive the service.
+  InferenceService(const ServerConfig& config, SessionHost& host, ServerMetrics& metrics, Callers& callers);
 
   void set_model(const ServingModel* model) { model_ = model; }
 
@@ -48,21 +49,29 @@ class InferenceService final : public v1::Inference::CallbackService {
                                   v1::AbortResponse* response) override;
 
  private:
-  Result<const ServingModel*> model() const;
-  // Maps and logs an arriving GenerateRequest or ScoreRequest; counts and logs a refused one.
+  // UNAVAILABLE while it loads; the call's answer then says when to come back.
+  Result<const ServingModel*> model(grpc::CallbackServerContext& context) const;
+  // Lets in, maps and logs an arriving GenerateRequest or ScoreRequest; counts and logs a refused one.
   template <typename Request>
-  Result<MappedRequest> admit(const Request& request, const std::string& peer);
+  Result<MappedRequest> admit(const Request& request, grpc::CallbackServerContext& context);
+  // From the message and the call's deadline; refuses what comes too early or too late.
+  template <typename Request>
+  Result<MappedRequest> map_call(const Request& request, grpc::CallbackServerContext& context);
   // Starts a session and counts its samples; counts and logs a refused one.
-  Status start(GenerateSession& session, MappedRequest mapped);
+  Status start(GenerateSession& session, MappedRequest mapped, grpc::CallbackServerContext& context);
+  // OK: the caller may make this call, and a model is there to answer it.
+  Result<const ServingModel*> enter(grpc::CallbackServerContext* context, CallKind kind,
+                                    Caller* caller = nullptr);
   // The whole of a call that is answered once; `create` makes its reactor.
   template <typename Request, typename Create>
   grpc::ServerUnaryReactor* answer_once(grpc::CallbackServerContext* context, const Request& request,
                                         Create create);
-  void reject(const std::string& request_id, const Status& status);
+  void reject(const std::string& request_id, const std::string& traceparent, const Status& status);
 
   const ServerConfig& config_;
   SessionHost& host_;
   ServerMetrics& metrics_;
+  Callers& callers_;
   std::atomic<const ServingModel*> model_{nullptr};
   const std::chrono::steady_clock::time_point started_at_ = std::chrono::steady_clock::now();
 };

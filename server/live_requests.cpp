@@ -6,9 +6,10 @@
 
 namespace kvcrush {
 
-bool LiveRequests::try_add(const std::string& request_id, const std::weak_ptr<GenerateSession>& session) {
+bool LiveRequests::try_add(const std::string& request_id, const std::string& tenant,
+                           const std::weak_ptr<GenerateSession>& session) {
   std::lock_guard lock(mutex_);
-  return sessions_.try_emplace(request_id, session).second;
+  return sessions_.try_emplace(request_id, Entry{tenant, session}).second;
 }
 
 void LiveRequests::remove(const std::string& request_id) {
@@ -16,11 +17,26 @@ void LiveRequests::remove(const std::string& request_id) {
   sessions_.erase(request_id);
 }
 
+std::shared_ptr<GenerateSession> LiveRequests::find(const std::string& request_id,
+                                                    const Caller& caller) const {
+  std::lock_guard lock(mutex_);
+  const auto found = sessions_.find(request_id);
+  if (found == sessions_.end() || !may_see(caller, found->second.tenant)) return nullptr;
+  return found->second.session.lock();
+}
+
+bool LiveRequests::visible(const std::string& request_id, const Caller& caller) const {
+  if (caller.sees_all_tenants) return true;
+  std::lock_guard lock(mutex_);
+  const auto found = sessions_.find(request_id);
+  return found != sessions_.end() && may_see(caller, found->second.tenant);
+}
+
 std::vector<std::shared_ptr<GenerateSession>> LiveRequests::snapshot() const {
   std::vector<std::shared_ptr<GenerateSession>> sessions;
   std::lock_guard lock(mutex_);
-  for (const auto& [id, weak] : sessions_) {
-    if (std::shared_ptr<GenerateSession> session = weak.lock()) sessions.push_back(session);
+  for (const auto& [id, entry] : sessions_) {
+    if (std::shared_ptr<GenerateSession> session = entry.session.lock()) sessions.push_back(session);
   }
   return sessions;
 }

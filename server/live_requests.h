@@ -8,20 +8,31 @@
 #include <unordered_map>
 #include <vector>
 
+#include "server/caller.h"
+
 namespace kvcrush {
 
 class GenerateSession;
 
 class LiveRequests {
  public:
-  bool try_add(const std::string& request_id,
-               const std::weak_ptr<GenerateSession>& session);  // false: the id is taken
+  // False: the id is taken, by whichever tenant.
+  bool try_add(const std::string& request_id, const std::string& tenant,
+               const std::weak_ptr<GenerateSession>& session);
   void remove(const std::string& request_id);
+  // Null where the caller may not know of it, as if there were none.
+  std::shared_ptr<GenerateSession> find(const std::string& request_id, const Caller& caller) const;
+  bool visible(const std::string& request_id, const Caller& caller) const;
   std::vector<std::shared_ptr<GenerateSession>> snapshot() const;
 
  private:
+  struct Entry {
+    std::string tenant;
+    std::weak_ptr<GenerateSession> session;
+  };
+
   mutable std::mutex mutex_;
-  std::unordered_map<std::string, std::weak_ptr<GenerateSession>> sessions_;  // guarded by mutex_
+  std::unordered_map<std::string, Entry> sessions_;  // guarded by mutex_
 };
 
 }  // namespace kvcrush

@@ -8,8 +8,14 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
+#include <future>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <thread>
+#include <utility>
+
+#include "server/trace_context.h"
 
 namespace kvcrush {
 namespace {
@@ -50,13 +56,25 @@ void init_logging(const LogOptions& options, std::vector<spdlog::sink_ptr> sinks
   spdlog::set_default_logger(std::move(logger));
 }
 
-void shutdown_logging() {
-  spdlog::shutdown();
+bool shutdown_logging() {
+  constexpr std::chrono::seconds kPatience{2};
+  std::packaged_task<void()> shut_down([] { spdlog::shutdown(); });  // waits for the thread that writes
+  const std::future<void> done = shut_down.get_future();
+  std::thread thread(std::move(shut_down));
+  const bool in_time = done.wait_for(kPatience) == std::future_status::ready;
+  if (in_time) {
+    thread.join();
+  } else {
+    thread.detach();
+  }
+  return in_time;
 }
 
 LogLine::LogLine(spdlog::level::level_enum level, std::string_view event)
     : level_(level), enabled_(spdlog::default_logger_raw() != nullptr && spdlog::should_log(level)) {
   with("event", event);
+  // As OpenTelemetry numbers severities: TRACE 1, DEBUG 5, INFO 9, WARN 13, ERROR 17, FATAL 21.
+  if (g_format == LogFormat::kJson) with("severity_number", static_cast<int>(level) * 4 + 1);
 }
 
 LogLine::~LogLine() {
@@ -77,6 +95,14 @@ LogLine& LogLine::with(std::string_view key, std::string_view value) {
   std::string quoted = json_string(value);
   add(key, is_plain(value) ? std::string(value) : quoted, quoted);
   return *this;
+}
+
+LogLine& LogLine::with_request(std::string_view request_id, std::string_view traceparent) {
+  with("request_id", request_id);
+  if (traceparent.empty()) return *this;
+  return with("trace_id", trace_id_of(traceparent))
+      .with("span_id", span_id_of(traceparent))
+      .with("trace_flags", trace_flags_of(traceparent));
 }
 
 LogLine& LogLine::with(std::string_view key, bool value) {

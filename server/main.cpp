@@ -48,7 +48,7 @@ class SignalWatch {
   }
 
   [[noreturn]] static void end_process(int exit_code) {
-    shutdown_logging();
+    static_cast<void>(shutdown_logging());
     _exit(exit_code);
   }
 
@@ -57,10 +57,23 @@ class SignalWatch {
   std::promise<void> stop_;
 };
 
+// Returning from main would wait for the thread that writes the log.
+int end(int exit_code) {
+  if (!shutdown_logging()) _exit(exit_code);
+  return exit_code;
+}
+
 int fail(const std::string& what) {
   LogLine(spdlog::level::err, "failed").with("reason", what);
-  shutdown_logging();
-  return kExitFailure;
+  return end(kExitFailure);
+}
+
+// A log that cannot be written must not end the server: stderr may be a pipe whose reader has gone, or a file
+// at its size limit. The write fails instead, and the line is lost.
+void survive_failed_writes() {
+  struct sigaction ignore = {};
+  ignore.sa_handler = SIG_IGN;
+  for (const int signal : {SIGPIPE, SIGXFSZ}) sigaction(signal, &ignore, nullptr);
 }
 
 // A device that is unknown is refused later.
@@ -75,6 +88,7 @@ int run(const std::vector<std::string>& args) {
     std::fputs(outcome.message.c_str(), outcome.exit_code == 0 ? stdout : stderr);
     return outcome.exit_code;
   }
+  survive_failed_writes();
   // Never destroyed: its thread may run until the process ends.
   auto& signals = *new SignalWatch;
   init_logging(outcome.config->log);
@@ -88,8 +102,7 @@ int run(const std::vector<std::string>& args) {
   signals.set_serving();
   signals.wait_for_stop();
   server.drain();
-  shutdown_logging();
-  return 0;
+  return end(0);
 }
 
 }  // namespace

@@ -42,6 +42,8 @@ std::int64_t whole(const prometheus::Counter& counter) {
 ServerMetrics::ServerMetrics(const std::string& server_version)
     : running_(gauge(*registry_, "kvcrush_num_requests_running", "Sequences that hold KV blocks")),
       waiting_(gauge(*registry_, "kvcrush_num_requests_waiting", "Sequences that are queued")),
+      queue_tokens_(gauge(*registry_, "kvcrush_queue_tokens",
+                          "Prompt tokens of queued sequences that have yet to be computed")),
       cache_usage_(
           gauge(*registry_, "kvcrush_kv_cache_usage_ratio", "Share of the KV blocks in use, 0 to 1")),
       blocks_used_(gauge(*registry_, "kvcrush_kv_blocks_used", "KV blocks in use")),
@@ -49,12 +51,25 @@ ServerMetrics::ServerMetrics(const std::string& server_version)
       kv_bytes_used_(gauge(*registry_, "kvcrush_kv_bytes_used", "Bytes of the KV blocks in use")),
       kv_bytes_saved_(gauge(*registry_, "kvcrush_kv_bytes_saved",
                             "KV bytes that running sequences would hold without pruning")),
+      prefix_cache_blocks_(gauge(*registry_, "kvcrush_prefix_cache_blocks",
+                                 "KV blocks that later prompts may begin with, in use or free")),
+      swap_bytes_used_(
+          gauge(*registry_, "kvcrush_swap_bytes_used", "Host bytes of the KV caches of preempted sequences")),
       resident_bytes_(
           gauge(*registry_, "process_resident_memory_bytes", "Resident memory of this process in bytes")),
       prompt_tokens_(counter(*registry_, "kvcrush_prompt_tokens_total", "Prompt tokens of accepted samples")),
       generation_tokens_(counter(*registry_, "kvcrush_generation_tokens_total", "Tokens generated")),
-      preemptions_(counter(*registry_, "kvcrush_num_preemptions_total",
-                           "Times that a sequence gave its blocks back to be recomputed")),
+      preemptions_(
+          prometheus::BuildCounter()
+              .Name("kvcrush_num_preemptions_total")
+              .Help("Times that a sequence gave its blocks back, to be recomputed or swapped in later")
+              .Register(*registry_)),
+      preempted_recompute_(preemptions_.Add({{"how", "recompute"}})),
+      preempted_swap_(preemptions_.Add({{"how", "swap"}})),
+      prefix_queried_tokens_(counter(*registry_, "kvcrush_prefix_cache_queried_tokens_total",
+                                     "Prompt tokens that were looked up in the prefix cache")),
+      prefix_hit_tokens_(counter(*registry_, "kvcrush_prefix_cache_hit_tokens_total",
+                                 "Prompt tokens that were found in the prefix cache")),
       blocks_freed_(
           counter(*registry_, "kvcrush_blocks_freed_by_pruning_total", "KV blocks that pruning freed")),
       tokens_evicted_(counter(*registry_, "kvcrush_tokens_evicted_total",
@@ -88,6 +103,7 @@ ServerMetrics::ServerMetrics(const std::string& server_version)
       success_length_(success_.Add({{"finished_reason", "length"}})),
       success_abort_(success_.Add({{"finished_reason", "abort"}})),
       success_error_(success_.Add({{"finished_reason", "error"}})),
+      success_deadline_(success_.Add({{"finished_reason", "deadline"}})),
       rejected_(prometheus::BuildCounter()
                     .Name("kvcrush_rejected_requests_total")
                     .Help("Generation requests that were refused, by gRPC status code")
@@ -96,6 +112,10 @@ ServerMetrics::ServerMetrics(const std::string& server_version)
                     .Name("kvcrush_accepted_samples_total")
                     .Help("Samples that were taken on, by how their KV cache is kept")
                     .Register(*registry_)),
+      ended_slow_streams_(counter(*registry_, "kvcrush_ended_slow_streams_total",
+                                  "Streams ended because their client did not read them fast enough")),
+      engine_stalled_(gauge(*registry_, "kvcrush_engine_stalled",
+                            "1 while an engine step has not finished within --step-stall-timeout")),
       model_info_(prometheus::BuildGauge()
                       .Name("kvcrush_model_info")
                       .Help("The model that is served; always 1")
@@ -107,10 +127,17 @@ ServerMetrics::ServerMetrics(const std::string& server_version)
       .Add({{"version", server_version}})
       .Set(1);
   // Codes that a healthy server gives out are there from the start, so that rate() sees the first one.
-  for (const StatusCode code : {StatusCode::kInvalidArgument, StatusCode::kAlreadyExists,
-                                StatusCode::kResourceExhausted, StatusCode::kUnavailable}) {
+  for (const StatusCode code :
+       {StatusCode::kInvalidArgument, StatusCode::kAlreadyExists, StatusCode::kResourceExhausted,
+        StatusCode::kUnavailable, StatusCode::kDeadlineExceeded}) {
     rejected_.Add({{"code", std::string(to_string(code))}});
   }
+  auto& shed = prometheus::BuildCounter()
+                   .Name("kvcrush_shed_requests_total")
+                   .Help("Requests refused for want of room, or of a server that is ready, by reason")
+                   .Register(*registry_);
+  for (std::size_t i = 0; i < shed_.size(); ++i)
+    shed_.at(i) = &shed.Add({{"reason", kShedReasonNames.at(i)}});
 }
 
 void ServerMetrics::set_model(const std::string& name, const std::string& architecture,
@@ -143,6 +170,9 @@ void ServerMetrics::finished(const FinishEvent& event) {
     case FinishReason::kError:
       success_error_.Increment();
       break;
+    case FinishReason::kDeadline:
+      success_deadline_.Increment();
+      break;
   }
   e2e_seconds_.Observe(event.total_ms / 1000.0);
   const CompressionOutcome& outcome = event.compression;
@@ -153,9 +183,13 @@ void ServerMetrics::finished(const FinishEvent& event) {
   if (const double ratio = compression_ratio(outcome); ratio > 0) full_16bit_ratio_.Observe(ratio);
 }
 
+void ServerMetrics::prefix_lookup(int num_prompt_tokens, int num_hit_tokens) {
+  prefix_queried_tokens_.Increment(num_prompt_tokens);
+  prefix_hit_tokens_.Increment(num_hit_tokens);
+}
+
 void ServerMetrics::step(const StepReport& report) {
-  set_gauges(report.num_running, report.num_waiting, report.blocks_used, report.blocks_total,
-             report.kv_bytes_used, report.kv_bytes_saved);
+  set_gauges(report);
   const int num_tokens = report.num_prefill_tokens + report.num_decode_tokens;
   if (num_tokens == 0) return;  // only the gauges had news
   iteration_tokens_.Observe(num_tokens);
@@ -163,21 +197,23 @@ void ServerMetrics::step(const StepReport& report) {
 }
 
 void ServerMetrics::refresh(const EngineStats& stats) {
-  set_gauges(stats.num_running, stats.num_waiting, stats.blocks_used, stats.blocks_total, stats.kv_bytes_used,
-             stats.kv_bytes_saved);
+  set_gauges(stats);
 }
 
-void ServerMetrics::set_gauges(int running, int waiting, std::int64_t blocks_used, std::int64_t blocks_total,
-                               std::int64_t kv_bytes_used, std::int64_t kv_bytes_saved) {
-  running_.Set(running);
-  waiting_.Set(waiting);
-  const auto used = static_cast<double>(blocks_used);
-  const auto total = static_cast<double>(blocks_total);
+template <typename Totals>
+void ServerMetrics::set_gauges(const Totals& totals) {
+  running_.Set(totals.num_running);
+  waiting_.Set(totals.num_waiting);
+  queue_tokens_.Set(totals.num_waiting_tokens);
+  const auto used = static_cast<double>(totals.blocks_used);
+  const auto total = static_cast<double>(totals.blocks_total);
   blocks_used_.Set(used);
   blocks_total_.Set(total);
   cache_usage_.Set(total > 0 ? used / total : 0);
-  kv_bytes_used_.Set(static_cast<double>(kv_bytes_used));
-  kv_bytes_saved_.Set(static_cast<double>(kv_bytes_saved));
+  kv_bytes_used_.Set(static_cast<double>(totals.kv_bytes_used));
+  kv_bytes_saved_.Set(static_cast<double>(totals.kv_bytes_saved));
+  prefix_cache_blocks_.Set(static_cast<double>(totals.prefix_cache_blocks));
+  swap_bytes_used_.Set(static_cast<double>(totals.swap_bytes_used));
 }
 
 void ServerMetrics::rejected(StatusCode code) {
@@ -189,8 +225,13 @@ void ServerMetrics::accepted(const std::string& policy, const std::string& kv_dt
 }
 
 MetricTotals ServerMetrics::totals() const {
-  return {whole(prompt_tokens_), whole(generation_tokens_), whole(preemptions_), whole(tokens_evicted_),
-          whole(blocks_freed_)};
+  return {.prompt_tokens = whole(prompt_tokens_),
+          .generation_tokens = whole(generation_tokens_),
+          .preemptions = whole(preempted_recompute_) + whole(preempted_swap_),
+          .tokens_evicted = whole(tokens_evicted_),
+          .blocks_freed_by_pruning = whole(blocks_freed_),
+          .prefix_queried_tokens = whole(prefix_queried_tokens_),
+          .prefix_hit_tokens = whole(prefix_hit_tokens_)};
 }
 
 std::string ServerMetrics::render() const {

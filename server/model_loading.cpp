@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "engine/loader/model_file.h"
+#include "engine/tokenizer/incremental_decoder.h"
 
 namespace kvcrush {
 namespace {
@@ -52,7 +53,8 @@ Result<LoadedModel> load_model(const ServerConfig& config, EngineObserver& obser
 
   LoadedModel loaded;
   loaded.config = file->config;
-  loaded.name = config.model_name.empty() ? file->config.name : config.model_name;
+  // A file may call itself anything; answers and metrics are UTF-8.
+  loaded.name = replace_broken_utf8(config.model_name.empty() ? file->config.name : config.model_name);
   loaded.num_parameters = file->num_parameters;
   loaded.weight_bytes = file->weight_bytes;
   loaded.weight_dtype = file->weight_dtype;

@@ -32,6 +32,10 @@ grpc::StatusCode to_grpc_code(StatusCode code) {
       return grpc::StatusCode::UNIMPLEMENTED;
     case StatusCode::kInternal:
       return grpc::StatusCode::INTERNAL;
+    case StatusCode::kPermissionDenied:
+      return grpc::StatusCode::PERMISSION_DENIED;
+    case StatusCode::kUnauthenticated:
+      return grpc::StatusCode::UNAUTHENTICATED;
   }
   return grpc::StatusCode::INTERNAL;
 }
@@ -90,6 +94,8 @@ v1::FinishReason to_proto(FinishReason reason) {
     case FinishReason::kAbort:
     case FinishReason::kError:  // the status says INTERNAL
       return v1::FINISH_REASON_ABORT;
+    case FinishReason::kDeadline:
+      return v1::FINISH_REASON_DEADLINE;
   }
   return v1::FINISH_REASON_UNSPECIFIED;
 }
@@ -103,6 +109,8 @@ void fill_finish_info(const FinishEvent& event, const v1::KvCompression& applied
   usage.set_time_to_first_token_ms(event.time_to_first_token_ms);
   usage.set_total_ms(event.total_ms);
   usage.set_preemptions(event.preemptions);
+  usage.set_swaps(event.swaps);
+  usage.set_cached_prompt_tokens(event.cached_prompt_tokens);
   fill_report(event.compression, *info.mutable_compression());
   v1::KvCompression& as_done = *info.mutable_compression()->mutable_applied();
   as_done = applied;

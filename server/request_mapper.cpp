@@ -109,6 +109,7 @@ Result<MappedRequest> map_generate_request(const v1::GenerateRequest& request, c
   Result<std::string> id = map_request_id(request.request_id());
   KVCRUSH_RETURN_IF_ERROR(id.status());
   engine.request_id = std::move(id).value();
+  KVCRUSH_RETURN_IF_ERROR(map_scheduling(request, engine));
   KVCRUSH_RETURN_IF_ERROR(check_counts(sampling));
   std::vector<std::string> stop;
   KVCRUSH_RETURN_IF_ERROR(map_stop_strings(sampling, stop));

@@ -11,6 +11,7 @@
 #include "engine/tokenizer/chat_template.h"
 #include "engine/tokenizer/tokenizer.h"
 #include "kvcrush/v1/inference.pb.h"
+#include "server/caller.h"
 #include "server/compression_mapper.h"
 
 namespace kvcrush {
@@ -39,6 +40,8 @@ struct MappedRequest {
   EngineRequest engine;
   TextRules text;
   std::vector<v1::KvCompression> applied;  // one per sample: how its cache is kept, every field
+  Admission admission;                     // who asked for it; the service's to fill in
+  std::string traceparent;  // the call's, not the message's (trace_context.h); the service sets it
 };
 
 struct TokenizedPrompt {

@@ -15,6 +15,9 @@ namespace {
 
 constexpr std::size_t kMaxRequestIdBytes = 128;
 constexpr int kMaxVariants = 256;
+constexpr int kMaxPriority = 4;
+constexpr std::size_t kMaxSaltBytes = 256;
+constexpr int kMaxMessages = 8192;  // each takes a hundred times the memory of a short one on the wire
 constexpr std::string_view kCompressionField = "compression.";
 
 bool is_request_id_char(char c) {
@@ -53,6 +56,16 @@ Result<std::string> map_request_id(const std::string& id) {
                   static_cast<int>(static_cast<unsigned char>(*bad)), bad - id.begin()));
 }
 
+Status check_text_bytes(std::string_view field, std::size_t num_bytes, const MapperContext& context) {
+  const std::size_t longest = context.tokenizer->longest_token_bytes();
+  const std::size_t most = static_cast<std::size_t>(context.limits.max_context_tokens) * longest;
+  if (num_bytes <= most) return {};
+  return invalid_argument(
+      fmt::format("{} is {} bytes long, allowed: at most {} (context of {} tokens, the longest of which has "
+                  "{} bytes)",
+                  field, num_bytes, most, context.limits.max_context_tokens, longest));
+}
+
 Status in_field(std::string_view field, const Status& status) {
   return {status.code(), fmt::format("{}: {}", field, status.message())};
 }
@@ -73,6 +86,10 @@ Result<TokenizedPrompt> tokenize_chat(const v1::ChatMessages& chat, const Mapper
   }
   if (chat.messages_size() == 0)
     return invalid_argument("chat.messages is empty, allowed: at least one message");
+  if (chat.messages_size() > kMaxMessages) {
+    return invalid_argument(fmt::format("chat.messages has {} messages, allowed: at most {}",
+                                        chat.messages_size(), kMaxMessages));
+  }
   std::vector<ChatMessage> messages;
   for (int i = 0; i < chat.messages_size(); ++i) {
     if (chat.messages(i).role().empty()) {
@@ -89,6 +106,9 @@ Result<TokenizedPrompt> tokenize_chat(const v1::ChatMessages& chat, const Mapper
   if (spec.eos_id >= 0) names.eos_token = spec.tokens[static_cast<std::size_t>(spec.eos_id)];
   Result<std::vector<PromptPiece>> pieces = context.chat_template->render(messages, names);
   if (!pieces.ok()) return in_field("chat", pieces.status());
+  std::size_t num_bytes = 0;
+  for (const PromptPiece& piece : *pieces) num_bytes += piece.text.size();
+  KVCRUSH_RETURN_IF_ERROR(check_text_bytes("chat", num_bytes, context));
   Result<std::vector<TokenId>> ids = context.tokenizer->encode(std::span<const PromptPiece>(*pieces));
   if (!ids.ok()) return in_field("chat", ids.status());
   TokenizedPrompt prompt{std::move(ids).value(), {}};
@@ -99,6 +119,7 @@ Result<TokenizedPrompt> tokenize_chat(const v1::ChatMessages& chat, const Mapper
 Result<Prompt> map_prompt(const WirePrompt& wire, const MapperContext& context) {
   if (wire.text != nullptr) {
     if (wire.text->empty()) return invalid_argument("text is empty, allowed: at least one character");
+    KVCRUSH_RETURN_IF_ERROR(check_text_bytes("text", wire.text->size(), context));
     Result<std::vector<TokenId>> ids = context.tokenizer->encode(*wire.text);
     if (!ids.ok()) return in_field("text", ids.status());
     return Prompt{"text", std::move(ids).value()};
@@ -151,6 +172,22 @@ Result<int> check_prompt_length(const Prompt& prompt, const std::vector<CachePol
       fmt::format("{} is {} tokens long, allowed: what the KV pool can hold ({} tokens of one uncompressed "
                   "sequence, at least one of them for output)",
                   prompt.field, num_tokens, context.limits.max_cached_tokens));
+}
+
+Status map_scheduling(std::optional<std::int32_t> priority, const v1::PrefixCaching& prefix_cache,
+                      EngineRequest& engine) {
+  engine.priority = priority.value_or(0);
+  if (engine.priority < -kMaxPriority || engine.priority > kMaxPriority) {
+    return invalid_argument(
+        fmt::format("priority is {}, allowed: [{}, {}]", engine.priority, -kMaxPriority, kMaxPriority));
+  }
+  if (prefix_cache.salt().size() > kMaxSaltBytes) {
+    return invalid_argument(fmt::format("prefix_cache.salt is {} bytes long, allowed: at most {}",
+                                        prefix_cache.salt().size(), kMaxSaltBytes));
+  }
+  engine.cache_salt = prefix_cache.salt();
+  engine.bypass_prefix_cache = prefix_cache.bypass();
+  return {};
 }
 
 std::vector<v1::KvCompression> applied_policies(const EngineRequest& request, const MapperContext& context) {

@@ -39,6 +39,10 @@ Result<Prompt> map_prompt(const WirePrompt& wire, const MapperContext& context);
 // Each in [0, vocab_size).
 Result<std::vector<TokenId>> map_token_ids(std::string_view field, const v1::TokenIds& wire, int vocab_size);
 
+// Refuses text that no tokens of a whole context could spell, before it is tokenised: that takes a second for
+// 16 MiB.
+Status check_text_bytes(std::string_view field, std::size_t num_bytes, const MapperContext& context);
+
 // The tokenizer names the byte offset; the field is ours to name.
 Status in_field(std::string_view field, const Status& status);
 
@@ -49,6 +53,15 @@ Result<std::vector<CachePolicy>> map_variants(
 // The most tokens that may follow this prompt under each of the policies, at least 1.
 Result<int> check_prompt_length(const Prompt& prompt, const std::vector<CachePolicy>& policies,
                                 const MapperContext& context);
+
+// Priority and prefix caching; the tenant is not the request's to say.
+Status map_scheduling(std::optional<std::int32_t> priority, const v1::PrefixCaching& prefix_cache,
+                      EngineRequest& engine);
+template <typename Request>
+Status map_scheduling(const Request& request, EngineRequest& engine) {
+  return map_scheduling(request.has_priority() ? std::optional(request.priority()) : std::nullopt,
+                        request.prefix_cache(), engine);
+}
 
 // As reports show it, one for each of the request's samples.
 std::vector<v1::KvCompression> applied_policies(const EngineRequest& request, const MapperContext& context);

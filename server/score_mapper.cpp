@@ -18,11 +18,14 @@ struct Continuation {
   std::vector<TokenId> token_ids;
 };
 
-Result<Continuation> map_continuation(const v1::ScoreRequest& request, const Tokenizer& tokenizer) {
+Result<Continuation> map_continuation(const v1::ScoreRequest& request, const MapperContext& context) {
+  const Tokenizer& tokenizer = *context.tokenizer;
   switch (request.continuation_case()) {
     case v1::ScoreRequest::kContinuationText: {
       EncodeOptions options;
       options.add_special_tokens = false;
+      KVCRUSH_RETURN_IF_ERROR(
+          check_text_bytes("continuation_text", request.continuation_text().size(), context));
       Result<std::vector<TokenId>> ids = tokenizer.encode(request.continuation_text(), options);
       if (!ids.ok()) return in_field("continuation_text", ids.status());
       return Continuation{"continuation_text", std::move(ids).value()};
@@ -71,6 +74,7 @@ Result<MappedRequest> map_score_request(const v1::ScoreRequest& request, const M
   Result<std::string> id = map_request_id(request.request_id());
   KVCRUSH_RETURN_IF_ERROR(id.status());
   engine.request_id = std::move(id).value();
+  KVCRUSH_RETURN_IF_ERROR(map_scheduling(request, engine));
   engine.cache_policies = {context.defaults.compression.policy};
   if (!request.variants().empty()) {
     Result<std::vector<CachePolicy>> policies = map_variants(request.variants(), context);
@@ -79,7 +83,7 @@ Result<MappedRequest> map_score_request(const v1::ScoreRequest& request, const M
   }
   engine.num_samples = static_cast<int>(engine.cache_policies.size());
 
-  Result<Continuation> continuation = map_continuation(request, *context.tokenizer);
+  Result<Continuation> continuation = map_continuation(request, context);
   KVCRUSH_RETURN_IF_ERROR(continuation.status());
   Result<Prompt> prompt = map_prompt(wire_prompt(request), context);
   KVCRUSH_RETURN_IF_ERROR(prompt.status());

@@ -9,10 +9,12 @@
 #include <cstdio>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <utility>
 #include <vector>
 
 #include "server/bytes.h"
+#include "server/grpc_log.h"
 #include "server/logging.h"
 #include "server/malformed_request.h"
 
@@ -23,10 +25,6 @@ using std::chrono::milliseconds;
 using std::chrono::seconds;
 
 constexpr int kPumpThreads = 2;
-constexpr int kMaxStreamsPerConnection = 1024;
-constexpr int kKeepaliveTimeMs = 60'000;
-constexpr int kKeepaliveTimeoutMs = 20'000;
-constexpr int kLeastPingIntervalMs = 10'000;
 constexpr seconds kAfterDrain{5};  // for aborted requests to say so, and for written text to leave
 constexpr const char* kServiceName = "kvcrush.v1.Inference";
 
@@ -40,10 +38,17 @@ Server::Server(ServerConfig config)
     : config_(std::move(config)),
       metrics_(KVCRUSH_VERSION),
       pump_(kPumpThreads),
-      service_(config_, host_, metrics_),
-      stall_watch_(live_, config_.stalled_client_timeout) {
+      shedding_(metrics_, observer_.outflow(), config_.engine.max_waiting_sequences),
+      service_(config_, host_, metrics_, security_.callers()),
+      stall_watch_(live_, config_.stalled_client_timeout),
+      step_watch_(
+          observer_.progress(), config_.limits.step_stall_timeout,
+          [this](bool stalled, StepWatch::Clock::duration duration) { engine_stalled(stalled, duration); }) {
   host_.pump = &pump_;
   host_.live = &live_;
+  host_.metrics = &metrics_;
+  host_.shedding = &shedding_;
+  host_.max_unread_bytes = config_.limits.max_unread_bytes;
 }
 
 Server::~Server() {
@@ -51,6 +56,9 @@ Server::~Server() {
 }
 
 Status Server::listen() {
+  take_grpc_log();
+  log_security(config_.security, config_.listen);
+  KVCRUSH_RETURN_IF_ERROR(security_.load());
   if (!config_.http_listen.empty()) {
     Result<std::unique_ptr<HttpEndpoints>> http = HttpEndpoints::listen(
         config_.http_listen, {[this] { return render_metrics(); }, [this] { return not_ready_reason(); }});
@@ -66,15 +74,11 @@ Status Server::listen_grpc() {
   grpc::EnableDefaultHealthCheckService(true);
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   grpc::ServerBuilder builder;
-  builder.AddListeningPort(config_.listen, grpc::InsecureServerCredentials(), &grpc_port_);
+  security_.guard(builder, config_.listen, &grpc_port_);
   builder.RegisterService(&service_);
   builder.SetMaxReceiveMessageSize(config_.max_message_bytes);
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);  // a second server on the port must fail
-  builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, kMaxStreamsPerConnection);
-  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepaliveTimeMs);
-  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepaliveTimeoutMs);
-  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
-  builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, kLeastPingIntervalMs);
+  apply_limits(config_.limits, builder);
   std::vector<std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface>> interceptors;
   interceptors.push_back(malformed_request_interceptor());
   builder.experimental().SetInterceptorCreators(std::move(interceptors));
@@ -116,13 +120,17 @@ void Server::start_serving(LoadedModel loaded) {
   };
   mapper.defaults = {config_.default_max_tokens, config_.compression};
   metrics_.set_model(kept.name, kept.config.architecture, kept.weight_dtype);
+  metrics_.state().set_cache_config(mapper.limits, kept.config.num_layers, config_.engine.kv_dtype);
   published_model_ = model_.get();
   service_.set_model(model_.get());
   set_health(true);
   set_not_ready("");
+  step_watch_.start();
 }
 
 void Server::log_ready(double load_seconds) const {
+  if (!config_.engine.faults.empty())
+    LogLine(spdlog::level::warn, "faults_on_purpose").with("faults", config_.engine.faults);
   const LoadedModel& loaded = model_->loaded;
   const EngineLimits& limits = model_->mapper.limits;
   if (loaded.chat_template == nullptr) {
@@ -195,6 +203,14 @@ void Server::abort_running() {
   host_.backend->wait_idle(kAfterDrain);
 }
 
+void Server::engine_stalled(bool stalled, StepWatch::Clock::duration duration) {
+  metrics_.set_engine_stalled(stalled);
+  LogLine(stalled ? spdlog::level::err : spdlog::level::info, stalled ? "engine_stalled" : "engine_recovered")
+      .with("step_s", std::chrono::duration<double>(duration).count());
+  std::lock_guard lock(mutex_);
+  if (!drained_) set_health(!stalled);
+}
+
 void Server::set_health(bool serving) {
   grpc::HealthCheckServiceInterface* health = grpc_->GetHealthCheckService();
   health->SetServingStatus("", serving);
@@ -207,13 +223,18 @@ void Server::set_not_ready(std::string reason) {
 }
 
 std::string Server::not_ready_reason() const {
+  const std::optional<StepWatch::Clock::duration> stalled_for =
+      step_watch_.stalled_for(StepWatch::Clock::now());
   std::lock_guard lock(mutex_);
-  return not_ready_reason_;
+  if (!not_ready_reason_.empty() || !stalled_for) return not_ready_reason_;
+  return fmt::format("engine step has not finished for {} s",
+                     std::chrono::duration_cast<seconds>(*stalled_for).count());
 }
 
 std::string Server::render_metrics() {
   if (const ServingModel* model = published_model_; model != nullptr)
     metrics_.refresh(model->loaded.backend->stats());
+  metrics_.state().set_ready(not_ready_reason().empty());
   return metrics_.render();
 }
 

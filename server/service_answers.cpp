@@ -8,6 +8,10 @@
 namespace kvcrush {
 namespace {
 
+// Answers that a small request could otherwise make a hundred times larger than itself.
+constexpr std::size_t kMaxAnsweredTokens = std::size_t{1} << 20;
+constexpr std::size_t kMaxAnsweredBytes = std::size_t{16} << 20;
+
 Result<std::vector<TokenId>> tokenize_input(const v1::TokenizeRequest& request, const MapperContext& context,
                                             v1::TokenizeResponse& response) {
   switch (request.input_case()) {
@@ -40,6 +44,11 @@ Status tokenize(const v1::TokenizeRequest& request, const MapperContext& context
                 v1::TokenizeResponse& response) {
   const Result<std::vector<TokenId>> ids = tokenize_input(request, context, response);
   KVCRUSH_RETURN_IF_ERROR(ids.status());
+  if (ids->size() > kMaxAnsweredTokens) {
+    return invalid_argument(fmt::format("{} is {} tokens long, allowed: at most {}",
+                                        request.has_chat() ? "chat" : "text", ids->size(),
+                                        kMaxAnsweredTokens));
+  }
   for (const TokenId id : *ids) {
     response.add_token_ids(id);
     const std::string_view bytes = context.tokenizer->token_bytes(id);
@@ -55,6 +64,12 @@ Status detokenize(const v1::DetokenizeRequest& request, const Tokenizer& tokeniz
       return invalid_argument(fmt::format("token_ids[{}] is {}, allowed: [0, vocab_size = {})", i,
                                           request.token_ids(i), tokenizer.vocab_size()));
     }
+  }
+  std::size_t num_bytes = 0;
+  for (const TokenId id : request.token_ids()) num_bytes += tokenizer.token_bytes(id).size();
+  if (num_bytes > kMaxAnsweredBytes) {
+    return invalid_argument(
+        fmt::format("token_ids are {} bytes of text, allowed: at most {}", num_bytes, kMaxAnsweredBytes));
   }
   const std::vector<TokenId> ids(request.token_ids().begin(), request.token_ids().end());
   response.set_text(replace_broken_utf8(tokenizer.decode(ids, request.skip_special_tokens())));
@@ -83,7 +98,7 @@ void describe_model(const ServingModel& model, const ServerConfig& config,
   response.set_num_blocks(limits.num_blocks);
   response.set_bos_token_id(spec.bos_id);
   response.mutable_stop_token_ids()->Assign(spec.stop_ids.begin(), spec.stop_ids.end());
-  if (loaded.chat_template != nullptr) response.set_chat_template(spec.chat_template);
+  if (loaded.chat_template != nullptr) response.set_chat_template(replace_broken_utf8(spec.chat_template));
   const CompressionDefaults& compression = model.mapper.defaults.compression;
   *response.mutable_default_compression() = to_proto(compression.policy, compression.engine_dtype);
   response.set_default_max_tokens(config.default_max_tokens);
@@ -97,6 +112,11 @@ void describe_stats(const EngineStats& stats, const MetricTotals& totals, v1::Ge
   response.set_blocks_total(stats.blocks_total);
   response.set_kv_bytes_used(stats.kv_bytes_used);
   response.set_kv_bytes_saved(stats.kv_bytes_saved);
+  response.set_queue_tokens(stats.num_waiting_tokens);
+  response.set_prefix_cache_blocks(stats.prefix_cache_blocks);
+  response.set_prefix_queried_tokens(totals.prefix_queried_tokens);
+  response.set_prefix_hit_tokens(totals.prefix_hit_tokens);
+  response.set_swap_bytes_used(stats.swap_bytes_used);
   response.set_prompt_tokens(totals.prompt_tokens);
   response.set_generation_tokens(totals.generation_tokens);
   response.set_preemptions(totals.preemptions);
@@ -111,6 +131,8 @@ void describe_stats(const EngineStats& stats, const MetricTotals& totals, v1::Ge
     out.set_completion_tokens(sequence.completion_tokens);
     out.set_blocks(sequence.blocks);
     out.set_age_ms(sequence.age_ms);
+    out.set_tenant(sequence.tenant);
+    out.set_priority(sequence.priority);
   }
 }
 

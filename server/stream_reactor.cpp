@@ -14,6 +14,7 @@ void StreamReactor::deliver() {
   grpc::Status status;
   {
     std::lock_guard lock(mutex_);
+    check_unread();
     step = next_step();
     if (closed_) status = final_status();
   }
@@ -28,16 +29,28 @@ void StreamReactor::deliver() {
   }
 }
 
+// Only while a write waits for the client: what has just come and could leave at once is not its fault.
+void StreamReactor::check_unread() {
+  if (closed_ || client_gone_ || !write_started_at_ || max_unread_bytes() == 0 || unread_at_end_bytes_ > 0)
+    return;
+  std::size_t unread_bytes = outgoing_bytes_;
+  for (const SampleStream& sample : samples_) unread_bytes += sample.unread_bytes();
+  if (unread_bytes > max_unread_bytes()) end_slow(unread_bytes);
+}
+
 StreamReactor::Step StreamReactor::next_step() {
   if (closed_ || write_started_at_) return Step::kNothing;
-  SampleStream* sample = client_gone_ ? nullptr : next_sample_with_chunk();
+  const bool given_up = client_gone_ || unread_at_end_bytes_ > 0;
+  SampleStream* sample = given_up ? nullptr : next_sample_with_chunk();
   if (sample != nullptr) {
+    outgoing_bytes_ = sample->unread_bytes();
     outgoing_ = sample->take_chunk();
+    outgoing_bytes_ -= sample->unread_bytes();
     outgoing_.set_request_id(request_id());
     write_started_at_ = Clock::now();
     return Step::kWrite;
   }
-  if (!client_gone_ && !all_finished()) return Step::kNothing;
+  if (!given_up && !all_finished()) return Step::kNothing;
   close();
   return Step::kFinish;
 }

@@ -24,6 +24,7 @@ class StreamReactor final : public GenerateSession, public grpc::ServerWriteReac
   enum class Step { kNothing, kWrite, kFinish };
 
   void deliver() override;
+  void check_unread();                     // mutex_ held
   Step next_step();                        // mutex_ held
   SampleStream* next_sample_with_chunk();  // mutex_ held
 
@@ -31,8 +32,9 @@ class StreamReactor final : public GenerateSession, public grpc::ServerWriteReac
   void OnCancel() override;
   void OnDone() override;
 
-  std::size_t next_sample_ = 0;    // guarded by mutex_; samples take turns
-  v1::GenerateResponse outgoing_;  // gRPC's while a write is in flight
+  std::size_t next_sample_ = 0;     // guarded by mutex_; samples take turns
+  v1::GenerateResponse outgoing_;   // gRPC's while a write is in flight
+  std::size_t outgoing_bytes_ = 0;  // guarded by mutex_
   std::shared_ptr<StreamReactor> self_;
 };
 

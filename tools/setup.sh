@@ -21,6 +21,10 @@ mkdir -p "$cache/wheels"
 torch_version=2.11.0
 model_file=SmolLM2-135M-Instruct.Q4_1.gguf
 
+as_root() {
+  if [[ $(id -u) -eq 0 ]]; then "$@"; else sudo "$@"; fi
+}
+
 install_debian_packages() {
   local missing=()
   while read -r package; do
@@ -28,11 +32,9 @@ install_debian_packages() {
     [[ "$(dpkg-query -W -f='${db:Status-Status}' "$package" 2>/dev/null)" == installed ]] || missing+=("$package")
   done <tools/packages.txt
   [[ ${#missing[@]} -eq 0 ]] && return
-  local as_root=()
-  [[ $(id -u) -eq 0 ]] || as_root=(sudo)
   say "installing Debian packages: ${missing[*]}"
-  "${as_root[@]}" apt-get update -qq
-  DEBIAN_FRONTEND=noninteractive "${as_root[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}" \
+  as_root apt-get update -qq
+  as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" \
     >"$cache/apt.log" 2>&1 || { tail -20 "$cache/apt.log" >&2; exit 1; }
 }
 
@@ -81,8 +83,24 @@ install_test_tools() {
   echo "$want" >"$stamp"
 }
 
+# Prometheus and promtool, for the tests of rules and dashboard. Only the two programs out of Debian's package: installing
+# it would bring 320 MB and start a service on port 9090, which is this server's own.
+install_prometheus() {
+  local folder="$cache/prometheus"
+  [[ -x "$folder/promtool" ]] && return
+  say "downloading prometheus"
+  mkdir -p "$folder"
+  (
+    cd "$folder"
+    apt-get download -qq prometheus 2>/dev/null || { as_root apt-get update -qq && apt-get download -qq prometheus; }
+    dpkg-deb --fsys-tarfile prometheus_*.deb | tar -x --strip-components=3 ./usr/bin/prometheus ./usr/bin/promtool
+    rm prometheus_*.deb
+  )
+}
+
 [[ $apt -eq 1 ]] && install_debian_packages
 install_libtorch
 install_model
 [[ $tests -eq 1 ]] && install_test_tools
+[[ $tests -eq 1 ]] && install_prometheus
 exit 0

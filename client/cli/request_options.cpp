@@ -19,6 +19,22 @@ void add_switch(CLI::App& app, const char* name, std::function<void()> set, cons
   app.add_flag_callback(name, std::move(set), help)->group(kSamplingGroup);
 }
 
+void add_scheduling_options(CLI::App& app, v1::GenerateRequest& request) {
+  constexpr const char* kGroup = "Scheduling";
+  app.add_option_function<std::int32_t>(
+         "--priority", [&request](const std::int32_t& v) { request.set_priority(v); },
+         "Among your tenant's requests, [-4, 4]: each step doubles the share while others wait (default 0)")
+      ->group(kGroup);
+  app.add_flag_callback(
+         "--bypass-prefix-cache", [&request] { request.mutable_prefix_cache()->set_bypass(true); },
+         "Compute the whole prompt, and leave nothing of it to others")
+      ->group(kGroup);
+  app.add_option_function<std::string>(
+         "--cache-salt", [&request](const std::string& v) { request.mutable_prefix_cache()->set_salt(v); },
+         "Share prompts' beginnings only with requests of the same salt")
+      ->group(kGroup);
+}
+
 }  // namespace
 
 void add_sampling_options(CLI::App& app, v1::GenerateRequest& request) {
@@ -64,6 +80,7 @@ void add_sampling_options(CLI::App& app, v1::GenerateRequest& request) {
       app, "--ignore-eos", [=] { s->set_ignore_eos(true); }, "The model's end tokens do not end the text");
   whole("--logprobs", &P::set_logprobs, "Print log-probabilities with the K likeliest, [0, 20]");
   whole("--n", &P::set_n, "Samples, [1, 16]; sample i uses seed + i (default 1)");
+  add_scheduling_options(app, request);
 }
 
 }  // namespace kvcrush::cli

@@ -1,5 +1,5 @@
-// Command-line options that fill SamplingParams. Only what is given is set; ranges are the server's to
-// check.
+// Command-line options that fill SamplingParams and say how a request is scheduled. Only what is given is
+// set; ranges are the server's to check.
 #pragma once
 
 #include <CLI/CLI.hpp>

@@ -114,11 +114,13 @@ std::string describe(v1::KvDtype dtype) {
 
 void print_summary(std::ostream& out, const v1::FinishInfo& finish) {
   const auto& usage = finish.usage();
+  const int cached = usage.cached_prompt_tokens();
   out << "finish:      " << describe(finish.reason());
   if (!finish.stop_match().empty()) out << " (" << printable(finish.stop_match()) << ")";
   out << '\n'
-      << "tokens:      " << usage.prompt_tokens() << " prompt, " << usage.completion_tokens()
-      << " generated\n"
+      << "tokens:      " << usage.prompt_tokens() << " prompt"
+      << (cached > 0 ? " (" + std::to_string(cached) + " from the prefix cache)" : "") << ", "
+      << usage.completion_tokens() << " generated\n"
       << "time:        " << fixed(usage.queue_ms(), 1) << " ms queued, first token after "
       << fixed(usage.time_to_first_token_ms(), 1) << " ms, " << fixed(ms_per_token(usage), 2)
       << " ms per token, " << fixed(usage.total_ms(), 1) << " ms in all";

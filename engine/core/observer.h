@@ -13,6 +13,7 @@ namespace kvcrush {
 struct RequestTag {
   std::string_view request_id;
   int index = 0;
+  std::string_view label = {};  // the stream's (TokenStream::label)
 };
 
 struct StepReport {
@@ -20,10 +21,13 @@ struct StepReport {
   int num_decode_tokens = 0;
   int num_running = 0;
   int num_waiting = 0;
+  int num_waiting_tokens = 0;
   std::int64_t blocks_used = 0;
   std::int64_t blocks_total = 0;
   std::int64_t kv_bytes_used = 0;
   std::int64_t kv_bytes_saved = 0;  // by pruning, of the sequences now running
+  std::int64_t prefix_cache_blocks = 0;
+  std::int64_t swap_bytes_used = 0;
   double step_seconds = 0;
 };
 
@@ -40,11 +44,16 @@ class EngineObserver {
   virtual ~EngineObserver() = default;
   virtual void on_arrived(RequestTag, int /*num_prompt_tokens*/) {}
   virtual void on_scheduled(RequestTag, double /*queue_seconds*/) {}  // first time, not after a preemption
-  virtual void on_preempted(RequestTag, std::int64_t /*blocks_returned*/) {}
+  // A prompt was looked up in the prefix cache.
+  virtual void on_prefix_lookup(RequestTag, int /*num_prompt_tokens*/, int /*num_hit_tokens*/) {}
+  // swapped: its cache is kept on the host; else it is recomputed.
+  virtual void on_preempted(RequestTag, std::int64_t /*blocks_returned*/, bool /*swapped*/) {}
   virtual void on_token(RequestTag, bool /*is_first*/, double /*seconds_since_previous*/) {
   }  // first: since arrival
   virtual void on_pruned(RequestTag, const PruneReport&) {}
   virtual void on_finished(RequestTag, const FinishEvent&) {}
+  virtual void on_invalid_logits(RequestTag) {}  // the model computed NaN: the sample finishes with kError
+  virtual void on_step_started() {}              // on_step follows when it is done, however it went
   virtual void on_step(const StepReport&) {}  // also when nothing ran (no tokens) but gauges may have changed
   virtual void on_step_failed(std::string_view /*what*/) {
   }  // its requests finish with kError; the engine goes on

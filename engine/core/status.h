@@ -22,6 +22,8 @@ enum class StatusCode {
   kCancelled,
   kUnimplemented,
   kInternal,
+  kPermissionDenied,
+  kUnauthenticated,
 };
 
 std::string_view to_string(StatusCode code);

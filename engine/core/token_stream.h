@@ -9,6 +9,7 @@
 #include <mutex>
 #include <optional>
 #include <string>
+#include <utility>
 #include <variant>
 #include <vector>
 
@@ -16,7 +17,13 @@
 
 namespace kvcrush {
 
-enum class FinishReason { kStop, kLength, kAbort, kError };  // kError: the step failed; see the log
+enum class FinishReason {
+  kStop,
+  kLength,
+  kAbort,
+  kError,     // the step failed, or the model gave no valid numbers; see the log
+  kDeadline,  // the request's deadline passed
+};
 
 struct LogprobEntry {
   TokenId token = 0;
@@ -76,6 +83,8 @@ struct FinishEvent {
   double time_to_first_token_ms = 0;  // arrival to first token; 0 when there was none
   double total_ms = 0;
   int preemptions = 0;
+  int swaps = 0;                 // preemptions after which nothing was recomputed
+  int cached_prompt_tokens = 0;  // found in the prefix cache
   CompressionOutcome compression;
 };
 
@@ -84,15 +93,18 @@ using StreamEvent = std::variant<TokenEvent, ScoreEvent, FinishEvent>;
 class TokenStream {
  public:
   // `on_ready` is called on the engine's thread after events were added to an empty queue; it must return at
-  // once.
-  explicit TokenStream(std::function<void()> on_ready = {}) : on_ready_(std::move(on_ready)) {}
+  // once. `label` goes with the request's tag to the observer; the engine does not look at it.
+  explicit TokenStream(std::function<void()> on_ready = {}, std::string label = {})
+      : on_ready_(std::move(on_ready)), label_(std::move(label)) {}
 
   void push(StreamEvent event);
   // Takes all queued events; empty when there are none.
   std::deque<StreamEvent> take();
+  const std::string& label() const { return label_; }
 
  private:
-  std::function<void()> on_ready_;
+  const std::function<void()> on_ready_;
+  const std::string label_;
   std::mutex mutex_;
   std::deque<StreamEvent> events_;  // guarded by mutex_
 };

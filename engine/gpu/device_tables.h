@@ -9,7 +9,7 @@
 #include "engine/gpu/staging.h"
 #include "engine/kernels/cpu/cpu_kernels.h"
 #include "engine/kernels/cuda/table_update.h"
-#include "engine/kv_cache/block_table.h"
+#include "engine/kv_cache/sequence_cache.h"
 #include "engine/scheduler/sequence.h"
 
 namespace kvcrush {

@@ -107,14 +107,17 @@ PruneReport GpuRunner::settle(Sequence& sequence, const Settling& settling) {
       prune.sums = prune.observation;
   }
   const std::vector<SequenceCache::LayerShape> shapes = settled_shapes(sequence, settling);
-  for (int layer = 0; layer < num_layers_; ++layer)
-    prune.targets.push_back(
-        reshaped(tables_.cached(sequence, layer), shapes[static_cast<std::size_t>(layer)]));
+  std::vector<std::vector<BlockId>> target_blocks = sequence.cache.rewrite_targets(shapes);
+  for (int layer = 0; layer < num_layers_; ++layer) {
+    const auto index = static_cast<std::size_t>(layer);
+    prune.targets.push_back(reshaped(tables_.cached(sequence, layer), shapes[index]));
+    if (!target_blocks.empty()) prune.targets.back().blocks = staging_.add(target_blocks[index]);
+  }
   pruner_.prepare(prune, kv_.pool(), tables_, staging_);
   staging_.upload();
   tables_.apply();
   pruner_.launch(kv_.pool());
-  const PruneReport report = shrink_to(shapes, sequence.cache);
+  const PruneReport report = shrink_to(shapes, std::move(target_blocks), sequence.cache);
   add_outcome(sequence, settling.prune, report);
   return report;
 }
@@ -142,6 +145,7 @@ void GpuRunner::prepare_fork(const Fork& fork) {
 
 void GpuRunner::forget(SequenceId id, bool for_good) {
   observations_.erase(id);
+  swaps_.forget(id);
   tables_.forget(id);
   sampler_.forget(id);
   if (for_good) trunk_needs_.erase(id);

@@ -13,6 +13,7 @@
 #include "engine/gpu/gpu_sampler.h"
 #include "engine/gpu/gpu_taps.h"
 #include "engine/kv_cache/kv_storage.h"
+#include "engine/model/swap_space.h"
 
 namespace kvcrush {
 
@@ -27,6 +28,14 @@ class GpuRunner final : public ModelExecutor {
   std::vector<SampleResult> sample(std::span<const SampleJob> jobs, const at::Tensor& logits) override;
   const std::vector<PruneReport>& fork_reports() const override { return fork_reports_; }
   PruneReport settle(Sequence& sequence, const Settling& settling) override;
+  void swap_out(SequenceId id, std::span<const BlockId> blocks) override {
+    runtime_->enter();
+    swaps_.swap_out(id, blocks, kv_);
+  }
+  void swap_in(SequenceId id, std::span<const BlockId> blocks) override {
+    runtime_->enter();
+    swaps_.swap_in(id, blocks, kv_);
+  }
   void expect_children(SequenceId trunk, const ObservationNeeds& needs) override {
     trunk_needs_[trunk] = needs;
   }
@@ -49,6 +58,7 @@ class GpuRunner final : public ModelExecutor {
   Staging staging_;
   std::unordered_map<SequenceId, GpuObservation> observations_;  // of sequences that prune by attention
   std::unordered_map<SequenceId, ObservationNeeds> trunk_needs_;
+  SwapSpace swaps_;
   std::vector<PruneReport> fork_reports_;
 };
 

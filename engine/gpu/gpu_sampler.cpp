@@ -30,9 +30,10 @@ struct Answers {
 
   SampleResult result(std::size_t row, const SamplingParams& sampling, int vocab_size) const {
     SampleResult result;
-    result.token = tokens[row];
+    result.valid = tokens[row] >= 0;
+    result.token = result.valid ? tokens[row] : cuda::no_number(tokens[row]);
     if (!sampling.num_logprobs) return result;
-    result.logprob = LogprobEntry{tokens[row], logprobs[row]};
+    result.logprob = LogprobEntry{result.token, logprobs[row]};
     const int count = std::min(*sampling.num_logprobs, vocab_size);
     for (int i = 0; i < count; ++i) {
       const std::size_t place = row * cuda::kMaxTopLogprobs + static_cast<std::size_t>(i);

@@ -17,6 +17,7 @@ BlockPool::~BlockPool() {
 }
 
 BlockId BlockPool::take() {
+  if (free_.empty() && reserve_ != nullptr && reserve_->num_idle_blocks() > 0) reserve_->give_back_idle();
   KVCRUSH_CHECK(!free_.empty());
   const BlockId block = free_.back();
   free_.pop_back();

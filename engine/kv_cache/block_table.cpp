@@ -16,6 +16,7 @@ BlockTable::BlockTable(BlockTable&& other) noexcept
     : pool_(other.pool_),
       format_(other.format_),
       blocks_(std::exchange(other.blocks_, {})),
+      num_shared_(std::exchange(other.num_shared_, 0)),
       num_packed_tokens_(std::exchange(other.num_packed_tokens_, 0)),
       num_tail_tokens_(std::exchange(other.num_tail_tokens_, 0)) {}
 
@@ -25,6 +26,7 @@ BlockTable& BlockTable::operator=(BlockTable&& other) noexcept {
     pool_ = other.pool_;
     format_ = other.format_;
     blocks_ = std::exchange(other.blocks_, {});
+    num_shared_ = std::exchange(other.num_shared_, 0);
     num_packed_tokens_ = std::exchange(other.num_packed_tokens_, 0);
     num_tail_tokens_ = std::exchange(other.num_tail_tokens_, 0);
   }
@@ -53,7 +55,7 @@ int BlockTable::shrink(int num_packed, int num_tail) {
   KVCRUSH_CHECK(num_packed >= 0 && num_tail >= 0 && num_packed + num_tail <= num_cached_tokens());
   const int keep = blocks_for(format_, num_packed, num_tail);
   const int freed = static_cast<int>(blocks_.size()) - keep;
-  KVCRUSH_CHECK(freed >= 0);
+  KVCRUSH_CHECK(freed >= 0 && keep >= num_shared_);
   pool_->give_back(std::span(blocks_).subspan(static_cast<std::size_t>(keep)));
   if (freed > 0) ++revision_;
   blocks_.resize(static_cast<std::size_t>(keep));
@@ -62,61 +64,42 @@ int BlockTable::shrink(int num_packed, int num_tail) {
   return freed;
 }
 
-SequenceCache::SequenceCache(BlockPool& pool, int num_layers, const cpu::KvFormat& format)
-    : pool_(&pool), format_(format), num_evicted_(static_cast<std::size_t>(num_layers), 0) {
-  layers_.reserve(static_cast<std::size_t>(num_layers));
-  for (int layer = 0; layer < num_layers; ++layer) layers_.emplace_back(pool, format);
+void BlockTable::clear() {
+  pool_->give_back(std::span(blocks_).subspan(static_cast<std::size_t>(num_shared_)));
+  if (!blocks_.empty()) ++revision_;
+  blocks_.clear();
+  num_shared_ = num_packed_tokens_ = num_tail_tokens_ = 0;
 }
 
-int SequenceCache::max_cached_tokens() const {
-  int longest = 0;
-  for (const BlockTable& layer : layers_) longest = std::max(longest, layer.num_cached_tokens());
-  return longest;
+void BlockTable::begin_with(BlockId shared) {
+  KVCRUSH_CHECK(static_cast<int>(blocks_.size()) == num_shared_ && num_packed_tokens_ == 0);
+  blocks_.push_back(shared);
+  ++num_shared_;
+  num_tail_tokens_ += format_.tail_tokens_per_block;
 }
 
-int SequenceCache::num_blocks() const {
-  int total = 0;
-  for (const BlockTable& layer : layers_) total += static_cast<int>(layer.blocks().size());
-  return total;
+void BlockTable::share_next(BlockId shared) {
+  BlockId& block = blocks_[static_cast<std::size_t>(num_shared_++)];
+  if (block == shared) return;
+  pool_->give_back(std::span(&block, 1));
+  block = shared;
+  ++revision_;
 }
 
-int SequenceCache::blocks_missing_for(int num_tokens) const {
-  int missing = 0;
-  for (const BlockTable& layer : layers_) missing += layer.blocks_missing_for(num_tokens);
-  return missing;
-}
-
-bool SequenceCache::try_extend(int num_tokens) {
-  if (blocks_missing_for(num_tokens) > pool_->num_free()) return false;
-  for (BlockTable& layer : layers_) layer.extend(num_tokens);
-  return true;
-}
-
-bool SequenceCache::try_assign(std::span<const LayerShape> shapes) {
-  KVCRUSH_CHECK(shapes.size() == layers_.size());
-  int wanted = 0;
-  for (const LayerShape& shape : shapes) wanted += blocks_for(format_, shape.num_packed, shape.num_tail);
-  if (wanted > pool_->num_free()) return false;
-  for (std::size_t i = 0; i < shapes.size(); ++i) {
-    layers_[i].assign(shapes[i].num_packed, shapes[i].num_tail);
-    num_evicted_[i] = shapes[i].num_evicted;
+int BlockTable::become(std::vector<BlockId> blocks, int num_packed, int num_tail) {
+  KVCRUSH_CHECK(static_cast<int>(blocks.size()) == blocks_for(format_, num_packed, num_tail));
+  const int freed = static_cast<int>(blocks_.size()) - static_cast<int>(blocks.size());
+  const std::size_t first_own = static_cast<std::size_t>(num_shared_);
+  if (first_own < blocks_.size()) {
+    const std::size_t kept = std::max(first_own, blocks.size());  // those in place are the same in both
+    if (kept < blocks_.size()) pool_->give_back(std::span(blocks_).subspan(kept));
   }
-  return true;
-}
-
-int SequenceCache::shrink(int layer, int num_packed, int num_tail) {
-  num_evicted_[layer] += layers_[layer].num_cached_tokens() - num_packed - num_tail;
-  return layers_[layer].shrink(num_packed, num_tail);
-}
-
-void SequenceCache::drop_newest(int num_tokens) {
-  for (BlockTable& layer : layers_)
-    layer.shrink(layer.num_packed_tokens(), layer.num_tail_tokens() - num_tokens);
-}
-
-void SequenceCache::clear() {
-  for (BlockTable& layer : layers_) layer.clear();
-  std::fill(num_evicted_.begin(), num_evicted_.end(), 0);
+  blocks_ = std::move(blocks);
+  num_shared_ = 0;
+  num_packed_tokens_ = num_packed;
+  num_tail_tokens_ = num_tail;
+  ++revision_;
+  return freed;
 }
 
 }  // namespace kvcrush

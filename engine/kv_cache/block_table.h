@@ -1,5 +1,5 @@
-// Which blocks hold one layer of one sequence. Holding is owning: blocks go back to the pool when the table
-// dies.
+// Which blocks hold one layer of one sequence. Holding is owning, but for the first ones where they are
+// shared (PrefixCache): the table's own blocks go back to the pool when it dies.
 #pragma once
 
 #include <span>
@@ -27,6 +27,7 @@ class BlockTable {
   int num_packed_tokens() const { return num_packed_tokens_; }
   int num_tail_tokens() const { return num_tail_tokens_; }
   std::span<const BlockId> blocks() const { return blocks_; }
+  int num_shared_blocks() const { return num_shared_; }  // of the first ones; never written
   // Changes whenever blocks() does other than by growing at the end.
   int revision() const { return revision_; }
   // For kernels; valid until the table changes.
@@ -42,53 +43,28 @@ class BlockTable {
   void assign(int num_packed, int num_tail);
   // Keeps the first blocks only (compaction has filled them) and returns the number of blocks freed.
   int shrink(int num_packed, int num_tail);
-  void clear() { shrink(0, 0); }
+  void clear();
+
+  // What SequenceCache does with shared blocks.
+  // Of an empty table: begins with a shared block, full of tail tokens.
+  void begin_with(BlockId shared);
+  // The first own block becomes shared: itself, or, where another block has the same content, that one; then
+  // its own goes back to the pool.
+  void share_next(BlockId shared);
+  // The last shared block becomes the table's own.
+  void own_last_shared() { --num_shared_; }
+  // Everything moved into `blocks`: each is the table's own already, or taken for it. Returns the number of
+  // blocks freed.
+  int become(std::vector<BlockId> blocks, int num_packed, int num_tail);
 
  private:
   BlockPool* pool_;
   cpu::KvFormat format_;
   std::vector<BlockId> blocks_;
   int revision_ = 0;
+  int num_shared_ = 0;
   int num_packed_tokens_ = 0;
   int num_tail_tokens_ = 0;
-};
-
-// All layers of one sequence. Three counts, never mixed: logical length (the sequence's own), cached (per
-// layer), evicted.
-class SequenceCache {
- public:
-  SequenceCache(BlockPool& pool, int num_layers, const cpu::KvFormat& format);
-
-  const cpu::KvFormat& format() const { return format_; }
-  int num_layers() const { return static_cast<int>(layers_.size()); }
-  const BlockTable& layer(int layer) const { return layers_[layer]; }
-  int max_cached_tokens() const;
-  int num_blocks() const;
-  int num_evicted(int layer) const { return num_evicted_[layer]; }
-
-  // Room for `num_tokens` more in every layer, all or nothing. False: the pool has too few free blocks.
-  [[nodiscard]] bool try_extend(int num_tokens);
-  int blocks_missing_for(int num_tokens) const;
-  // What one layer of a fork holds: tokens by storage, and how many of the trunk's it does without.
-  struct LayerShape {
-    int num_packed = 0;
-    int num_tail = 0;
-    int num_evicted = 0;
-  };
-  // The cache is empty and takes blocks for these shapes, [num_layers], all or nothing.
-  [[nodiscard]] bool try_assign(std::span<const LayerShape> shapes);
-  // After compaction of `layer`. Returns blocks freed.
-  int shrink(int layer, int num_packed, int num_tail);
-  // Forgets the newest tokens of every layer; they are in the tail.
-  void drop_newest(int num_tokens);
-  // Gives everything back and forgets evictions, as for a sequence that will be recomputed.
-  void clear();
-
- private:
-  BlockPool* pool_;
-  cpu::KvFormat format_;
-  std::vector<BlockTable> layers_;
-  std::vector<int> num_evicted_;  // [num_layers]
 };
 
 }  // namespace kvcrush

@@ -10,6 +10,7 @@
 #include <string_view>
 #include <type_traits>
 
+#include "engine/core/readable.h"
 #include "engine/core/status.h"
 
 namespace kvcrush {
@@ -57,7 +58,7 @@ class ByteCursor {
     if (!read(out, what)) return false;
     if (out <= remaining() / min_item_bytes) return true;
     offset_ -= sizeof(std::uint64_t);
-    return fail(std::string(what) + " is " + std::to_string(out) + ", more than the " +
+    return fail(readable(what) + " is " + std::to_string(out) + ", more than the " +
                 std::to_string(remaining()) + " bytes left can hold");
   }
 
@@ -73,8 +74,8 @@ class ByteCursor {
   bool require(std::uint64_t num_bytes, std::string_view what) {
     if (!status_.ok()) return false;
     if (num_bytes <= remaining()) return true;
-    return fail("expected " + std::to_string(num_bytes) + " bytes of " + std::string(what) +
-                ", the file has " + std::to_string(remaining()) + " left");
+    return fail("expected " + std::to_string(num_bytes) + " bytes of " + readable(what) + ", the file has " +
+                std::to_string(remaining()) + " left");
   }
 
   std::span<const std::byte> bytes_;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 
+#include "engine/core/readable.h"
 #include "engine/loader/byte_cursor.h"
 #include "engine/loader/gguf_tensors.h"
 
@@ -14,6 +15,11 @@ constexpr std::size_t kMaxKeyBytes = 65535;
 constexpr std::uint64_t kMaxAlignment = 1u << 20;
 constexpr int kMaxArrayDepth = 4;
 constexpr std::size_t kMinEntryBytes = 8 + 4 + 1;
+// Far above what models have. A sparse file may be larger than memory and disk, so its size alone is no
+// bound.
+constexpr std::uint64_t kMaxTensors = 1u << 16;
+constexpr std::uint64_t kMaxEntries = 1u << 16;
+constexpr std::uint64_t kMaxArrayItems = 1u << 24;  // strings and arrays in arrays, of all entries together
 
 // Bytes of one number or boolean; 0 for strings, arrays and unknown types.
 std::size_t scalar_bytes(GgufType type) {
@@ -38,13 +44,6 @@ std::size_t scalar_bytes(GgufType type) {
       break;
   }
   return 0;
-}
-
-std::string quoted(std::string_view name) {
-  std::string text = "'";
-  text += name;
-  text += '\'';
-  return text;
 }
 
 class GgufParser {
@@ -74,8 +73,16 @@ class GgufParser {
                               ? "big-endian GGUF is not supported"
                               : "GGUF version is " + std::to_string(file_.version) + "; supported: 2, 3");
     }
-    return cursor_.read_count(num_tensors, kMinTensorInfoBytes, "number of tensors") &&
-           cursor_.read_count(num_entries, kMinEntryBytes, "number of metadata entries");
+    return read_limited_count(num_tensors, kMinTensorInfoBytes, kMaxTensors, "number of tensors") &&
+           read_limited_count(num_entries, kMinEntryBytes, kMaxEntries, "number of metadata entries");
+  }
+
+  bool read_limited_count(std::uint64_t& out, std::size_t min_item_bytes, std::uint64_t max,
+                          std::string_view what) {
+    if (!cursor_.read_count(out, min_item_bytes, what)) return false;
+    if (out <= max) return true;
+    return cursor_.fail(std::string(what) + " is " + std::to_string(out) + "; allowed: up to " +
+                        std::to_string(max));
   }
 
   bool read_entries(std::uint64_t num_entries) {
@@ -89,7 +96,7 @@ class GgufParser {
       }
       if (!cursor_.read(type, "type of a metadata value") || !read_value(key, type, value)) return false;
       if (!file_.metadata.emplace(key, std::move(value)).second) {
-        return cursor_.fail("metadata key " + quoted(key) + " occurs twice");
+        return cursor_.fail("metadata key " + in_quotes(key) + " occurs twice");
       }
     }
     return true;
@@ -128,7 +135,7 @@ class GgufParser {
       case GgufType::kBool: {
         std::uint8_t stored = 0;
         if (!cursor_.read(stored, key)) return false;
-        if (stored > 1) return cursor_.fail("boolean " + quoted(key) + " is " + std::to_string(stored));
+        if (stored > 1) return cursor_.fail("boolean " + in_quotes(key) + " is " + std::to_string(stored));
         value = stored == 1;
         return true;
       }
@@ -145,19 +152,19 @@ class GgufParser {
         return true;
       }
     }
-    return cursor_.fail("metadata key " + quoted(key) + " has type " + std::to_string(type) +
+    return cursor_.fail("metadata key " + in_quotes(key) + " has type " + std::to_string(type) +
                         "; known: 0 to 12");
   }
 
   bool read_array(std::string_view key, int depth, GgufArray& array) {
     if (depth > kMaxArrayDepth) {
-      return cursor_.fail("arrays in " + quoted(key) + " are nested deeper than " +
+      return cursor_.fail("arrays in " + in_quotes(key) + " are nested deeper than " +
                           std::to_string(kMaxArrayDepth));
     }
     std::uint32_t type = 0;
     if (!cursor_.read(type, key)) return false;
     if (type > static_cast<std::uint32_t>(GgufType::kFloat64)) {
-      return cursor_.fail("array " + quoted(key) + " has element type " + std::to_string(type) +
+      return cursor_.fail("array " + in_quotes(key) + " has element type " + std::to_string(type) +
                           "; known: 0 to 12");
     }
     array.element_type = static_cast<GgufType>(type);
@@ -167,6 +174,11 @@ class GgufParser {
                                                                            : element_bytes;
     if (!cursor_.read_count(array.count, min_bytes, key)) return false;
     if (element_bytes > 0) return cursor_.read_bytes(array.bytes, array.count * element_bytes, key);
+    if (array.count > kMaxArrayItems - num_array_items_) {
+      return cursor_.fail("array " + in_quotes(key) + " has " + std::to_string(array.count) +
+                          " items; allowed in a file: up to " + std::to_string(kMaxArrayItems));
+    }
+    num_array_items_ += array.count;
     if (array.element_type == GgufType::kString) {
       array.strings.resize(static_cast<std::size_t>(array.count));
       return std::all_of(array.strings.begin(), array.strings.end(),
@@ -199,12 +211,13 @@ class GgufParser {
         found == file_.metadata.end() ? nullptr : std::get_if<std::string_view>(&found->second);
     if (name == nullptr) return cursor_.fail("metadata has no string 'general.architecture'");
     if (*name == expected) return true;
-    return cursor_.fail("architecture is " + quoted(*name) + "; supported: " + std::string(expected));
+    return cursor_.fail("architecture is " + in_quotes(*name) + "; supported: " + std::string(expected));
   }
 
   std::span<const std::byte> bytes_;
   ByteCursor cursor_;
   GgufFile file_;
+  std::uint64_t num_array_items_ = 0;
 };
 
 template <typename T>

@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include "engine/core/readable.h"
 #include "engine/loader/config_check.h"
 #include "engine/loader/gguf.h"
 #include "engine/loader/gguf_metadata.h"
@@ -35,8 +36,8 @@ void read_rope(MetadataReader& metadata, ModelConfig& config) {
   }
   if (type == "none") return;
   if (type != "linear" && type != "yarn") {
-    return metadata.fail("metadata key 'llama.rope.scaling.type' is '" + type +
-                         "'; supported: none, linear, yarn");
+    return metadata.fail("metadata key 'llama.rope.scaling.type' is " + in_quotes(type) +
+                         "; supported: none, linear, yarn");
   }
   rope.type = type == "linear" ? RopeScalingType::kLinear : RopeScalingType::kYarn;
   rope.factor = metadata.number("llama.rope.scaling.factor", 1.0, kMaxRopeFactor);
@@ -112,8 +113,12 @@ TokenKind token_kind(std::int64_t stored, MetadataReader& metadata) {
   return TokenKind::kNormal;
 }
 
-void read_vocabulary(MetadataReader& metadata, TokenizerSpec& spec) {
+void read_vocabulary(const ModelConfig& config, MetadataReader& metadata, TokenizerSpec& spec) {
   const GgufArray& tokens = metadata.strings("tokenizer.ggml.tokens");
+  if (static_cast<std::int64_t>(tokens.count) > config.vocab_size) {
+    return metadata.fail("metadata key 'tokenizer.ggml.tokens' has " + std::to_string(tokens.count) +
+                         " entries; the vocabulary size is " + std::to_string(config.vocab_size));
+  }
   spec.tokens.assign(tokens.strings.begin(), tokens.strings.end());
   spec.kinds.assign(spec.tokens.size(), TokenKind::kNormal);
   if (metadata.has("tokenizer.ggml.token_type")) {
@@ -130,8 +135,8 @@ void read_vocabulary(MetadataReader& metadata, TokenizerSpec& spec) {
   for (const std::string& merge : spec.merges) {
     const std::size_t space = merge.find(' ');
     if (space == 0 || space == std::string::npos || space + 1 == merge.size()) {
-      return metadata.fail("metadata key 'tokenizer.ggml.merges' holds '" + merge +
-                           "'; two tokens are expected");
+      return metadata.fail("metadata key 'tokenizer.ggml.merges' holds " + in_quotes(merge) +
+                           "; two tokens are expected");
     }
   }
 }
@@ -142,14 +147,10 @@ Result<TokenizerSpec> read_tokenizer(const GgufFile& file, const ModelConfig& co
   TokenizerSpec spec;
   spec.model = metadata.text("tokenizer.ggml.model");
   if (metadata.status().ok() && spec.model != "gpt2") {
-    metadata.fail("metadata key 'tokenizer.ggml.model' is '" + spec.model + "'; supported: gpt2");
+    metadata.fail("metadata key 'tokenizer.ggml.model' is " + in_quotes(spec.model) + "; supported: gpt2");
   }
   spec.pre_tokenizer = metadata.text_or("tokenizer.ggml.pre", "default");
-  read_vocabulary(metadata, spec);
-  if (metadata.status().ok() && static_cast<std::int64_t>(spec.tokens.size()) > config.vocab_size) {
-    metadata.fail("metadata key 'tokenizer.ggml.tokens' has " + std::to_string(spec.tokens.size()) +
-                  " entries; the vocabulary size is " + std::to_string(config.vocab_size));
-  }
+  read_vocabulary(config, metadata, spec);
   const auto id = [&](const char* key) {
     const std::int64_t last = static_cast<std::int64_t>(spec.tokens.size()) - 1;
     return static_cast<TokenId>(metadata.integer_or(key, -1, 0, last));
@@ -167,7 +168,7 @@ Result<TokenizerSpec> read_tokenizer(const GgufFile& file, const ModelConfig& co
         "metadata key 'tokenizer.ggml.add_bos_token' is true without a 'tokenizer.ggml.bos_token_id'");
   }
   if (!metadata.status().ok()) return metadata.status();
-  set_stop_ids(turn_ends, spec);
+  KVCRUSH_RETURN_IF_ERROR(set_stop_ids(turn_ends, source, spec));
   return spec;
 }
 

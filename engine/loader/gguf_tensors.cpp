@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "engine/core/readable.h"
 #include "engine/loader/weight_type.h"
 
 namespace kvcrush {
@@ -59,13 +60,6 @@ const std::map<std::uint32_t, TensorType>& tensor_types() {
   return types;
 }
 
-std::string quoted(std::string_view name) {
-  std::string text = "'";
-  text += name;
-  text += '\'';
-  return text;
-}
-
 class TensorReader {
  public:
   TensorReader(ByteCursor& cursor, std::span<const std::byte> bytes, GgufFile& file)
@@ -78,7 +72,7 @@ class TensorReader {
       std::uint64_t offset = 0;
       if (!read_tensor_info(tensor, offset)) return false;
       if (!names.insert(tensor.name).second) {
-        return cursor_.fail("tensor " + quoted(tensor.name) + " occurs twice");
+        return cursor_.fail("tensor " + in_quotes(tensor.name) + " occurs twice");
       }
       file_.tensors.push_back(std::move(tensor));
       offsets_.push_back(offset);
@@ -93,7 +87,7 @@ class TensorReader {
     std::vector<std::pair<std::uint64_t, std::size_t>> order;  // offset, index
     for (std::size_t i = 0; i < file_.tensors.size(); ++i) {
       WeightView& view = file_.tensors[i].view;
-      const std::string name = "tensor " + quoted(file_.tensors[i].name);
+      const std::string name = "tensor " + in_quotes(file_.tensors[i].name);
       const auto num_bytes = checked_num_bytes(view.dtype, view.shape);
       if (!num_bytes) {
         return cursor_.fail(name + " of type " + std::string(weight_dtype_name(view.dtype)) +
@@ -124,7 +118,7 @@ class TensorReader {
       return false;
     }
     if (tensor.name.empty() || num_dims < 1 || num_dims > kMaxDimensions) {
-      return cursor_.fail("tensor " + quoted(tensor.name) + " has " + std::to_string(num_dims) +
+      return cursor_.fail("tensor " + in_quotes(tensor.name) + " has " + std::to_string(num_dims) +
                           " dimensions; a name and 1 to 4 dimensions are expected");
     }
     tensor.view.shape.resize(num_dims);
@@ -135,7 +129,7 @@ class TensorReader {
     if (!cursor_.read(type, "tensor type") || !cursor_.read(offset, "tensor offset")) return false;
     const auto known = tensor_types().find(type);
     if (known == tensor_types().end() || !known->second.dtype) {
-      return cursor_.fail("tensor " + quoted(tensor.name) + " has type " +
+      return cursor_.fail("tensor " + in_quotes(tensor.name) + " has type " +
                           (known == tensor_types().end() ? "number " + std::to_string(type)
                                                          : std::string(known->second.name)) +
                           "; supported: " + std::string(supported_weight_dtypes()));
@@ -149,8 +143,8 @@ class TensorReader {
     for (std::size_t i = 1; i < order.size(); ++i) {
       const GgufTensor& previous = file_.tensors[order[i - 1].second];
       if (order[i - 1].first + previous.view.bytes.size() > order[i].first) {
-        return cursor_.fail("tensors " + quoted(previous.name) + " and " +
-                            quoted(file_.tensors[order[i].second].name) + " overlap at data offset " +
+        return cursor_.fail("tensors " + in_quotes(previous.name) + " and " +
+                            in_quotes(file_.tensors[order[i].second].name) + " overlap at data offset " +
                             std::to_string(order[i].first));
       }
     }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "engine/core/readable.h"
 #include "engine/loader/config_check.h"
 #include "engine/loader/json_fields.h"
 
@@ -15,7 +16,7 @@ constexpr const char* kArchitecture = "llama";
 void check_supported(JsonFields& fields) {
   const std::string model_type = fields.text_or("model_type", "");
   if (model_type != kArchitecture) {
-    return fields.fail("field 'model_type' is '" + model_type + "'; supported: " + kArchitecture);
+    return fields.fail("field 'model_type' is " + in_quotes(model_type) + "; supported: " + kArchitecture);
   }
   if (const json* architectures = fields.find("architectures")) {
     const bool known = architectures->is_array() && std::find(architectures->begin(), architectures->end(),
@@ -23,7 +24,8 @@ void check_supported(JsonFields& fields) {
     if (!known) return fields.fail("field 'architectures' does not list the supported LlamaForCausalLM");
   }
   const std::string activation = fields.text_or("hidden_act", "silu");
-  if (activation != "silu") return fields.fail("field 'hidden_act' is '" + activation + "'; supported: silu");
+  if (activation != "silu")
+    return fields.fail("field 'hidden_act' is " + in_quotes(activation) + "; supported: silu");
   if (fields.flag_or("mlp_bias", false)) return fields.fail("field 'mlp_bias' is true; supported: false");
   if (fields.has("quantization_config"))
     return fields.fail("field 'quantization_config' is set; it is not supported");
@@ -72,7 +74,7 @@ Status read_rope(const json& scaling, const std::string& source, int max_context
   } else if (type == "yarn") {
     read_yarn(fields, max_context_tokens, rope);
   } else if (type != "default") {
-    fields.fail("rope type is '" + type + "'; supported: default, linear, llama3, yarn");
+    fields.fail("rope type is " + in_quotes(type) + "; supported: default, linear, llama3, yarn");
   }
   return fields.status();
 }

@@ -4,6 +4,7 @@
 #include <string_view>
 #include <vector>
 
+#include "engine/core/readable.h"
 #include "engine/loader/json_fields.h"
 
 namespace kvcrush {
@@ -58,9 +59,9 @@ Result<std::string> recognise_split(const json& step, const std::string& source)
       if (split.regex == regex->get_ref<const std::string&>()) return std::string(split.name);
     }
   }
-  return invalid_argument(source + ": pre_tokenizer Split with the pattern '" +
-                          (has_regex ? regex->get<std::string>() : std::string("(no regex)")) +
-                          "' is not known" + kKnown);
+  return invalid_argument(source + ": pre_tokenizer Split with the pattern " +
+                          (has_regex ? in_quotes(regex->get_ref<const std::string&>()) : "(no regex)") +
+                          " is not known" + kKnown);
 }
 
 }  // namespace
@@ -69,7 +70,8 @@ Result<PreTokenizer> recognise_pre_tokenizer(const json& pre_tokenizer, const st
   const std::vector<const json*> steps = flatten(pre_tokenizer);
   std::string types;
   for (const json* step : steps) types += (types.empty() ? "" : " + ") + type_of(*step);
-  const Status unknown = invalid_argument(source + ": pre_tokenizer '" + types + "' is not known" + kKnown);
+  const Status unknown =
+      invalid_argument(source + ": pre_tokenizer " + in_quotes(types) + " is not known" + kKnown);
   if (steps.empty() || type_of(*steps.back()) != "ByteLevel") return unknown;
 
   JsonFields byte_level(*steps.back(), source + ": pre_tokenizer ByteLevel");

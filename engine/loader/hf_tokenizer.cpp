@@ -5,6 +5,7 @@
 #include <utility>
 #include <vector>
 
+#include "engine/core/readable.h"
 #include "engine/loader/hf_pre_tokenizer.h"
 #include "engine/loader/json_fields.h"
 #include "engine/loader/mapped_file.h"
@@ -31,11 +32,12 @@ std::string token_text(const json* token) {
   return token != nullptr && token->is_string() ? token->get<std::string>() : std::string();
 }
 
-Status place_token(std::int64_t id, const std::string& token, TokenKind kind, int vocab_size,
+// `id_limit`: where ids end.
+Status place_token(std::int64_t id, const std::string& token, TokenKind kind, std::int64_t id_limit,
                    const std::string& source, TokenizerSpec& spec) {
-  if (id < 0 || id >= vocab_size) {
-    return invalid_argument(source + ": token '" + token + "' has id " + std::to_string(id) +
-                            "; allowed: 0 to " + std::to_string(vocab_size - 1));
+  if (id < 0 || id >= id_limit) {
+    return invalid_argument(source + ": token " + in_quotes(token) + " has id " + std::to_string(id) +
+                            "; allowed: 0 to " + std::to_string(id_limit - 1));
   }
   const auto index = static_cast<std::size_t>(id);
   if (index >= spec.tokens.size()) {
@@ -43,18 +45,26 @@ Status place_token(std::int64_t id, const std::string& token, TokenKind kind, in
     spec.kinds.resize(index + 1, TokenKind::kUnused);
   }
   if (spec.kinds[index] != TokenKind::kUnused && spec.tokens[index] != token) {
-    return invalid_argument(source + ": tokens '" + spec.tokens[index] + "' and '" + token +
-                            "' both have id " + std::to_string(id));
+    return invalid_argument(source + ": tokens " + in_quotes(spec.tokens[index]) + " and " +
+                            in_quotes(token) + " both have id " + std::to_string(id));
   }
   spec.tokens[index] = token;
   spec.kinds[index] = kind;
   return {};
 }
 
+// Ids may leave holes, of a bounded number: a few tokens must not ask for memory of millions.
+std::int64_t id_limit(const json& tokenizer, const json& vocab, int vocab_size) {
+  constexpr std::int64_t kMaxHoles = 1 << 16;
+  const auto added = tokenizer.find("added_tokens");
+  const std::size_t num_tokens = vocab.size() + (added == tokenizer.end() ? 0 : added->size());
+  return std::min<std::int64_t>(vocab_size, static_cast<std::int64_t>(num_tokens) + kMaxHoles);
+}
+
 Status check_bpe(const json& model, const std::string& source) {
   JsonFields fields(model, source + ": model");
   const std::string type = fields.text_or("type", "BPE");
-  if (type != "BPE") fields.fail("type is '" + type + "'; supported: BPE");
+  if (type != "BPE") fields.fail("type is " + in_quotes(type) + "; supported: BPE");
   if (fields.flag_or("byte_fallback", false)) fields.fail("field 'byte_fallback' is true; supported: false");
   for (const char* key : {"continuing_subword_prefix", "end_of_word_suffix"}) {
     if (!fields.text_or(key, "").empty())
@@ -66,18 +76,18 @@ Status check_bpe(const json& model, const std::string& source) {
   return fields.status();
 }
 
-Status read_vocab(const json& vocab, int vocab_size, const std::string& source, TokenizerSpec& spec) {
+Status read_vocab(const json& vocab, std::int64_t id_limit, const std::string& source, TokenizerSpec& spec) {
   if (!vocab.is_object()) return invalid_argument(source + ": model: field 'vocab' is no object");
   for (const auto& [token, id] : vocab.items()) {
     const std::int64_t number = id.is_number_unsigned() ? id.get<std::int64_t>() : -1;
-    KVCRUSH_RETURN_IF_ERROR(place_token(number, token, TokenKind::kNormal, vocab_size, source, spec));
+    KVCRUSH_RETURN_IF_ERROR(place_token(number, token, TokenKind::kNormal, id_limit, source, spec));
   }
   return {};
 }
 
 Status bad_merge(const std::string& source, std::size_t index, const std::string& text) {
-  return invalid_argument(source + ": model: merge " + std::to_string(index) + " is '" + text +
-                          "'; two tokens are expected");
+  return invalid_argument(source + ": model: merge " + std::to_string(index) + " is " + in_quotes(text) +
+                          "; two tokens are expected");
 }
 
 // "left right" or ["left", "right"].
@@ -101,7 +111,7 @@ Status read_merges(const json& merges, const std::string& source, TokenizerSpec&
   return {};
 }
 
-Status read_added_tokens(const json& tokenizer, int vocab_size, const std::string& source,
+Status read_added_tokens(const json& tokenizer, std::int64_t id_limit, const std::string& source,
                          TokenizerSpec& spec) {
   const auto added = tokenizer.find("added_tokens");
   if (added == tokenizer.end() || added->is_null()) return {};
@@ -114,7 +124,7 @@ Status read_added_tokens(const json& tokenizer, int vocab_size, const std::strin
     if (content.empty()) fields.fail("the token with id " + std::to_string(id) + " has no 'content'");
     if (!fields.status().ok()) return fields.status();
     const TokenKind kind = special ? TokenKind::kControl : TokenKind::kUserDefined;
-    KVCRUSH_RETURN_IF_ERROR(place_token(id, content, kind, vocab_size, source, spec));
+    KVCRUSH_RETURN_IF_ERROR(place_token(id, content, kind, id_limit, source, spec));
   }
   return {};
 }
@@ -125,7 +135,8 @@ Status check_normalizer(const json& tokenizer, const std::string& source) {
   JsonFields fields(*normalizer, source + ": normalizer");
   // Text arrives composed in practice, and GGUF files of the same models drop this step too.
   const std::string type = fields.text_or("type", "");
-  if (type != "NFC") fields.fail("type is '" + type + "'; supported: none, NFC (taken as already done)");
+  if (type != "NFC")
+    fields.fail("type is " + in_quotes(type) + "; supported: none, NFC (taken as already done)");
   return fields.status();
 }
 
@@ -151,8 +162,8 @@ Result<TokenId> find_token(const std::string& text, const char* field, const std
   if (text.empty()) return TokenId{-1};
   const auto found = std::find(spec.tokens.begin(), spec.tokens.end(), text);
   if (found == spec.tokens.end()) {
-    return invalid_argument(source + ": field '" + field + "' is '" + text +
-                            "', which the vocabulary does not have");
+    return invalid_argument(source + ": field '" + field + "' is " + in_quotes(text) +
+                            ", which the vocabulary does not have");
   }
   return static_cast<TokenId>(found - spec.tokens.begin());
 }
@@ -163,8 +174,9 @@ Result<std::vector<TokenId>> read_ids(const json& object, const char* key, const
   std::vector<TokenId> ids;
   const auto value = object.find(key);
   if (value == object.end() || value->is_null()) return ids;
-  const json list = value->is_array() ? *value : json::array({*value});
-  for (const json& id : list) {
+  const std::size_t num_values = value->is_array() ? value->size() : 1;
+  for (std::size_t i = 0; i < num_values; ++i) {
+    const json& id = value->is_array() ? (*value)[i] : *value;
     if (!id.is_number_unsigned() || id.get<std::uint64_t>() >= spec.tokens.size()) {
       return invalid_argument(source + ": field '" + key + "' must hold ids from 0 to " +
                               std::to_string(spec.tokens.size() - 1));
@@ -226,7 +238,8 @@ Result<TokenizerSpec> parse_tokenizer_json(const json& tokenizer, int vocab_size
   KVCRUSH_RETURN_IF_ERROR(check_bpe(*model, source));
   KVCRUSH_RETURN_IF_ERROR(check_normalizer(tokenizer, source));
   const auto steps = tokenizer.find("pre_tokenizer");
-  Result<PreTokenizer> pre = recognise_pre_tokenizer(steps == tokenizer.end() ? json() : *steps, source);
+  Result<PreTokenizer> pre = steps == tokenizer.end() ? recognise_pre_tokenizer(json(), source)
+                                                      : recognise_pre_tokenizer(*steps, source);
   if (!pre.ok()) return pre.status();
   TokenizerSpec spec;
   spec.model = "gpt2";
@@ -239,9 +252,10 @@ Result<TokenizerSpec> parse_tokenizer_json(const json& tokenizer, int vocab_size
     return invalid_argument(
         source + ": model: field 'ignore_merges' is true; supported with llama3's pre_tokenizer only");
   }
-  KVCRUSH_RETURN_IF_ERROR(read_vocab((*model)["vocab"], vocab_size, source, spec));
+  const std::int64_t limit = id_limit(tokenizer, (*model)["vocab"], vocab_size);
+  KVCRUSH_RETURN_IF_ERROR(read_vocab((*model)["vocab"], limit, source, spec));
   KVCRUSH_RETURN_IF_ERROR(read_merges((*model)["merges"], source, spec));
-  KVCRUSH_RETURN_IF_ERROR(read_added_tokens(tokenizer, vocab_size, source, spec));
+  KVCRUSH_RETURN_IF_ERROR(read_added_tokens(tokenizer, limit, source, spec));
   if (spec.tokens.empty()) return invalid_argument(source + ": the vocabulary is empty");
   for (std::size_t i = 0; i < spec.tokens.size(); ++i) {
     if (spec.kinds[i] == TokenKind::kUnused) spec.tokens[i] = "[PAD" + std::to_string(i) + "]";
@@ -288,7 +302,7 @@ Result<TokenizerSpec> read_hf_tokenizer(const std::string& directory, const json
   if (spec.add_bos && spec.bos_id < 0) {
     return invalid_argument(tokenizer_path + ": a beginning-of-text token is to be added but none is named");
   }
-  set_stop_ids(stop_ids, spec);
+  KVCRUSH_RETURN_IF_ERROR(set_stop_ids(stop_ids, tokenizer_path, spec));
   return parsed;
 }
 

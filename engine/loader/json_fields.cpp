@@ -1,20 +1,60 @@
 #include "engine/loader/json_fields.h"
 
+#include <algorithm>
+
 #include "engine/loader/mapped_file.h"
 
 namespace kvcrush {
 
 using nlohmann::json;
 
+namespace {
+
+// Deepest nesting of arrays and objects in a text that may be cut or broken: as deep as its parser gets.
+int json_depth(std::string_view text) {
+  int depth = 0;
+  int deepest = 0;
+  bool in_string = false;
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    const char c = text[i];
+    if (in_string) {
+      if (c == '\\') ++i;
+      in_string = c != '"';
+    } else if (c == '"') {
+      in_string = true;
+    } else if (c == '[' || c == '{') {
+      deepest = std::max(deepest, ++depth);
+    } else if (c == ']' || c == '}') {
+      --depth;
+    }
+  }
+  return deepest;
+}
+
+}  // namespace
+
+Status check_json_text(std::string_view text, const std::string& source) {
+  if (text.size() > kMaxJsonBytes) {
+    return invalid_argument(source + ": the JSON has " + std::to_string(text.size()) +
+                            " bytes; allowed: up to " + std::to_string(kMaxJsonBytes));
+  }
+  if (json_depth(text) <= kMaxJsonDepth) return {};
+  return invalid_argument(source + ": the JSON is nested deeper than " + std::to_string(kMaxJsonDepth));
+}
+
+Result<json> parse_json_object(std::string_view text, const std::string& source) {
+  KVCRUSH_RETURN_IF_ERROR(check_json_text(text, source));
+  json object = json::parse(text.begin(), text.end(), nullptr, /*allow_exceptions=*/false);
+  if (object.is_discarded()) return invalid_argument(source + ": is not valid JSON");
+  if (!object.is_object()) return invalid_argument(source + ": a JSON object is expected");
+  return object;
+}
+
 Result<json> read_json_file(const std::string& path) {
   Result<MappedFile> file = MappedFile::open(path);
   if (!file.ok()) return file.status();
   const auto bytes = file->bytes();
-  const auto* begin = reinterpret_cast<const char*>(bytes.data());
-  json object = json::parse(begin, begin + bytes.size(), nullptr, /*allow_exceptions=*/false);
-  if (object.is_discarded()) return invalid_argument(path + ": is not valid JSON");
-  if (!object.is_object()) return invalid_argument(path + ": a JSON object is expected");
-  return object;
+  return parse_json_object({reinterpret_cast<const char*>(bytes.data()), bytes.size()}, path);
 }
 
 void JsonFields::fail(const std::string& message) {

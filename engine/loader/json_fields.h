@@ -5,13 +5,24 @@
 #include <cstdint>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <string_view>
 #include <utility>
 
 #include "engine/core/status.h"
 
 namespace kvcrush {
 
-// Parses a file that must hold one JSON object. Errors: NOT_FOUND, INVALID_ARGUMENT.
+// Bounds of a JSON text. A parsed value takes up to some 20 bytes per byte of text; what walks it may
+// recurse.
+inline constexpr std::size_t kMaxJsonBytes = 100'000'000;
+inline constexpr int kMaxJsonDepth = 64;
+
+// INVALID_ARGUMENT where `text` is longer than kMaxJsonBytes or nested deeper than kMaxJsonDepth: to be asked
+// before it is parsed.
+Status check_json_text(std::string_view text, const std::string& source);
+// Parses a text that must be one JSON object. Of equal keys the last counts. Errors: INVALID_ARGUMENT.
+Result<nlohmann::json> parse_json_object(std::string_view text, const std::string& source);
+// The same of a file. Errors: NOT_FOUND, INVALID_ARGUMENT.
 Result<nlohmann::json> read_json_file(const std::string& path);
 
 class JsonFields {

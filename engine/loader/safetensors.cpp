@@ -9,6 +9,7 @@
 #include <set>
 #include <utility>
 
+#include "engine/core/readable.h"
 #include "engine/loader/byte_cursor.h"
 #include "engine/loader/json_fields.h"
 #include "engine/loader/weight_type.h"
@@ -18,7 +19,6 @@ namespace {
 
 using nlohmann::json;
 
-constexpr std::uint64_t kMaxHeaderBytes = 100'000'000;
 constexpr std::size_t kMaxDimensions = 8;
 
 struct Extent {
@@ -37,6 +37,7 @@ std::optional<WeightDtype> weight_dtype(const std::string& name) {
 // JSON keeps the last of equal keys; here two tensors of one name are an error, so the top level's keys are
 // watched.
 Result<json> parse_header(std::string_view text, const std::string& source) {
+  KVCRUSH_RETURN_IF_ERROR(check_json_text(text, source));
   std::set<std::string> keys;
   std::string duplicate;
   const json::parser_callback_t watch = [&](int depth, json::parse_event_t event, json& parsed) {
@@ -49,7 +50,8 @@ Result<json> parse_header(std::string_view text, const std::string& source) {
   json header = json::parse(text.begin(), text.end(), watch, /*allow_exceptions=*/false);
   if (header.is_discarded() || !header.is_object())
     return invalid_argument(source + ": the header is no JSON object");
-  if (!duplicate.empty()) return invalid_argument(source + ": tensor '" + duplicate + "' occurs twice");
+  if (!duplicate.empty())
+    return invalid_argument(source + ": tensor " + in_quotes(duplicate) + " occurs twice");
   return header;
 }
 
@@ -68,14 +70,14 @@ std::optional<std::vector<std::int64_t>> unsigned_list(const json* value) {
 
 Status read_tensor(const std::string& name, const json& entry, std::span<const std::byte> data,
                    const std::string& source, NamedWeight& weight, Extent& extent) {
-  const std::string where = source + ": tensor '" + name + "'";
+  const std::string where = source + ": tensor " + in_quotes(name);
   JsonFields fields(entry, where);
   const std::string type = fields.text_or("dtype", "");
   const auto shape = unsigned_list(fields.find("shape"));
   const auto offsets = unsigned_list(fields.find("data_offsets"));
   if (!fields.status().ok()) return fields.status();
   const std::optional<WeightDtype> dtype = weight_dtype(type);
-  if (!dtype) return invalid_argument(where + " has type '" + type + "'; supported: F32, F16, BF16");
+  if (!dtype) return invalid_argument(where + " has type " + in_quotes(type) + "; supported: F32, F16, BF16");
   if (!shape) return invalid_argument(where + " has no valid 'shape'");
   if (!offsets || offsets->size() != 2) return invalid_argument(where + " has no valid 'data_offsets'");
   const std::int64_t begin = (*offsets)[0];
@@ -103,16 +105,25 @@ Status check_overlap(std::vector<Extent> extents, const std::string& source) {
   });
   for (std::size_t i = 1; i < extents.size(); ++i) {
     if (extents[i - 1].end > extents[i].begin) {
-      return invalid_argument(source + ": tensors '" + extents[i - 1].name + "' and '" + extents[i].name +
-                              "' overlap at data offset " + std::to_string(extents[i].begin));
+      return invalid_argument(source + ": tensors " + in_quotes(extents[i - 1].name) + " and " +
+                              in_quotes(extents[i].name) + " overlap at data offset " +
+                              std::to_string(extents[i].begin));
     }
   }
   return {};
 }
 
 Status bad_shard_name(const std::string& path, const std::string& tensor, const std::string& name) {
-  return invalid_argument(path + ": tensor '" + tensor + "' is mapped to '" + name +
-                          "'; the name of a .safetensors file in this folder is expected");
+  return invalid_argument(path + ": tensor " + in_quotes(tensor) + " is mapped to " + in_quotes(name) +
+                          "; the name of a .safetensors file in this folder is expected");
+}
+
+// A plain name: an index must not point outside its folder. (What a link in the folder points to is its
+// owner's business: downloads are stored as links.)
+bool is_shard_name(std::string_view name) {
+  return name.ends_with(".safetensors") && std::all_of(name.begin(), name.end(), [](char c) {
+           return c > 0x20 && c < 0x7F && c != '/' && c != '\\';
+         });
 }
 
 // Shard file to the tensors that the index puts there.
@@ -126,8 +137,7 @@ Result<std::map<std::string, std::set<std::string>>> read_index(const std::strin
   std::map<std::string, std::set<std::string>> shards;
   for (const auto& [tensor, file] : weight_map->items()) {
     const std::string name = file.is_string() ? file.get<std::string>() : std::string();
-    // A plain name: an index must not point outside its folder.
-    if (!name.ends_with(".safetensors") || name.find_first_of("/\\") != std::string::npos) {
+    if (!is_shard_name(name)) {
       return bad_shard_name(path, tensor, name);
     }
     shards[name].insert(tensor);
@@ -142,13 +152,13 @@ Status append_file(const std::string& path, SafetensorsModel& model, std::set<st
   if (!weights.ok()) return weights.status();
   for (NamedWeight& weight : *weights) {
     if (names != nullptr && names->erase(weight.name) == 0) {
-      return invalid_argument(path + ": tensor '" + weight.name +
-                              "' is not listed for this file in the index");
+      return invalid_argument(path + ": tensor " + in_quotes(weight.name) +
+                              " is not listed for this file in the index");
     }
     model.weights.push_back(std::move(weight));
   }
   if (names != nullptr && !names->empty()) {
-    return invalid_argument(path + ": tensor '" + *names->begin() + "' of the index is missing");
+    return invalid_argument(path + ": tensor " + in_quotes(*names->begin()) + " of the index is missing");
   }
   model.files.push_back(std::move(*file));
   return {};
@@ -161,9 +171,9 @@ Result<std::vector<NamedWeight>> parse_safetensors(std::span<const std::byte> by
   ByteCursor cursor(bytes, source);
   std::uint64_t header_bytes = 0;
   if (!cursor.read(header_bytes, "header length")) return cursor.status();
-  if (header_bytes > kMaxHeaderBytes) {
+  if (header_bytes > kMaxJsonBytes) {
     cursor.fail("header length is " + std::to_string(header_bytes) + "; allowed: up to " +
-                std::to_string(kMaxHeaderBytes));
+                std::to_string(kMaxJsonBytes));
     return cursor.status();
   }
   std::span<const std::byte> text;

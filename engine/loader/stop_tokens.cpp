@@ -9,14 +9,16 @@ namespace {
 
 constexpr std::array<std::string_view, 5> kTurnEnds = {"<|im_end|>", "<|eot_id|>", "<|eom_id|>",
                                                        "<|endoftext|>", "<end_of_turn>"};
+constexpr std::size_t kMaxStopIds = 64;
 
 }  // namespace
 
-void set_stop_ids(std::span<const TokenId> declared, TokenizerSpec& spec) {
+Status set_stop_ids(std::span<const TokenId> declared, const std::string& source, TokenizerSpec& spec) {
   spec.stop_ids.clear();
   const auto add = [&](TokenId id) {
-    if (id < 0 || std::find(spec.stop_ids.begin(), spec.stop_ids.end(), id) != spec.stop_ids.end()) return;
-    spec.stop_ids.push_back(id);
+    if (id < 0 || spec.stop_ids.size() > kMaxStopIds) return;
+    if (std::find(spec.stop_ids.begin(), spec.stop_ids.end(), id) == spec.stop_ids.end())
+      spec.stop_ids.push_back(id);
   };
   add(spec.eos_id);
   std::for_each(declared.begin(), declared.end(), add);
@@ -26,6 +28,8 @@ void set_stop_ids(std::span<const TokenId> declared, TokenizerSpec& spec) {
       add(static_cast<TokenId>(i));
     }
   }
+  if (spec.stop_ids.size() <= kMaxStopIds) return {};
+  return invalid_argument(source + ": more than " + std::to_string(kMaxStopIds) + " tokens end a turn");
 }
 
 }  // namespace kvcrush

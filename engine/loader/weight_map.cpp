@@ -4,6 +4,7 @@
 #include <array>
 #include <utility>
 
+#include "engine/core/readable.h"
 #include "engine/loader/weight_type.h"
 
 namespace kvcrush {
@@ -108,13 +109,13 @@ Status map_weights(const std::vector<NamedWeight>& weights, NameScheme scheme, b
     const auto found = expected.find(weight.name);
     if (found == expected.end()) {
       if (is_ignored(weight.name, scheme, config.tied_embeddings)) continue;
-      return invalid_argument(source + ": tensor '" + weight.name + "' is not part of a " +
+      return invalid_argument(source + ": tensor " + in_quotes(weight.name) + " is not part of a " +
                               config.architecture + " model with " + std::to_string(config.num_layers) +
                               " layers" + (expect_bias ? "" : " and no attention bias"));
     }
     const Expected& wanted = found->second;
     if (weight.view.shape != wanted.shape) {
-      return invalid_argument(source + ": tensor '" + weight.name + "' has shape " +
+      return invalid_argument(source + ": tensor " + in_quotes(weight.name) + " has shape " +
                               shape_text(weight.view.shape) + "; the configuration demands " +
                               shape_text(wanted.shape));
     }

@@ -45,6 +45,9 @@ class ModelExecutor {
   // Prunes and packs a sequence whose chunk (of the last run) reached a boundary;
   // sequence.num_computed_tokens is up to date.
   virtual PruneReport settle(Sequence& sequence, const Settling& settling) = 0;
+  // Keeps the content of a sequence's blocks on the host, until it is moved into as many others or forgotten.
+  virtual void swap_out(SequenceId id, std::span<const BlockId> blocks) = 0;
+  virtual void swap_in(SequenceId id, std::span<const BlockId> blocks) = 0;
   // What a trunk observes beside its own needs: its children's. Before its first run.
   virtual void expect_children(SequenceId trunk, const ObservationNeeds& needs) = 0;
   // Drops what is kept for a sequence that has ended or was preempted; `for_good`: it will not come back.

@@ -83,6 +83,7 @@ void ModelRunner::fork(const Fork& fork) {
 
 void ModelRunner::forget(SequenceId id, bool for_good) {
   observations_.erase(id);
+  swaps_.forget(id);
   memos_.erase(id);
   if (for_good) trunk_needs_.erase(id);
 }

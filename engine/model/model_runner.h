@@ -9,6 +9,7 @@
 #include "engine/model/model_executor.h"
 #include "engine/model/observation.h"
 #include "engine/model/pruner.h"
+#include "engine/model/swap_space.h"
 
 namespace kvcrush {
 
@@ -20,6 +21,8 @@ class ModelRunner final : public ModelExecutor {
   at::Tensor run(const StepPlan& plan) override;
   const std::vector<PruneReport>& fork_reports() const override { return fork_reports_; }
   PruneReport settle(Sequence& sequence, const Settling& settling) override;
+  void swap_out(SequenceId id, std::span<const BlockId> blocks) override { swaps_.swap_out(id, blocks, kv_); }
+  void swap_in(SequenceId id, std::span<const BlockId> blocks) override { swaps_.swap_in(id, blocks, kv_); }
   void expect_children(SequenceId trunk, const ObservationNeeds& needs) override {
     trunk_needs_[trunk] = needs;
   }
@@ -39,6 +42,7 @@ class ModelRunner final : public ModelExecutor {
   std::unordered_map<SequenceId, Observation> observations_;  // of sequences that prune by attention
   std::unordered_map<SequenceId, ObservationNeeds> trunk_needs_;
   std::unordered_map<SequenceId, ReadingsMemo> memos_;  // by trunk
+  SwapSpace swaps_;
   std::vector<PruneReport> fork_reports_;
 };
 

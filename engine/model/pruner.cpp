@@ -71,10 +71,12 @@ PruneReport Pruner::settle(Sequence& sequence, const Settling& settling, Observa
 
   const auto num_layers = static_cast<int>(plans_.size());
   const std::vector<SequenceCache::LayerShape> shapes = settled_shapes(sequence, settling);
+  std::vector<std::vector<BlockId>> target_blocks = sequence.cache.rewrite_targets(shapes);
   std::vector<cpu::CachedLayer> targets;
   for (int layer = 0; layer < num_layers; ++layer) {
     targets.push_back(
         reshaped(sequence.cache.layer(layer).cached(), shapes[static_cast<std::size_t>(layer)]));
+    if (!target_blocks.empty()) targets.back().blocks = target_blocks[static_cast<std::size_t>(layer)].data();
     KVCRUSH_CHECK(targets.back().num_cached == plans_[static_cast<std::size_t>(layer)].num_tokens_after);
   }
   rewrite(sequence, targets, kv);
@@ -85,7 +87,7 @@ PruneReport Pruner::settle(Sequence& sequence, const Settling& settling, Observa
       observation->keep_sums(layer, kept.kept_slots, kept.num_sets, kept.num_tokens_after);
     }
   }
-  PruneReport report = shrink_to(shapes, sequence.cache);
+  PruneReport report = shrink_to(shapes, std::move(target_blocks), sequence.cache);
   add_times({start, was_read, selected, Clock::now()}, sequence.compression_outcome, report);
   add_outcome(sequence, settling.prune, report);
   return report;

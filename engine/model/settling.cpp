@@ -1,6 +1,7 @@
 #include "engine/model/settling.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "engine/core/status.h"
 #include "engine/kernels/cpu/kv_blocks.h"
@@ -52,13 +53,11 @@ cpu::CachedLayer reshaped(cpu::CachedLayer layer, const SequenceCache::LayerShap
   return layer;
 }
 
-PruneReport shrink_to(std::span<const SequenceCache::LayerShape> shapes, SequenceCache& cache) {
+PruneReport shrink_to(std::span<const SequenceCache::LayerShape> shapes,
+                      std::vector<std::vector<BlockId>> targets, SequenceCache& cache) {
   PruneReport report{.cached_tokens_before = cache.max_cached_tokens()};
-  for (std::size_t layer = 0; layer < shapes.size(); ++layer) {
-    report.tokens_evicted += shapes[layer].num_evicted;
-    report.blocks_freed +=
-        cache.shrink(static_cast<int>(layer), shapes[layer].num_packed, shapes[layer].num_tail);
-  }
+  for (const SequenceCache::LayerShape& shape : shapes) report.tokens_evicted += shape.num_evicted;
+  report.blocks_freed = cache.finish_rewrite(shapes, std::move(targets));
   report.cached_tokens_after = cache.max_cached_tokens();
   return report;
 }

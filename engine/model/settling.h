@@ -18,8 +18,9 @@ ObservedQueries queries_for_fork(const Sequence& trunk, const Sequence& child);
 std::vector<SequenceCache::LayerShape> settled_shapes(const Sequence& sequence, const Settling& settling);
 // A layer's slots once it has that shape, in the blocks that it has.
 cpu::CachedLayer reshaped(cpu::CachedLayer layer, const SequenceCache::LayerShape& shape);
-// Gives the blocks back that the layers' new shapes do not need; [num_layers].
-PruneReport shrink_to(std::span<const SequenceCache::LayerShape> shapes, SequenceCache& cache);
+// Gives the blocks back that the layers' new shapes do not need; [num_layers]. targets: of rewrite_targets().
+PruneReport shrink_to(std::span<const SequenceCache::LayerShape> shapes,
+                      std::vector<std::vector<BlockId>> targets, SequenceCache& cache);
 // What a fork, whose cache has its shape already, did without of the trunk's tokens and blocks.
 PruneReport fork_report(const SequenceCache& trunk, const SequenceCache& child);
 // Adds to sequence.compression_outcome; after the cache has its new shape.

@@ -190,6 +190,12 @@ void ban_tokens(std::span<const TokenId> banned, std::span<float> logits) {
   }
 }
 
+bool has_nan(std::span<const float> logits) {
+  std::uint32_t found = 0;  // no way out of the loop, so that it runs along vectors
+  for (const float logit : logits) found |= static_cast<std::uint32_t>(logit != logit);
+  return found != 0;
+}
+
 TokenId argmax(std::span<const float> logits, std::span<const TokenId> banned) {
   float best = kNegativeInfinity;
   std::size_t best_index = logits.size();

@@ -12,6 +12,8 @@
 
 namespace kvcrush {
 
+bool has_nan(std::span<const float> logits);
+
 struct Penalties {
   float repetition = 1.0f;  // > 0; divides positive logits, multiplies negative ones; prompt and output
   float presence = 0.0f;    // subtracted once; output

@@ -51,6 +51,7 @@ TokenId Sampler::choose(std::span<float> logits, int step, std::span<const Token
 SampleResult Sampler::sample(std::span<float> logits, int step, std::span<const TokenId> banned) {
   KVCRUSH_CHECK(logits.size() == static_cast<std::size_t>(vocab_size_) && step >= 0);
   SampleResult result;
+  result.valid = !has_nan(logits);
   if (!num_logprobs_) {
     result.token = choose(logits, step, banned);
     return result;

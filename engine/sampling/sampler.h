@@ -16,6 +16,7 @@ namespace kvcrush {
 
 struct SampleResult {
   TokenId token = 0;
+  bool valid = true;                       // false: there were NaNs among the logits
   std::optional<LogprobEntry> logprob;     // of `token`, when the request asks for log-probabilities
   std::vector<LogprobEntry> top_logprobs;  // likeliest first
 };
@@ -34,8 +35,8 @@ class Sampler {
   // Token number `step` of the output (0 first). Nothing but (seed, step) drives the draw, so a sequence that
   // is computed again after preemption samples the same. `logits` [vocab_size] are overwritten; tokens in
   // `banned` are not chosen. Log-probabilities are natural, of the logits as given: before penalties, bans
-  // and temperature. Never fails: NaN counts as -infinity, and where no token is possible the lowest one not
-  // banned is the answer.
+  // and temperature. Never fails: NaN counts as -infinity (the result says so), and where no token is
+  // possible the lowest one not banned is the answer.
   SampleResult sample(std::span<float> logits, int step, std::span<const TokenId> banned);
 
   // What drives the draws together with the step; for samplers on another device.

@@ -14,7 +14,7 @@
 #include <vector>
 
 #include "engine/kernels/cpu/kv_layout.h"
-#include "engine/kv_cache/block_table.h"
+#include "engine/kv_cache/sequence_cache.h"
 #include "engine/kvcrush/params.h"
 
 namespace kvcrush {

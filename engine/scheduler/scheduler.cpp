@@ -6,12 +6,22 @@
 
 namespace kvcrush {
 
-Scheduler::Scheduler(const SchedulerConfig& config, BlockPool& pool) : config_(config), pool_(pool) {
+namespace {
+
+bool was_preempted(const Sequence& sequence, const StepPlan& plan) {
+  return std::any_of(plan.preemptions.begin(), plan.preemptions.end(),
+                     [&](const Preemption& preemption) { return preemption.sequence == &sequence; });
+}
+
+}  // namespace
+
+Scheduler::Scheduler(const SchedulerConfig& config, BlockPool& pool, PrefixCache& prefixes)
+    : config_(config), pool_(pool), prefixes_(prefixes) {
   KVCRUSH_CHECK(config.max_batch_tokens >= config.max_running_sequences && config.max_running_sequences > 0);
 }
 
 void Scheduler::add(std::unique_ptr<Sequence> sequence) {
-  waiting_.push_back(std::move(sequence));
+  waiting_.push(std::move(sequence));
 }
 
 StepPlan Scheduler::plan() {
@@ -22,15 +32,22 @@ StepPlan Scheduler::plan() {
   return plan;
 }
 
-// The list may shrink at its young end while it is walked: preemption takes from there.
+const std::vector<Sequence*>& Scheduler::by_rank() {
+  by_rank_.clear();
+  for (const auto& sequence : running_) by_rank_.push_back(sequence.get());
+  std::stable_sort(by_rank_.begin(), by_rank_.end(), [](const Sequence* a, const Sequence* b) {
+    return a->preemption_rank() > b->preemption_rank();
+  });
+  return by_rank_;
+}
+
 void Scheduler::schedule_decodes(StepPlan& plan) {
-  for (std::size_t i = 0; i < running_.size(); ++i) {
-    Sequence& sequence = *running_[i];
-    if (!sequence.is_decoding()) continue;
-    if (sequence.lookahead.running() && !has_room_for_lookahead(sequence, plan)) continue;
+  for (Sequence* sequence : by_rank()) {
+    if (was_preempted(*sequence, plan) || !sequence->is_decoding()) continue;
+    if (sequence->lookahead.running() && !has_room_for_lookahead(*sequence, plan)) continue;
     const int tokens =
-        sequence.lookahead.running() ? sequence.lookahead.shape.branches : 1 + drafts_for(sequence, plan);
-    if (reserve_or_preempt(sequence, tokens, plan)) schedule_chunk(sequence, tokens, plan);
+        sequence->lookahead.running() ? sequence->lookahead.shape.branches : 1 + drafts_for(*sequence, plan);
+    if (reserve_or_preempt(*sequence, tokens, plan)) schedule_chunk(*sequence, tokens, plan);
   }
 }
 
@@ -56,6 +73,8 @@ int Scheduler::drafts_for(const Sequence& sequence, const StepPlan& plan) const 
   return drafts > 0 && sequence.cache.blocks_missing_for(1 + drafts) <= pool_.num_free() ? drafts : 0;
 }
 
+// In the order of admission, so that later ones of a higher priority never keep a prompt from its end. The
+// list may become shorter while it is walked.
 void Scheduler::schedule_prefills(StepPlan& plan) {
   for (std::size_t i = 0; i < running_.size(); ++i) {
     Sequence& sequence = *running_[i];
@@ -63,103 +82,20 @@ void Scheduler::schedule_prefills(StepPlan& plan) {
     const int tokens = prefill_tokens_for(
         sequence, config_.max_batch_tokens - plan.num_prefill_tokens - plan.num_decode_tokens);
     if (tokens == 0) return;
+    const std::size_t num_preemptions = plan.preemptions.size();
     if (reserve_or_preempt(sequence, tokens, plan)) schedule_chunk(sequence, tokens, plan);
+    if (plan.preemptions.size() > num_preemptions) return;  // the others have moved; the next step goes on
   }
-}
-
-void Scheduler::admit(StepPlan& plan) {
-  // A step that had to preempt has no room to give away.
-  while (plan.preemptions.empty() && !waiting_.empty() && can_admit(*waiting_.front())) {
-    Sequence& sequence = *waiting_.front();
-    if (sequence.forks) {
-      if (!admit_fork(sequence, plan)) return;
-      continue;
-    }
-    const int tokens_left = config_.max_batch_tokens - plan.num_prefill_tokens - plan.num_decode_tokens;
-    const int tokens = prefill_tokens_for(sequence, tokens_left);
-    if (tokens == 0 || !sequence.cache.try_extend(tokens)) return;
-    running_.push_back(std::move(waiting_.front()));
-    waiting_.pop_front();
-    schedule_chunk(sequence, tokens, plan);
-  }
-}
-
-bool Scheduler::admit_fork(Sequence& child, StepPlan& plan) {
-  const Sequence& trunk = *child.group->trunk;
-  const Settling settling = child.schedule.due(child.num_prompt_tokens, trunk.cache);
-  std::vector<SequenceCache::LayerShape> shapes;
-  shapes.reserve(static_cast<std::size_t>(trunk.cache.num_layers()));
-  for (int layer = 0; layer < trunk.cache.num_layers(); ++layer)
-    shapes.push_back(
-        child.schedule.settled_shape(layer, settling, 0, trunk.cache.layer(layer).num_tail_tokens()));
-  if (!child.cache.try_assign(shapes)) return false;
-  child.num_computed_tokens = child.num_prompt_tokens;
-  child.forks = false;
-  --child.group->num_waiting_children;
-  plan.forks.push_back({child.group->trunk, &child, child.id});
-  running_.push_back(std::move(waiting_.front()));
-  waiting_.pop_front();
-  return true;
-}
-
-// Admits only what can finish its prefill from blocks that nobody admitted earlier will claim, plus one block
-// per layer for every sequence past its prompt to grow into: a prompt that is begun and then preempted is
-// work thrown away. A trunk is admitted with room for the largest of its children, so that it never waits for
-// them in vain.
-bool Scheduler::can_admit(const Sequence& sequence) const {
-  if (sequence.waits_for_trunk()) return false;
-  if (static_cast<int>(running_.size()) >= config_.max_running_sequences &&
-      sequence.kind != SequenceKind::kTrunk)
-    return false;
-  if (running_.empty()) return true;
-  const int layers = sequence.cache.num_layers();
-  int spoken_for = 0;
-  for (const auto& other : running_) {
-    if (sequence.forks && other.get() == sequence.group->trunk)
-      continue;  // its room for children is this one's
-    const bool past_prompt =
-        other->kind != SequenceKind::kTrunk && other->num_computed_tokens >= other->num_prompt_tokens;
-    spoken_for += past_prompt
-                      ? layers
-                      : std::max(0, other->peak_blocks() + other->child_blocks - other->cache.num_blocks());
-  }
-  return sequence.peak_blocks() + sequence.child_blocks + layers + spoken_for <= pool_.num_free();
 }
 
 bool Scheduler::reserve_or_preempt(Sequence& sequence, int num_tokens, StepPlan& plan) {
   while (!sequence.cache.try_extend(num_tokens)) {
-    const bool is_youngest = running_.back().get() == &sequence;
-    KVCRUSH_CHECK(!(is_youngest && running_.size() == 1));  // submit() refuses what cannot fit the pool alone
-    preempt_youngest(plan);
-    if (is_youngest) return false;
+    KVCRUSH_CHECK(running_.size() > 1);  // submit() refuses what cannot fit the pool alone
+    Sequence& gives_way = victim();
+    preempt(gives_way, plan);
+    if (&gives_way == &sequence) return false;
   }
   return true;
-}
-
-void Scheduler::preempt_youngest(StepPlan& plan) {
-  std::unique_ptr<Sequence> victim = std::move(running_.back());
-  running_.pop_back();
-  // It may already have a chunk in this plan.
-  std::erase_if(plan.chunks, [&](const ScheduledChunk& chunk) {
-    if (chunk.sequence != victim.get()) return false;
-    (victim->is_decoding() ? plan.num_decode_tokens : plan.num_prefill_tokens) -= chunk.num_tokens;
-    return true;
-  });
-  plan.preemptions.push_back({victim.get(), victim->cache.num_blocks()});
-  if (victim->kind == SequenceKind::kTrunk) {
-    victim->group->ready = false;
-  } else if (victim->group != nullptr && victim->group->trunk != nullptr && victim->forkable &&
-             !victim->forks) {
-    victim->forks = true;  // once more: it need not prefill the prompt, and its trunk has kept room for it
-    ++victim->group->num_waiting_children;
-  }
-  victim->cache.clear();
-  victim->lookahead.stop();
-  victim->drafts.clear();
-  victim->num_computed_tokens = 0;
-  victim->score = {};
-  ++victim->num_preemptions;
-  waiting_.push_front(std::move(victim));
 }
 
 int Scheduler::prefill_tokens_for(const Sequence& sequence, int tokens_left) const {
@@ -172,8 +108,15 @@ int Scheduler::prefill_tokens_for(const Sequence& sequence, int tokens_left) con
 }
 
 void Scheduler::schedule_chunk(Sequence& sequence, int num_tokens, StepPlan& plan) {
+  const ScheduledChunk chunk = make_chunk(sequence, num_tokens);
+  if (!reserve_spares(sequence, chunk, plan)) return;
   (sequence.is_decoding() ? plan.num_decode_tokens : plan.num_prefill_tokens) += num_tokens;
-  ScheduledChunk& chunk = plan.chunks.emplace_back();
+  waiting_.charge(sequence, num_tokens);
+  plan.chunks.push_back(chunk);
+}
+
+ScheduledChunk Scheduler::make_chunk(Sequence& sequence, int num_tokens) const {
+  ScheduledChunk chunk;
   chunk.sequence = &sequence;
   chunk.sequence_id = sequence.id;
   chunk.first_token = sequence.num_computed_tokens;
@@ -183,7 +126,7 @@ void Scheduler::schedule_chunk(Sequence& sequence, int num_tokens, StepPlan& pla
         chunk.first_token + 1 == sequence.num_prompt_tokens + sequence.lookahead.shape.tokens;
     chunk.num_branches = num_tokens;
     chunk.num_logit_rows = is_last ? 0 : num_tokens;
-    return;
+    return chunk;
   }
   const int end = sequence.num_computed_tokens + num_tokens;
   chunk.num_drafts = std::max(0, end - sequence.num_tokens());
@@ -196,6 +139,7 @@ void Scheduler::schedule_chunk(Sequence& sequence, int num_tokens, StepPlan& pla
     chunk.num_logit_rows = std::max(chunk.num_logit_rows, 1);
     chunk.settling = {};
   }
+  return chunk;
 }
 
 Sequence* Scheduler::find_running(SequenceId id) const {
@@ -205,15 +149,15 @@ Sequence* Scheduler::find_running(SequenceId id) const {
 }
 
 std::unique_ptr<Sequence> Scheduler::remove(SequenceId id) {
-  const auto has_id = [id](const std::unique_ptr<Sequence>& sequence) { return sequence->id == id; };
-  std::unique_ptr<Sequence> removed;
-  if (auto it = std::find_if(running_.begin(), running_.end(), has_id); it != running_.end()) {
-    removed = std::move(*it);
-    running_.erase(it);
-  } else if (auto queued = std::find_if(waiting_.begin(), waiting_.end(), has_id); queued != waiting_.end()) {
-    removed = std::move(*queued);
-    waiting_.erase(queued);
+  const auto it = std::find_if(running_.begin(), running_.end(),
+                               [id](const auto& sequence) { return sequence->id == id; });
+  if (it == running_.end()) {
+    std::unique_ptr<Sequence> queued = waiting_.remove(id);
+    if (queued != nullptr) num_swapped_blocks_ -= queued->num_swapped_blocks();
+    return queued;
   }
+  std::unique_ptr<Sequence> removed = std::move(*it);
+  running_.erase(it);
   return removed;
 }
 

@@ -1,14 +1,15 @@
 // Continuous batching with chunked prefill: each step takes one token of every decoding sequence first, then
-// fills the token budget with prefill chunks, oldest sequence first. Admission reserves the blocks a prompt
-// will need; when decodes run out of blocks the youngest sequence gives all of its own back and is recomputed
-// later. Samples of one request wait until its trunk has prefilled the prompt and fork from it. No I/O, no
-// torch, no clock.
+// fills the token budget with prefill chunks in the order of admission. Who is admitted next is a matter of
+// fair shares (FairQueue). Admission reserves the blocks a prompt will need; when decodes run out of blocks
+// the sequence of the lowest priority, among those the one admitted last, gives all of its own back, and is
+// swapped in or recomputed later. Samples of one request wait until its trunk has prefilled the prompt and
+// fork from it. No I/O, no torch, no clock.
 #pragma once
 
-#include <deque>
 #include <memory>
 #include <vector>
 
+#include "engine/scheduler/fair_queue.h"
 #include "engine/scheduler/sequence.h"
 
 namespace kvcrush {
@@ -43,52 +44,89 @@ struct Fork {
 struct Preemption {
   Sequence* sequence = nullptr;
   int blocks_returned = 0;
+  std::vector<BlockId>
+      swapped_blocks;  // their content is to be kept, before the step runs; empty: it is recomputed
+};
+
+// A sequence whose cache comes back from the host, before the step runs.
+struct SwapIn {
+  Sequence* sequence = nullptr;
+  std::vector<BlockId> blocks;  // as many as were swapped out, in the same order
+};
+
+// What tells whether to swap a cache out or to compute it again.
+struct SwapCosts {
+  int max_blocks = 0;            // that the host has room for; 0: never swap
+  double seconds_per_block = 0;  // out and in together
+  double seconds_per_token = 0;  // of prefill
 };
 
 struct StepPlan {
   std::vector<ScheduledChunk> chunks;
   std::vector<Fork> forks;  // to be carried out before the chunks
   std::vector<Preemption> preemptions;
+  std::vector<SwapIn> swap_ins;
+  std::vector<Sequence*> prefix_lookups;  // admitted for the first time
   int num_prefill_tokens = 0;
   int num_decode_tokens = 0;
 };
 
 class Scheduler {
  public:
-  Scheduler(const SchedulerConfig& config, BlockPool& pool);
+  Scheduler(const SchedulerConfig& config, BlockPool& pool, PrefixCache& prefixes);
 
-  void add(std::unique_ptr<Sequence> sequence);  // at the end of the waiting queue
+  void add(std::unique_ptr<Sequence> sequence);
   StepPlan plan();
   // Takes a sequence out, wherever it is; its blocks are free once the caller drops it. Null: not here.
   std::unique_ptr<Sequence> remove(SequenceId id);
   Sequence* find_running(SequenceId id) const;  // null: not running
+  void set_swap_costs(const SwapCosts& costs) { swap_costs_ = costs; }
 
   const std::vector<std::unique_ptr<Sequence>>& running() const { return running_; }
-  const std::deque<std::unique_ptr<Sequence>>& waiting() const { return waiting_; }
+  const FairQueue& waiting() const { return waiting_; }
   bool idle() const { return running_.empty() && waiting_.empty(); }
+  int num_swapped_blocks() const { return num_swapped_blocks_; }
 
  private:
   void schedule_decodes(StepPlan& plan);
   void schedule_prefills(StepPlan& plan);
-  void admit(StepPlan& plan);
-  bool can_admit(const Sequence& sequence) const;
-  // Admits a waiting child of a trunk that is ready. False: the pool has no room for it.
-  bool admit_fork(Sequence& child, StepPlan& plan);
-  // Reserves the chunk, preempting younger sequences as needed. False: `sequence` itself was the youngest and
-  // gave way.
+  // running_ as it is now, those first that are preempted last.
+  const std::vector<Sequence*>& by_rank();
+  // Reserves the chunk, preempting others as needed. False: `sequence` itself gave way.
   bool reserve_or_preempt(Sequence& sequence, int num_tokens, StepPlan& plan);
-  void preempt_youngest(StepPlan& plan);
   void schedule_chunk(Sequence& sequence, int num_tokens, StepPlan& plan);
+  ScheduledChunk make_chunk(Sequence& sequence, int num_tokens) const;
   // Drafts that may be checked beside the sequence's newest token without a preemption or a boundary.
   int spare_tokens(const StepPlan& plan) const;
   bool has_room_for_lookahead(const Sequence& sequence, const StepPlan& plan) const;
   int drafts_for(const Sequence& sequence, const StepPlan& plan) const;
   int prefill_tokens_for(const Sequence& sequence, int tokens_left) const;
 
+  // scheduler_admission.cpp
+  void admit(StepPlan& plan);
+  bool admit_prefill(Sequence& sequence, StepPlan& plan);
+  // Admits a waiting child of a trunk that is ready. False: the pool has no room for it.
+  bool admit_fork(Sequence& child, StepPlan& plan);
+  bool admit_swapped(Sequence& sequence, StepPlan& plan);
+  bool has_room(const Sequence& sequence, int blocks_at_hand) const;
+  int unclaimed_blocks(const Sequence& sequence) const;
+  void start_running(Sequence& sequence);
+
+  // scheduler_preemption.cpp
+  // What the chunk's end takes beside its own blocks: shared ones are copied when the sequence is pruned.
+  bool reserve_spares(Sequence& sequence, const ScheduledChunk& chunk, StepPlan& plan);
+  Sequence& victim();
+  void preempt(Sequence& sequence, StepPlan& plan);
+  bool is_worth_swapping(const Sequence& sequence) const;
+
   SchedulerConfig config_;
   BlockPool& pool_;
-  std::deque<std::unique_ptr<Sequence>> waiting_;   // ascending id
-  std::vector<std::unique_ptr<Sequence>> running_;  // ascending id: oldest first
+  PrefixCache& prefixes_;
+  SwapCosts swap_costs_;
+  int num_swapped_blocks_ = 0;
+  FairQueue waiting_;
+  std::vector<std::unique_ptr<Sequence>> running_;  // in the order of admission
+  std::vector<Sequence*> by_rank_;
 };
 
 }  // namespace kvcrush

@@ -5,12 +5,13 @@
 #include <chrono>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "engine/core/token_stream.h"
 #include "engine/core/types.h"
-#include "engine/kv_cache/block_table.h"
+#include "engine/kv_cache/sequence_cache.h"
 #include "engine/sampling/params.h"
 #include "engine/scheduler/cache_schedule.h"
 #include "engine/scheduler/lookahead.h"
@@ -28,6 +29,7 @@ struct ForkGroup {
   bool ready = false;            // the trunk holds the prompt's KV, and prompt_logits are set
   int num_waiting_children = 0;  // that still want to fork from it
   int num_live_children = 0;
+  int num_preemptions = 0;            // of all of them together
   std::vector<float> prompt_logits;   // [vocab] after the prompt's last token
   Lookahead lookahead;                // what the trunk ran over beyond the prompt, for its children
   bool compares = false;              // scores are compared with the trunk's
@@ -47,9 +49,21 @@ enum class SequenceKind {
   kTrunk,   // prefills for others, and runs over the continuation where scores are compared
 };
 
+// How a sequence's prompt meets the prefix cache.
+struct PrefixUse {
+  PrefixScope scope;
+  bool looks_up = false;              // it may begin with blocks of others
+  bool shares = false;                // others may begin with its blocks
+  int num_queries_after = 1;          // tokens before the first boundary that it must compute itself
+  std::optional<int> num_hit_tokens;  // when it was first admitted
+};
+
 struct Sequence {
-  SequenceId id = 0;  // ascending in order of arrival: the scheduler's priority
+  SequenceId id = 0;  // ascending in order of arrival
   std::string request_id;
+  std::string tenant;        // whose share of the server it takes
+  double tenant_weight = 1;  // > 0
+  int priority = 0;          // among the tenant's own: each step doubles its part
   int index = 0;
   std::vector<TokenId> token_ids;  // prompt, then output
   int num_prompt_tokens = 0;
@@ -71,10 +85,15 @@ struct Sequence {
   int num_computed_tokens =
       0;  // logical length whose K and V were computed (some may have been evicted since)
   SequenceCache cache;
+  // What the cache was when it was swapped out to the host; empty: it was not.
+  std::vector<SequenceCache::LayerShape> swapped_shapes;  // [num_layers]
   int num_preemptions = 0;
+  int num_swaps = 0;  // of those, the ones that kept the cache
+  PrefixUse prefix;
   CompressionOutcome compression_outcome;
 
   Clock::time_point arrived_at;
+  std::optional<Clock::time_point> deadline;
   std::optional<Clock::time_point> first_scheduled_at;
   std::optional<Clock::time_point> first_token_at;
   Clock::time_point last_token_at;
@@ -98,9 +117,34 @@ struct Sequence {
   bool waits_for_trunk() const {
     return kind != SequenceKind::kTrunk && group != nullptr && group->trunk != nullptr && !group->ready;
   }
+  bool is_swapped() const { return !swapped_shapes.empty(); }
+  int num_swapped_blocks() const {
+    int blocks = 0;
+    for (const auto& shape : swapped_shapes)
+      blocks += blocks_for(cache.format(), shape.num_packed, shape.num_tail);
+    return blocks;
+  }
   bool is_decoding() const {
     return lookahead.running() ||
            (kind == SequenceKind::kSample && num_uncomputed_tokens() == 1 && num_output_tokens() > 0);
+  }
+  // Most tokens that it may find in the prefix cache: logits are wanted of what comes after, and queries of
+  // what is observed before a prune.
+  int max_prefix_tokens() const {
+    if (!prefix.looks_up) return 0;
+    const bool goes_past_prompt = kind == SequenceKind::kSample && !schedule.prunes() && !schedule.packs();
+    const int end = goes_past_prompt ? num_tokens() : schedule.tokens_to_boundary(0, cache);
+    return std::max(0, end - prefix.num_queries_after);
+  }
+  // What others may begin with, once `num_computed_tokens` are in.
+  std::span<const TokenId> shareable_tokens(int num_computed) const {
+    return {token_ids.data(), static_cast<std::size_t>(std::min(num_computed, num_tokens()))};
+  }
+  // Those that are preempted again and again come to stand before all others. Samples of one request stay
+  // together.
+  int preemption_rank() const {
+    constexpr int kPreemptionsPerStep = 4;
+    return priority + (group == nullptr ? num_preemptions : group->num_preemptions) / kPreemptionsPerStep;
   }
   // Rows of logits wanted of a chunk that ends before `end`: of the newest known token and the drafts after
   // it, or of every token that predicts one of the continuation.

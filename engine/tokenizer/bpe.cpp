@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "engine/core/readable.h"
 #include "engine/tokenizer/byte_alphabet.h"
 
 namespace kvcrush {
@@ -48,8 +49,8 @@ Status Bpe::add_merges(const std::unordered_map<std::string_view, TokenId>& ids,
   for (std::size_t rank = 0; rank < merges.size(); ++rank) {
     const std::string& line = merges[rank];
     const auto complain = [&](std::string_view why) {
-      return invalid_argument("tokenizer merge " + std::to_string(rank) + " \"" + line +
-                              "\": " + std::string(why));
+      return invalid_argument("tokenizer merge " + std::to_string(rank) + " " + in_quotes(line) + ": " +
+                              std::string(why));
     };
     const std::size_t space = line.find(' ');
     if (space == std::string::npos || space == 0 || space + 1 == line.size()) {

@@ -18,13 +18,14 @@ bool is_known_role(std::string_view role) {
   return std::find(std::begin(kRoles), std::end(kRoles), role) != std::end(kRoles);
 }
 
-Value to_value(const std::vector<ChatMessage>& messages) {
+Value to_value(const std::vector<ChatMessage>& messages, jinja::Runtime& runtime) {
   std::vector<Value> items;
   items.reserve(messages.size());
   for (const ChatMessage& message : messages) {
     items.push_back(jinja::make_dict(
         {{jinja::make_text("role"), jinja::make_text(message.role, !is_known_role(message.role))},
-         {jinja::make_text("content"), jinja::make_text(message.content, true)}}));
+         {jinja::make_text("content"), jinja::make_text(message.content, true)}},
+        runtime));
   }
   return jinja::make_list(std::move(items));
 }
@@ -65,7 +66,7 @@ Result<std::vector<PromptPiece>> ChatTemplate::render(const std::vector<ChatMess
     jinja::Evaluator evaluator(runtime);
     return to_pieces(evaluator.render(
         impl_->body, {
-                         {"messages", to_value(messages)},
+                         {"messages", to_value(messages, runtime)},
                          {"bos_token", jinja::make_text(context.bos_token)},
                          {"eos_token", jinja::make_text(context.eos_token)},
                          {"add_generation_prompt", jinja::make_bool(context.add_generation_prompt)},

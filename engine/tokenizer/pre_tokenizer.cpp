@@ -2,6 +2,8 @@
 
 #include <cstdint>
 
+#include "engine/core/readable.h"
+
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
 
@@ -115,7 +117,7 @@ Result<std::shared_ptr<const PreTokenizer>> PreTokenizer::create(std::string_vie
     pcre2_set_match_limit(regex->limits.get(), UINT32_MAX);
     return std::shared_ptr<const PreTokenizer>(new PreTokenizer(std::move(regex), family.whole_words_first));
   }
-  return invalid_argument("unknown pre-tokenizer \"" + std::string(name) + "\"; known: " + known);
+  return invalid_argument("unknown pre-tokenizer " + in_quotes(name) + "; known: " + known);
 }
 
 Status PreTokenizer::split(std::string_view text,

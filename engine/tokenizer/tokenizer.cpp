@@ -1,8 +1,10 @@
 #include "engine/tokenizer/tokenizer.h"
 
+#include <algorithm>
 #include <charconv>
 #include <optional>
 
+#include "engine/core/readable.h"
 #include "engine/tokenizer/bpe.h"
 #include "engine/tokenizer/byte_alphabet.h"
 #include "engine/tokenizer/pre_tokenizer.h"
@@ -13,6 +15,7 @@ namespace kvcrush {
 namespace {
 
 constexpr std::size_t kMaxTextBytes = std::size_t{1} << 30;  // symbol indices are 32 bits wide
+constexpr std::size_t kMaxTokenBytes = std::size_t{1} << 16;
 
 bool is_hidden_kind(TokenKind kind) {
   return kind == TokenKind::kControl || kind == TokenKind::kUnknown || kind == TokenKind::kUnused;
@@ -41,9 +44,16 @@ Status check_id(std::string_view field, TokenId id, std::size_t num_tokens) {
 Status check_spec(const TokenizerSpec& spec) {
   const std::size_t num_tokens = spec.tokens.size();
   if (spec.model != "gpt2") {
-    return invalid_argument("unknown tokenizer model \"" + spec.model + "\"; known: gpt2 (byte-level BPE)");
+    return invalid_argument("unknown tokenizer model " + in_quotes(spec.model) +
+                            "; known: gpt2 (byte-level BPE)");
   }
   if (num_tokens == 0) return invalid_argument("tokenizer has no tokens");
+  for (std::size_t i = 0; i < num_tokens; ++i) {
+    if (spec.tokens[i].size() <= kMaxTokenBytes) continue;
+    return invalid_argument("tokenizer token " + std::to_string(i) + " has " +
+                            std::to_string(spec.tokens[i].size()) + " bytes; at most " +
+                            std::to_string(kMaxTokenBytes) + " are allowed");
+  }
   if (spec.kinds.size() != num_tokens) {
     return invalid_argument("tokenizer has " + std::to_string(num_tokens) + " tokens but " +
                             std::to_string(spec.kinds.size()) + " token kinds; the numbers must be equal");
@@ -78,6 +88,7 @@ struct Tokenizer::Impl {
   SpecialTokens specials;
   std::shared_ptr<const PreTokenizer> pre_tokenizer;
   std::optional<Bpe> bpe;
+  std::size_t longest_token_bytes = 0;
 
   void spell_tokens() {
     const std::size_t num_tokens = spec.tokens.size();
@@ -91,6 +102,9 @@ struct Tokenizer::Impl {
       if (is_spelled_whole(kind)) specials.add(text, static_cast<TokenId>(i));
       if (kind != TokenKind::kNormal) continue;
       if (auto bytes = bytes_from_alphabet(text)) token_bytes[i] = bpe_bytes[i] = *std::move(bytes);
+    }
+    for (const std::string& bytes : token_bytes) {
+      longest_token_bytes = std::max(longest_token_bytes, bytes.size());
     }
   }
 
@@ -192,6 +206,9 @@ bool Tokenizer::is_special(TokenId id) const {
 
 int Tokenizer::vocab_size() const {
   return static_cast<int>(impl_->spec.tokens.size());
+}
+std::size_t Tokenizer::longest_token_bytes() const {
+  return impl_->longest_token_bytes;
 }
 const TokenizerSpec& Tokenizer::spec() const {
   return impl_->spec;

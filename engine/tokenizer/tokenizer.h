@@ -42,6 +42,8 @@ class Tokenizer {
   bool is_special(TokenId id) const;
 
   int vocab_size() const;
+  // Text of so many bytes per token of a context is too long for it, whatever it says.
+  std::size_t longest_token_bytes() const;
   const TokenizerSpec& spec() const;
 
  private:

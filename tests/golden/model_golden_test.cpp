@@ -45,7 +45,8 @@ std::vector<float> last_logits(ModelRunner& runner, BlockPool& pool, const Model
   Sequence& sequence = *owned;
   sequence.num_prompt_tokens = static_cast<int>(ids.size());
   sequence.token_ids = std::move(ids);
-  Scheduler scheduler({.max_batch_tokens = 256, .max_running_sequences = 1}, pool);
+  PrefixCache prefixes(pool, config.num_layers);
+  Scheduler scheduler({.max_batch_tokens = 256, .max_running_sequences = 1}, pool, prefixes);
   scheduler.add(std::move(owned));
   while (true) {
     const StepPlan plan = scheduler.plan();

@@ -39,16 +39,16 @@ def server_command(model: pathlib.Path, *options: str) -> list[str]:
 
 
 class Server:
-    """Starts the server on free ports and waits until it is ready."""
+    """Starts the server on free ports and waits until it is ready. `stderr`: where its log goes, else a file."""
 
-    def __init__(self, *options: str, model: pathlib.Path = MODEL) -> None:
+    def __init__(self, *options: str, model: pathlib.Path = MODEL, stderr=None) -> None:
         self.folder = tempfile.TemporaryDirectory(prefix="kvcrush-test-")
         port_file = pathlib.Path(self.folder.name) / "ports.json"
         self.log_path = pathlib.Path(self.folder.name) / "server.log"
         self._log_file = self.log_path.open("wb")
         self.process = subprocess.Popen(
             server_command(model, "--port-file", str(port_file), *options),
-            stdout=self._log_file, stderr=subprocess.STDOUT)
+            stdout=self._log_file, stderr=subprocess.STDOUT if stderr is None else stderr)
         live_servers.append(self)
         deadline = time.monotonic() + READY_TIMEOUT_S
         ports = self._wait_for(lambda: json.loads(port_file.read_text()), deadline)
@@ -108,10 +108,10 @@ class Server:
 
 
 @contextlib.contextmanager
-def running_server(*options: str, model: pathlib.Path = MODEL):
+def running_server(*options: str, model: pathlib.Path = MODEL, stderr=None):
     before = list(live_servers)
     try:
-        yield Server(*options, model=model)
+        yield Server(*options, model=model, stderr=stderr)
     finally:
         for server in [s for s in live_servers if s not in before]:
             server.close()

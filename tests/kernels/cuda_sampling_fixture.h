@@ -99,8 +99,9 @@ inline std::vector<SampleResult> sample_on_gpu(const std::vector<SampledRow>& ba
                       nullptr);
   std::vector<SampleResult> results(batch.size());
   for (std::size_t i = 0; i < batch.size(); ++i) {
-    results[i].token = tokens[i];
-    if (rows[i].num_logprobs >= 0) results[i].logprob = LogprobEntry{tokens[i], logprobs[i]};
+    results[i].valid = tokens[i] >= 0;
+    results[i].token = results[i].valid ? tokens[i] : cuda::no_number(tokens[i]);
+    if (rows[i].num_logprobs >= 0) results[i].logprob = LogprobEntry{results[i].token, logprobs[i]};
     for (std::size_t j = i * cuda::kMaxTopLogprobs; j < (i + 1) * cuda::kMaxTopLogprobs; ++j) {
       if (top_tokens[j] >= 0) results[i].top_logprobs.push_back({top_tokens[j], top_logprobs[j]});
     }

@@ -70,12 +70,15 @@ def build_request(
     request_id: str = "",
     compression: Mapping[str, Any] | None = None,
     variants: Sequence[Mapping[str, Any]] | None = None,
+    priority: int | None = None,
+    prefix_cache: Mapping[str, Any] | None = None,
     **sampling: Any,
 ) -> pb.GenerateRequest:
     """A GenerateRequest from a string, a list of chat messages or a list of token ids.
 
     `sampling` are fields of SamplingParams, `compression` those of KvCompression; None leaves the server's default.
     `variants` asks for one sample per entry, each with a compression of its own, instead of `compression` and `n`.
+    `prefix_cache` are fields of PrefixCaching: `bypass`, `salt`.
     """
     request = pb.GenerateRequest(request_id=request_id)
     _set_prompt(request, prompt)
@@ -84,6 +87,10 @@ def build_request(
         request.compression.SetInParent()
         _fill(request.compression, compression)
     _add_variants(request, variants)
+    if priority is not None:
+        request.priority = priority
+    if prefix_cache is not None:
+        _fill(request.prefix_cache, prefix_cache)
     return request
 
 

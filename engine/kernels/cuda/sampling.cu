@@ -99,7 +99,7 @@ __global__ void __launch_bounds__(kMaxThreads) sample_kernel(SampleCall call) {
     token = draw_token(p, row, extremes, s);
   }
   if (thread_index() != 0) return;
-  call.tokens[blockIdx.x] = token;
+  call.tokens[blockIdx.x] = extremes.max == minus_infinity() ? no_number(token) : token;
   if (asks)
     call.logprobs[blockIdx.x] = log_probability(raw_logit(p, row, token, s.raw_logit_of_0), s.log_sum);
 }

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "engine/core/types.h"
+#include "engine/kernels/cpu/kv_layout.h"
 #include "engine/kernels/cuda/stream.h"
 
 namespace kvcrush::cuda {
@@ -55,13 +56,18 @@ struct SampleRow {
   SeenTokens seen;                  // read where a penalty is on
 };
 
+// A model that computes NaN gives nothing but NaN: the answer says so beside the token. Its own inverse.
+KVCRUSH_LAYOUT constexpr TokenId no_number(TokenId token) {
+  return -1 - token;
+}
+
 struct SampleCall {
   float* logits = nullptr;         // [num_rows, logits_stride]; penalties and bans overwrite some
   std::int64_t logits_stride = 0;  // multiples of 4 are faster, as are 16-byte aligned logits
   int vocab_size = 0;              // [1, kMaxSampledVocab]
   int num_rows = 0;
   const SampleRow* rows = nullptr;  // [num_rows]
-  TokenId* tokens = nullptr;        // [num_rows]
+  TokenId* tokens = nullptr;        // [num_rows]; no_number(token) where no logit is a number above -infinity
   // Natural, of the logits as given. May be null where no row asks for any.
   float* logprobs = nullptr;      // [num_rows]: of the token; of rows that ask
   TokenId* top_tokens = nullptr;  // [num_rows, kMaxTopLogprobs]: likeliest first, lower id first on ties;

@@ -96,7 +96,7 @@ Value Evaluator::evaluate_container(const Expression& expression, const ScopePtr
   }
   std::vector<std::pair<Value, Value>> entries;
   for (std::size_t i = 0; i + 1 < items.size(); i += 2) entries.emplace_back(items[i], items[i + 1]);
-  return make_dict(entries);
+  return make_dict(entries, runtime_);
 }
 
 Value Evaluator::evaluate_slice(const Expression& expression, const ScopePtr& scope) {

@@ -17,7 +17,7 @@ Value change_case(const Value& input, const Arguments& arguments, Runtime& runti
 
 Value trim(const Value& input, const Arguments& arguments, Runtime& runtime) {
   arguments.allow({"chars"});
-  return make_text(trimmed(to_text(input, runtime), arguments.find_text(0, "chars")));
+  return make_text(trimmed(to_text(input, runtime), arguments.find_text(0, "chars"), runtime));
 }
 
 Value replace(const Value& input, const Arguments& arguments, Runtime& runtime) {
@@ -59,8 +59,8 @@ Value same(const Value& input, const Arguments&, Runtime&) {
 
 // A number at the start of trimmed text that fills it.
 template <typename T>
-std::optional<T> parse_number(const Value& input) {
-  const MarkedText text = trimmed(to_marked_text(input, "a number"), std::nullopt);
+std::optional<T> parse_number(const Value& input, Runtime& runtime) {
+  const MarkedText text = trimmed(to_marked_text(input, "a number"), std::nullopt, runtime);
   const char* begin = text.text().data();
   const char* end = begin + text.size();
   if (begin != end && *begin == '+') ++begin;
@@ -70,13 +70,13 @@ std::optional<T> parse_number(const Value& input) {
   return number;
 }
 
-Value to_integer(const Value& input, const Arguments& arguments, Runtime&) {
+Value to_integer(const Value& input, const Arguments& arguments, Runtime& runtime) {
   arguments.allow({"default"});
   Value fallback = make_int(arguments.int_or(0, "default", 0));
   std::optional<double> real;
   if (input.is<TextPtr>()) {
-    if (const auto number = parse_number<std::int64_t>(input)) return make_int(*number);
-    real = parse_number<double>(input);
+    if (const auto number = parse_number<std::int64_t>(input, runtime)) return make_int(*number);
+    real = parse_number<double>(input, runtime);
   } else if (input.is<double>()) {
     real = input.as<double>();
   } else if (input.is_number()) {
@@ -87,11 +87,11 @@ Value to_integer(const Value& input, const Arguments& arguments, Runtime&) {
   return make_int(static_cast<std::int64_t>(*real));
 }
 
-Value to_float(const Value& input, const Arguments& arguments, Runtime&) {
+Value to_float(const Value& input, const Arguments& arguments, Runtime& runtime) {
   arguments.allow({"default"});
   if (input.is_number()) return make_double(to_double(input, ""));
   if (input.is<TextPtr>()) {
-    if (const auto number = parse_number<double>(input)) return make_double(*number);
+    if (const auto number = parse_number<double>(input, runtime)) return make_double(*number);
   }
   const Value* fallback = arguments.find(0, "default");
   return fallback != nullptr ? *fallback : make_double(0.0);
@@ -111,7 +111,7 @@ Value indent(const Value& input, const Arguments& arguments, Runtime& runtime) {
   const Value* given = arguments.find(0, "width");
   MarkedText margin;
   if (given != nullptr && given->is<TextPtr>()) {
-    margin = *given->as<TextPtr>();
+    margin = to_text(*given, runtime);
   } else {
     margin = repeated(MarkedText(" "), arguments.int_or(0, "width", 4), runtime);
   }
@@ -165,6 +165,7 @@ bool is_filter(std::string_view name) {
 Value apply_filter(std::string_view name, const Value& input, const Arguments& arguments, Runtime& runtime) {
   const FilterFunction filter = find_filter(name);
   if (filter == nullptr) throw TemplateError("unknown filter \"" + std::string(name) + "\"");
+  const Runtime::Level level(runtime);  // map() may apply itself
   return filter(input, arguments, runtime);
 }
 

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <array>
 #include <ctime>
 
@@ -11,8 +12,11 @@ Value make_space(const Arguments& arguments, Runtime& runtime) {
     throw TemplateError("namespace() takes at most 1 argument without a name");
   NamespacePtr space = runtime.make_namespace();
   if (const Value* values = arguments.find(0, ""); values != nullptr && values->is<DictPtr>()) {
+    runtime.charge_steps(values->as<DictPtr>()->entries.size());
     for (const auto& [key, value] : values->as<DictPtr>()->entries) {
-      space->attributes[to_marked_text(key, "a namespace's attribute").text()] = value;
+      const std::string& name = to_marked_text(key, "a namespace's attribute").text();
+      runtime.charge_bytes(name.size());
+      space->attributes[name] = value;
     }
   }
   for (const auto& [name, value] : arguments.named) space->attributes[name] = value;
@@ -43,20 +47,24 @@ Value make_range(const Arguments& arguments, Runtime& runtime) {
 
 Value local_time(const Arguments& arguments) {
   arguments.allow({"format"});
-  const std::string& format = arguments.require_text(0, "format").text();
+  const MarkedText& marked = arguments.require_text(0, "format");
+  const std::string& format = marked.text();
   const std::time_t now = std::time(nullptr);
   std::tm parts{};
   if (format.empty() || localtime_r(&now, &parts) == nullptr) return make_text("");
   std::array<char, 1024> buffer{};
   const std::size_t num_bytes = std::strftime(buffer.data(), buffer.size(), format.c_str(), &parts);
-  return make_text(std::string_view(buffer.data(), num_bytes));
+  // What is no directive of the format comes out as it stands.
+  const bool from_message = std::any_of(marked.runs().begin(), marked.runs().end(),
+                                        [](const MarkedText::Run& run) { return run.from_message; });
+  return make_text(std::string_view(buffer.data(), num_bytes), from_message);
 }
 
-Value make_dict_of(const Arguments& arguments) {
+Value make_dict_of(const Arguments& arguments, Runtime& runtime) {
   if (!arguments.positional.empty()) throw TemplateError("dict() takes only named arguments");
   std::vector<std::pair<Value, Value>> entries;
   for (const auto& [name, value] : arguments.named) entries.emplace_back(make_text(name), value);
-  return make_dict(entries);
+  return make_dict(entries, runtime);
 }
 
 }  // namespace
@@ -71,7 +79,7 @@ Value call_function(std::string_view name, const Arguments& arguments, Runtime& 
   if (name == "namespace") return make_space(arguments, runtime);
   if (name == "range") return make_range(arguments, runtime);
   if (name == "strftime_now") return local_time(arguments);
-  if (name == "dict") return make_dict_of(arguments);
+  if (name == "dict") return make_dict_of(arguments, runtime);
   arguments.allow({"message"});
   throw TemplateError("the template refuses: " + arguments.require_text(0, "message").text());
 }

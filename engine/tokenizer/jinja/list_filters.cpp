@@ -17,7 +17,9 @@ Value length(const Value& input, const Arguments& arguments, Runtime& runtime) {
 
 Value list(const Value& input, const Arguments& arguments, Runtime& runtime) {
   arguments.allow({});
-  return make_list(to_items(input, runtime)->items);
+  const ListPtr items = to_items(input, runtime);
+  runtime.charge_steps(items->items.size());
+  return make_list(items->items);
 }
 
 Value first(const Value& input, const Arguments& arguments, Runtime& runtime) {
@@ -35,6 +37,7 @@ Value last(const Value& input, const Arguments& arguments, Runtime& runtime) {
 Value reverse(const Value& input, const Arguments& arguments, Runtime& runtime) {
   arguments.allow({});
   std::vector<Value> items = to_items(input, runtime)->items;
+  runtime.charge_steps(items.size());
   std::reverse(items.begin(), items.end());
   if (!input.is<TextPtr>()) return make_list(std::move(items));
   MarkedText text;

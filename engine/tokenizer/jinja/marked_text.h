@@ -22,6 +22,8 @@ class MarkedText {
   const std::string& text() const { return text_; }
   const std::vector<Run>& runs() const { return runs_; }
   std::size_t size() const { return text_.size(); }
+  // What a copy takes: where runs are short, most of it is marks.
+  std::size_t memory_bytes() const { return text_.size() + runs_.size() * sizeof(Run); }
 
   void append(std::string_view text, bool from_message);
   void append(const MarkedText& other) { append(other, 0, other.size()); }

@@ -15,8 +15,7 @@ using DictMethod = Value (*)(const Value& dict, const Arguments& arguments, Runt
 template <bool left, bool right>
 Value strip(const MarkedText& text, const Arguments& arguments, Runtime& runtime) {
   arguments.allow({"chars"});
-  runtime.charge_bytes(text.size());
-  return make_text(trimmed(text, arguments.find_text(0, "chars"), left, right));
+  return make_text(trimmed(text, arguments.find_text(0, "chars"), runtime, left, right));
 }
 
 template <Case letters>
@@ -43,7 +42,7 @@ template <bool at_start>
 Value remove_affix(const MarkedText& text, const Arguments& arguments, Runtime& runtime) {
   arguments.allow({"affix"});
   const std::string& affix = arguments.require_text(0, "affix").text();
-  runtime.charge_bytes(text.size());
+  runtime.charge_bytes(text.memory_bytes());
   const std::string& bytes = text.text();
   if (at_start) return make_text(text.slice(bytes.starts_with(affix) ? affix.size() : 0, bytes.size()));
   return make_text(text.slice(0, bytes.size() - (bytes.ends_with(affix) ? affix.size() : 0)));
@@ -75,7 +74,7 @@ Value replace(const MarkedText& text, const Arguments& arguments, Runtime& runti
 
 Value find(const MarkedText& text, const Arguments& arguments, Runtime& runtime) {
   arguments.allow({"sub"});
-  runtime.charge_bytes(text.size());
+  runtime.charge_bytes(text.memory_bytes());
   const std::size_t offset = find_bytes(text.text(), arguments.require_text(0, "sub").text(), 0);
   if (offset == std::string::npos) return make_int(-1);
   return make_int(static_cast<std::int64_t>(utf8::count(std::string_view(text.text()).substr(0, offset))));
@@ -84,6 +83,7 @@ Value find(const MarkedText& text, const Arguments& arguments, Runtime& runtime)
 Value count(const MarkedText& text, const Arguments& arguments, Runtime& runtime) {
   arguments.allow({"sub"});
   const MarkedText& part = arguments.require_text(0, "sub");
+  runtime.charge_bytes(text.memory_bytes());
   if (part.size() == 0) return make_int(static_cast<std::int64_t>(utf8::count(text.text())) + 1);
   return make_int(static_cast<std::int64_t>(split(text, part, -1, runtime).size()) - 1);
 }
@@ -132,16 +132,18 @@ Value dict_keys(const Value& dict, const Arguments& arguments, Runtime& runtime)
   return make_list(to_items(dict, runtime)->items);
 }
 
-Value dict_values(const Value& dict, const Arguments& arguments, Runtime&) {
+Value dict_values(const Value& dict, const Arguments& arguments, Runtime& runtime) {
   arguments.allow({});
+  runtime.charge_steps(dict.as<DictPtr>()->entries.size());
   std::vector<Value> values;
   for (const auto& entry : dict.as<DictPtr>()->entries) values.push_back(entry.second);
   return make_list(std::move(values));
 }
 
-Value dict_get(const Value& dict, const Arguments& arguments, Runtime&) {
+Value dict_get(const Value& dict, const Arguments& arguments, Runtime& runtime) {
   arguments.allow({"key", "default"});
-  if (const Value* value = dict.as<DictPtr>()->find(arguments.require(0, "key"))) return *value;
+  const Value& key = arguments.require(0, "key");
+  if (const Value* value = find_entry(*dict.as<DictPtr>(), key, runtime)) return *value;
   const Value* fallback = arguments.find(1, "default");
   return fallback != nullptr ? *fallback : make_none();
 }

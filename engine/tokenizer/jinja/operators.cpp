@@ -74,7 +74,7 @@ Value double_operation(std::string_view symbol, double left, double right) {
 }
 
 Value concatenated(const MarkedText& left, const MarkedText& right, Runtime& runtime) {
-  runtime.charge_bytes(left.size() + right.size());
+  runtime.charge_bytes(left.memory_bytes() + right.memory_bytes());
   MarkedText text = left;
   text.append(right);
   return make_text(std::move(text));
@@ -204,7 +204,7 @@ Value attribute_of(const Value& object, const std::string& name, Runtime& runtim
 Value item_of(const Value& object, const Value& key, Runtime& runtime) {
   if (object.is<Undefined>()) throw TemplateError("'" + object.as<Undefined>().name + "' is undefined");
   if (object.is<DictPtr>()) {
-    if (const Value* value = object.as<DictPtr>()->find(key)) return *value;
+    if (const Value* value = find_entry(*object.as<DictPtr>(), key, runtime)) return *value;
   }
   if (key.is<TextPtr>()) {
     const std::string& name = key.as<TextPtr>()->text();

@@ -191,6 +191,8 @@ void Parser::parse_arguments(Expression& call) {
       if (!call.named.empty()) fail("an argument without a name follows one with a name");
       adopt(call, parse_expression());
     }
+    // The child in front is what is called.
+    if (call.args.size() + call.named.size() > kMaxArguments + 1) fail("a call has too many arguments");
     if (!skip_operator(",")) break;
   }
   expect_operator(")");

@@ -195,6 +195,7 @@ void Parser::parse_macro(Statement& statement) {
     ExpressionPtr default_value;
     if (skip_operator("=")) default_value = parse_expression();
     statement.parameters.emplace_back(std::move(name), std::move(default_value));
+    if (statement.parameters.size() > kMaxArguments) fail("a macro has too many parameters");
     if (!skip_operator(",")) break;
   }
   expect_operator(")");

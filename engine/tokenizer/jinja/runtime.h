@@ -22,12 +22,13 @@ class TemplateError : public std::runtime_error {
 inline constexpr std::size_t kMaxSourceBytes = std::size_t{1} << 20;
 inline constexpr int kMaxExpressionDepth = 150;  // of the syntax tree
 inline constexpr int kMaxStatementDepth = 50;
-inline constexpr int kMaxEvaluationDepth = 300;  // expressions, statements and macro calls together
-inline constexpr int kMaxValueDepth = 60;        // lists in lists
+inline constexpr int kMaxEvaluationDepth = 300;    // expressions, statements and macro calls together
+inline constexpr int kMaxValueDepth = 60;          // lists in lists
+inline constexpr std::size_t kMaxArguments = 255;  // of one call, and parameters of a macro
 inline constexpr std::int64_t kMaxRange = 100'000;
 inline constexpr std::size_t kMaxSteps = 1'000'000;                  // of one rendering
-inline constexpr std::size_t kMaxTextBytes = std::size_t{64} << 20;  // of one string, the output included
-inline constexpr std::size_t kMaxWrittenBytes = std::size_t{512}
+inline constexpr std::size_t kMaxTextBytes = std::size_t{32} << 20;  // of one string, the output included
+inline constexpr std::size_t kMaxWrittenBytes = std::size_t{256}
                                                 << 20;  // of all strings that one rendering makes
 
 class Runtime {

@@ -17,7 +17,7 @@ MarkedText Evaluator::render(const Body& body, const std::unordered_map<std::str
 }
 
 void Evaluator::write(MarkedText& out, const MarkedText& text) {
-  runtime_.charge_bytes(text.size());
+  runtime_.charge_bytes(text.memory_bytes());
   if (out.size() + text.size() > kMaxTextBytes) throw TemplateError("the template writes too much text");
   out.append(text);
 }

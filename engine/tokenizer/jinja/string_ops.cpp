@@ -5,6 +5,8 @@
 #include <wctype.h>
 
 #include <algorithm>
+#include <string>
+#include <unordered_set>
 
 #include "engine/tokenizer/utf8.h"
 
@@ -36,8 +38,15 @@ bool begins_title_word(std::uint32_t previous, Case letters) {
          previous == '<';
 }
 
-bool contains(std::string_view chars, std::string_view character) {
-  return chars.find(character) != std::string_view::npos;
+// The characters of a text, to be looked up in constant time.
+std::unordered_set<std::string_view> characters_of(std::string_view text) {
+  std::unordered_set<std::string_view> characters;
+  for (std::size_t offset = 0; offset < text.size();) {
+    const std::size_t num_bytes = utf8::next(text, offset).num_bytes;
+    characters.insert(text.substr(offset, num_bytes));
+    offset += num_bytes;
+  }
+  return characters;
 }
 
 // Start of the code point that ends at `end`.
@@ -83,8 +92,10 @@ bool is_space(std::uint32_t code) {
 std::pair<std::size_t, std::size_t> trimmed_range(std::string_view text,
                                                   const std::optional<std::string_view>& chars, bool left,
                                                   bool right) {
+  std::unordered_set<std::string_view> set;
+  if (chars) set = characters_of(*chars);
   const auto goes = [&](std::size_t begin, std::size_t end) {
-    if (chars) return contains(*chars, text.substr(begin, end - begin));
+    if (chars) return set.contains(text.substr(begin, end - begin));
     return is_space(utf8::next(text, begin).code_point);
   };
   std::size_t begin = 0;
@@ -102,7 +113,9 @@ std::pair<std::size_t, std::size_t> trimmed_range(std::string_view text,
   return {begin, end};
 }
 
-MarkedText trimmed(const MarkedText& text, const std::optional<MarkedText>& chars, bool left, bool right) {
+MarkedText trimmed(const MarkedText& text, const std::optional<MarkedText>& chars, Runtime& runtime,
+                   bool left, bool right) {
+  runtime.charge_bytes(text.memory_bytes() + (chars ? chars->memory_bytes() : 0));
   std::optional<std::string_view> set;
   if (chars) set = chars->text();
   const auto [begin, end] = trimmed_range(text.text(), set, left, right);
@@ -110,7 +123,7 @@ MarkedText trimmed(const MarkedText& text, const std::optional<MarkedText>& char
 }
 
 MarkedText with_case(const MarkedText& text, Case letters, Runtime& runtime) {
-  runtime.charge_bytes(text.size());
+  runtime.charge_bytes(text.memory_bytes());
   MarkedText out;
   bool word_begins = true;
   for (std::size_t offset = 0; offset < text.size();) {
@@ -132,7 +145,7 @@ MarkedText with_case(const MarkedText& text, Case letters, Runtime& runtime) {
 
 std::vector<MarkedText> split(const MarkedText& text, const std::optional<MarkedText>& separator,
                               std::int64_t max_splits, Runtime& runtime) {
-  runtime.charge_bytes(text.size());
+  runtime.charge_bytes(text.memory_bytes() + (separator ? separator->memory_bytes() : 0));
   if (!separator) return split_at_spaces(text, max_splits, runtime);
   if (separator->size() == 0) throw TemplateError("split() needs a separator that is not empty");
   std::vector<MarkedText> parts;
@@ -149,7 +162,7 @@ std::vector<MarkedText> split(const MarkedText& text, const std::optional<Marked
 }
 
 std::vector<MarkedText> split_lines(const MarkedText& text, Runtime& runtime) {
-  runtime.charge_bytes(text.size());
+  runtime.charge_bytes(text.memory_bytes());
   const auto ends_line = [](std::uint32_t code) {
     return (code >= 0x0A && code <= 0x0D) || (code >= 0x1C && code <= 0x1E) || code == 0x85 ||
            code == 0x2028 || code == 0x2029;
@@ -173,7 +186,7 @@ std::vector<MarkedText> split_lines(const MarkedText& text, Runtime& runtime) {
 
 MarkedText replaced(const MarkedText& text, const MarkedText& old_text, const MarkedText& new_text,
                     std::int64_t max_count, Runtime& runtime) {
-  runtime.charge_bytes(text.size());
+  runtime.charge_bytes(text.memory_bytes());
   MarkedText out;
   std::size_t copied = 0;
   std::size_t offset = 0;
@@ -183,7 +196,9 @@ MarkedText replaced(const MarkedText& text, const MarkedText& old_text, const Ma
         old_text.size() == 0 ? offset : find_bytes(text.text(), old_text.text(), offset);
     if (found > text.size()) break;
     runtime.charge_steps(1);
-    runtime.charge_bytes(out.size() + new_text.size() > kMaxTextBytes ? kMaxTextBytes + 1 : new_text.size());
+    // Each may begin a run and end one.
+    const std::size_t num_bytes = new_text.memory_bytes() + 2 * sizeof(MarkedText::Run);
+    runtime.charge_bytes(out.size() + new_text.size() > kMaxTextBytes ? kMaxTextBytes + 1 : num_bytes);
     out.append(text, copied, found);
     out.append(new_text);
     copied = found;
@@ -203,7 +218,7 @@ MarkedText repeated(const MarkedText& text, std::int64_t count, Runtime& runtime
   MarkedText out;
   if (count <= 0 || text.size() == 0) return out;
   const std::size_t times = static_cast<std::size_t>(count);
-  runtime.charge_bytes(times > kMaxTextBytes ? kMaxTextBytes + 1 : text.size() * times);
+  runtime.charge_bytes(times > kMaxTextBytes ? kMaxTextBytes + 1 : text.memory_bytes() * times);
   for (std::size_t i = 0; i < times; ++i) out.append(text);
   return out;
 }

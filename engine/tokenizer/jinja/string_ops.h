@@ -19,8 +19,8 @@ bool is_space(std::uint32_t code_point);
 std::pair<std::size_t, std::size_t> trimmed_range(std::string_view text,
                                                   const std::optional<std::string_view>& chars, bool left,
                                                   bool right);
-MarkedText trimmed(const MarkedText& text, const std::optional<MarkedText>& chars, bool left = true,
-                   bool right = true);
+MarkedText trimmed(const MarkedText& text, const std::optional<MarkedText>& chars, Runtime& runtime,
+                   bool left = true, bool right = true);
 
 enum class Case {
   kUpper,

@@ -24,6 +24,12 @@ void take_in(T& container, const Value& value) {
   if (container.weight > kMaxSteps) throw TemplateError("a list or dict holds too much");
 }
 
+// What comparing `key` with all keys of the dict may cost: one step does for some small keys.
+std::size_t search_steps(const Dict& dict, const Value& key) {
+  constexpr std::size_t kKeysPerStep = 16;
+  return dict.entries.size() * weight_of(key) / kKeysPerStep;
+}
+
 bool lists_equal(const List& left, const List& right) {
   return left.is_tuple == right.is_tuple &&
          std::equal(left.items.begin(), left.items.end(), right.items.begin(), right.items.end(), equals);
@@ -73,13 +79,6 @@ Runtime::Level::Level(Runtime& runtime) : runtime_(runtime) {
   ++runtime_.depth_;
 }
 
-const Value* Dict::find(std::string_view key) const {
-  for (const auto& [name, value] : entries) {
-    if (name.is<TextPtr>() && name.as<TextPtr>()->text() == key) return &value;
-  }
-  return nullptr;
-}
-
 const Value* Dict::find(const Value& key) const {
   for (const auto& [name, value] : entries) {
     if (equals(name, key)) return &value;
@@ -99,8 +98,9 @@ Value make_int(std::int64_t value) {
 Value make_double(double value) {
   return {value};
 }
-Value make_undefined(std::string name) {
-  return {Undefined{std::move(name)}};
+Value make_undefined(std::string_view name) {
+  constexpr std::size_t kMaxNameBytes = 100;  // it is there for messages
+  return {Undefined{std::string(name.substr(0, kMaxNameBytes))}};
 }
 Value make_text(MarkedText text) {
   return {std::make_shared<const MarkedText>(std::move(text))};
@@ -117,11 +117,19 @@ Value make_list(std::vector<Value> items, bool is_tuple) {
   return {ListPtr(std::move(list))};
 }
 
-Value make_dict(const std::vector<std::pair<Value, Value>>& entries) {
+const Value* find_entry(const Dict& dict, const Value& key, Runtime& runtime) {
+  runtime.charge_steps(search_steps(dict, key));
+  return dict.find(key);
+}
+
+Value make_dict(const std::vector<std::pair<Value, Value>>& entries, Runtime& runtime) {
   auto dict = std::make_shared<Dict>();
   for (const auto& [key, value] : entries) {
     if (key.is<ListPtr>() || key.is<DictPtr>()) throw TemplateError("a dict's key must be a plain value");
+    const std::size_t num_steps = search_steps(*dict, key);
+    runtime.charge_steps(num_steps);
     take_in(*dict, value);
+    dict->weight += num_steps;  // who compares two dicts looks for every key
     const auto same = std::find_if(dict->entries.begin(), dict->entries.end(),
                                    [&key = key](const auto& entry) { return equals(entry.first, key); });
     if (same != dict->entries.end()) {
@@ -222,6 +230,7 @@ ListPtr to_items(const Value& value, Runtime& runtime) {
   auto list = std::make_shared<List>();
   if (value.is<Undefined>()) return list;
   if (value.is<DictPtr>()) {
+    runtime.charge_steps(value.as<DictPtr>()->entries.size());
     for (const auto& entry : value.as<DictPtr>()->entries) list->items.push_back(entry.first);
     return list;
   }

@@ -58,11 +58,10 @@ struct List {
 };
 
 struct Dict {
-  std::vector<std::pair<Value, Value>> entries;  // few; in order of insertion
+  std::vector<std::pair<Value, Value>> entries;  // few, looked through one by one; in order of insertion
   int depth = 1;
   std::size_t weight = 1;
 
-  const Value* find(std::string_view key) const;
   const Value* find(const Value& key) const;
 };
 
@@ -89,13 +88,15 @@ Value make_none();
 Value make_bool(bool value);
 Value make_int(std::int64_t value);
 Value make_double(double value);
-Value make_undefined(std::string name);
+Value make_undefined(std::string_view name);
 Value make_text(std::string_view text, bool from_message = false);
 Value make_text(MarkedText text);
 // Throws TemplateError when lists lie too deep in lists, or hold too much.
 Value make_list(std::vector<Value> items, bool is_tuple = false);
 // A later entry replaces an earlier one of the same key.
-Value make_dict(const std::vector<std::pair<Value, Value>>& entries);
+Value make_dict(const std::vector<std::pair<Value, Value>>& entries, Runtime& runtime);
+// The value of `key`; null when there is none.
+const Value* find_entry(const Dict& dict, const Value& key, Runtime& runtime);
 Value make_function(std::string name);
 Value make_method(const Value& object, std::string name);
 

@@ -113,7 +113,7 @@ class Writer {
   }
 
   void quote(const MarkedText& text) {
-    runtime_.charge_bytes(text.size());
+    runtime_.charge_bytes(text.memory_bytes());
     const std::string& bytes = text.text();
     const bool has_single = bytes.find('\'') != std::string::npos;
     const char mark = json_ || (has_single && bytes.find('"') == std::string::npos) ? '"' : '\'';
@@ -182,7 +182,7 @@ class Writer {
 
 MarkedText to_text(const Value& value, Runtime& runtime) {
   if (value.is<TextPtr>()) {
-    runtime.charge_bytes(value.as<TextPtr>()->size());
+    runtime.charge_bytes(value.as<TextPtr>()->memory_bytes());
     return *value.as<TextPtr>();
   }
   if (value.is<Undefined>()) return {};

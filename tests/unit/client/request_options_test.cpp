@@ -31,6 +31,15 @@ TEST_F(RequestOptionsTest, SetsNothingThatWasNotGiven) {
   EXPECT_EQ(request_.sampling().SerializeAsString(), "");
 }
 
+TEST_F(RequestOptionsTest, FillsScheduling) {
+  parse({"hello"});
+  EXPECT_FALSE(request_.has_priority() || request_.has_prefix_cache());
+  parse({"--priority", "-3", "--bypass-prefix-cache", "--cache-salt", "team a", "hello"});
+  EXPECT_EQ(request_.priority(), -3);
+  EXPECT_TRUE(request_.prefix_cache().bypass());
+  EXPECT_EQ(request_.prefix_cache().salt(), "team a");
+}
+
 TEST_F(RequestOptionsTest, RefusesWhatIsNoNumber) {
   EXPECT_THROW(parse({"--top-k", "many"}), CLI::ConversionError);
 }

@@ -20,22 +20,43 @@ inline constexpr int kLayers = 3;
 
 class RecordingObserver : public EngineObserver {
  public:
-  void on_preempted(RequestTag, std::int64_t) override { ++num_preemptions; }
+  void on_preempted(RequestTag, std::int64_t, bool swapped) override {
+    ++num_preemptions;
+    num_swaps += swapped ? 1 : 0;
+  }
+  void on_prefix_lookup(RequestTag, int num_prompt_tokens, int num_hit_tokens) override {
+    num_queried_tokens += num_prompt_tokens;
+    num_hit_tokens_total += num_hit_tokens;
+  }
+  void on_step(const StepReport& report) override { num_prefill_tokens += report.num_prefill_tokens; }
   void on_step_failed(std::string_view what) override { ADD_FAILURE() << what; }
   std::atomic<int> num_preemptions = 0;
+  std::atomic<int> num_swaps = 0;
+  std::atomic<int> num_queried_tokens = 0;
+  std::atomic<int> num_hit_tokens_total = 0;
+  std::atomic<int> num_prefill_tokens = 0;
 };
 
 class EngineTest : public ::testing::Test {
  protected:
   // Pool for `pool_tokens` tokens of one uncompressed sequence.
-  std::unique_ptr<Engine> make_engine(int pool_tokens, int max_batch_tokens = 64, int max_running = 16,
-                                      int max_waiting = 256) {
+  static EngineConfig config_for(int pool_tokens) {
     EngineConfig config;
     config.kv_memory_bytes = kBlockBytes * kLayers * ((pool_tokens + 15) / 16);
+    config.max_batch_tokens = 64;
+    config.max_running_sequences = 16;
+    config.num_threads = 2;
+    return config;
+  }
+  std::unique_ptr<Engine> make_engine(int pool_tokens, int max_batch_tokens = 64, int max_running = 16,
+                                      int max_waiting = 256) {
+    EngineConfig config = config_for(pool_tokens);
     config.max_batch_tokens = max_batch_tokens;
     config.max_running_sequences = max_running;
     config.max_waiting_sequences = max_waiting;
-    config.num_threads = 2;
+    return make_engine(config);
+  }
+  std::unique_ptr<Engine> make_engine(const EngineConfig& config) {
     Result<std::unique_ptr<Engine>> engine = Engine::create(model_, config, observer_);
     EXPECT_TRUE(engine.ok()) << engine.status().message();
     return std::move(engine).value();

@@ -125,5 +125,22 @@ TEST_F(EngineTest, WrongConfigurationsAreNamed) {
             std::string::npos);
 }
 
+// Memory for so many positions would be asked for before the first token.
+TEST_F(EngineTest, ContextsThatAModelFileOnlyClaims) {
+  auto model = std::make_shared<ModelFile>(*model_);
+  model->config.max_context_tokens = 1 << 26;
+  EngineConfig config;
+  config.kv_memory_bytes = 1 << 20;
+  EXPECT_NE(
+      Engine::create(model, config, observer_)
+          .status()
+          .message()
+          .find(
+              "max_context_tokens is 67108864, the model's; allowed: at most 33554432 with a head_dim of 16"),
+      std::string::npos);
+  config.max_context_tokens = 4096;
+  EXPECT_TRUE(Engine::create(model, config, observer_).ok());
+}
+
 }  // namespace
 }  // namespace kvcrush

@@ -1,4 +1,4 @@
-#include "engine/kv_cache/block_table.h"
+#include "engine/kv_cache/sequence_cache.h"
 
 #include <gtest/gtest.h>
 

@@ -102,8 +102,8 @@ TEST(Config, FlagBeatsEnvironmentBeatsFileBeatsDefault) {
 
 TEST(Config, FileCanBeNamedByTheEnvironment) {
   Environment environment;
-  environment.set("KVCRUSH_CONFIG", config_file("named.toml", "listen = \"0.0.0.0:7000\"\n"));
-  EXPECT_EQ(parse_good({}).listen, "0.0.0.0:7000");
+  environment.set("KVCRUSH_CONFIG", config_file("named.toml", "listen = \"127.0.0.2:7000\"\n"));
+  EXPECT_EQ(parse_good({}).listen, "127.0.0.2:7000");
 }
 
 TEST(Config, EveryFieldCanBeSet) {

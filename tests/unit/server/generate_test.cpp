@@ -85,7 +85,9 @@ TEST_F(Generate, StopStringEndsTheSampleInTheEngine) {
 }
 
 TEST_F(Generate, TokensThatGatherDuringAWriteShareAChunk) {
-  start();
+  ServerConfig config = server_config();
+  config.limits.max_unread_bytes = 0;
+  start(config);
   grpc::ClientContext context;
   patient(context);
   const auto reader = stub_->Generate(&context, request("r1"));
@@ -145,7 +147,8 @@ TEST_F(Generate, DeadlineAbortsTheRequest) {
     EXPECT_EQ(status.error_code(), grpc::StatusCode::DEADLINE_EXCEEDED);
     EXPECT_TRUE(backend_->wait_idle_long());
   }
-  EXPECT_EQ(backend_->finished().size(), 2u);
+  ASSERT_EQ(backend_->finished().size(), 2u);
+  for (const auto& [id, reason] : backend_->finished()) EXPECT_EQ(reason, FinishReason::kDeadline);
 }
 
 TEST_F(Generate, AbortedRequestEndsWithAbortAndOk) {
@@ -215,6 +218,7 @@ TEST_F(Generate, RefusedSubmitFreesTheId) {
 TEST_F(Generate, ClientThatDoesNotReadIsCutOff) {
   ServerConfig config = server_config();
   config.stalled_client_timeout = std::chrono::milliseconds(300);
+  config.limits.max_unread_bytes = 0;
   start(config);
   grpc::ClientContext context;
   patient(context);

@@ -4,6 +4,7 @@
 #include <grpcpp/channel.h>
 #include <grpcpp/client_context.h>
 #include <grpcpp/create_channel.h>
+#include <grpcpp/generic/generic_stub.h>
 #include <gtest/gtest.h>
 
 #include <chrono>
@@ -35,7 +36,7 @@ class ScriptedBackend final : public Backend {
     if (draining_) return {StatusCode::kUnavailable, "draining"};
     if (num_refused_ > 0) {
       --num_refused_;
-      return {StatusCode::kResourceExhausted, "queue is full"};
+      return {StatusCode::kResourceExhausted, refusal};
     }
     Live& live = live_[request.request_id];
     live.stream = std::move(stream);
@@ -109,6 +110,7 @@ class ScriptedBackend final : public Backend {
   }
 
   int max_new_tokens(int num_prompt_tokens, const CachePolicy&) const override {
+    if (on_mapping) on_mapping();
     return 100'000 - num_prompt_tokens;
   }
   void begin_drain() override {
@@ -164,7 +166,10 @@ class ScriptedBackend final : public Backend {
     return last_request_;
   }
 
-  std::function<void(const std::string& request_id)> on_submit;  // set before any call
+  // Set before any call:
+  std::function<void(const std::string& request_id)> on_submit;
+  std::function<void()> on_mapping;  // while the service maps a request
+  std::string refusal = "queue is full";
 
  private:
   struct Live {
@@ -204,9 +209,11 @@ class GrpcTest : public ::testing::Test {
     const Status listening = server_->listen();
     ASSERT_TRUE(listening.ok()) << listening.message();
     connect();
-    const Status loading = server_->load([this](const ServerConfig&, EngineObserver&, const LoadProgress&) {
+    const auto loader = [this](const ServerConfig&, EngineObserver& observer, const LoadProgress&) {
+      observer_ = &observer;
       return Result<LoadedModel>(scripted_model());
-    });
+    };
+    const Status loading = server_->load(loader);
     ASSERT_TRUE(loading.ok()) << loading.message();
   }
 
@@ -238,12 +245,47 @@ class GrpcTest : public ::testing::Test {
     return request;
   }
 
+  // The serving status byte of grpc.health.v1.HealthCheckResponse: 1 serving, 2 not serving; -1 on failure.
+  int health(const std::string& service) {
+    std::string message;
+    if (!service.empty()) message = std::string("\x0A") + static_cast<char>(service.size()) + service;
+    std::string answer;
+    if (!call_raw("/grpc.health.v1.Health/Check", message, &answer).ok() || answer.size() != 2) return -1;
+    return answer[1];
+  }
+
+  // A unary call with bytes that no client library would let through.
+  grpc::Status call_raw(const std::string& method, const std::string& message,
+                        std::string* answer = nullptr) {
+    grpc::GenericStub stub(channel_);
+    grpc::ClientContext context;
+    patient(context);
+    grpc::CompletionQueue queue;
+    grpc::Slice slice(message);
+    const grpc::ByteBuffer request(&slice, 1);
+    const auto call = stub.PrepareUnaryCall(&context, method, request, &queue);
+    call->StartCall();
+    grpc::ByteBuffer response;
+    grpc::Status status;
+    call->Finish(&response, &status, this);
+    void* tag = nullptr;
+    bool ok = false;
+    queue.Next(&tag, &ok);
+    std::vector<grpc::Slice> slices;
+    if (answer != nullptr && status.ok() && response.Dump(&slices).ok()) {
+      for (const grpc::Slice& part : slices)
+        answer->append(reinterpret_cast<const char*>(part.begin()), part.size());
+    }
+    return status;
+  }
+
   static void patient(grpc::ClientContext& context) {
     context.set_deadline(std::chrono::system_clock::now() + kPatience);
   }
 
   std::unique_ptr<Server> server_;
   ScriptedBackend* backend_ = nullptr;  // the server's
+  EngineObserver* observer_ = nullptr;  // the server's; the engine's part is the test's to play
   std::shared_ptr<grpc::Channel> channel_;
   std::unique_ptr<v1::Inference::Stub> stub_;
 };

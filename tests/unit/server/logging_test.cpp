@@ -43,10 +43,28 @@ TEST_F(Logging, JsonLinesParseWhateverTheValue) {
   const nlohmann::json line = nlohmann::json::parse(out_.str());
   EXPECT_EQ(line.at("event"), "rejected");
   EXPECT_EQ(line.at("level"), "warning");
+  EXPECT_EQ(line.at("severity_number"), 13);
+  EXPECT_FALSE(line.contains("trace_id"));
   EXPECT_EQ(line.at("request_id"), "\"\\\n\t\x01 {} %v \xEF\xBF\xBD\xC3\xA9");
   EXPECT_EQ(line.at("n"), 3);
   EXPECT_EQ(line.at("ratio"), 0.25);
   EXPECT_TRUE(line.contains("time"));
+}
+
+TEST_F(Logging, LinesOfARequestNameItAndTheCallersSpan) {
+  start({"info", LogFormat::kJson});
+  LogLine(spdlog::level::info, "arrived")
+      .with_request("r-1", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01");
+  const nlohmann::json traced = nlohmann::json::parse(out_.str());
+  EXPECT_EQ(traced.at("request_id"), "r-1");
+  EXPECT_EQ(traced.at("trace_id"), "0af7651916cd43dd8448eb211c80319c");
+  EXPECT_EQ(traced.at("span_id"), "b7ad6b7169203331");
+  EXPECT_EQ(traced.at("trace_flags"), "01");
+  out_.str("");
+  LogLine(spdlog::level::info, "arrived").with_request("r-2", "");
+  const nlohmann::json plain = nlohmann::json::parse(out_.str());
+  EXPECT_EQ(plain.at("request_id"), "r-2");
+  EXPECT_FALSE(plain.contains("trace_id") || plain.contains("span_id") || plain.contains("trace_flags"));
 }
 
 TEST_F(Logging, LevelHidesLesserLines) {
@@ -59,10 +77,10 @@ TEST_F(Logging, LevelHidesLesserLines) {
 
 TEST(LoggingEnd, LinesAfterShutdownAreDropped) {
   init_logging({}, {std::make_shared<spdlog::sinks::stdout_sink_mt>()});
-  shutdown_logging();
+  EXPECT_TRUE(shutdown_logging());
   LogLine(spdlog::level::info, "late").with("k", "v");
   init_logging({}, {});
-  shutdown_logging();
+  EXPECT_TRUE(shutdown_logging());
 }
 
 }  // namespace

@@ -39,6 +39,9 @@ TEST(Metrics, EveryNameIsThereBeforeAnythingHappens) {
                            "kvcrush_prune_seconds",
                            "kvcrush_step_seconds",
                            "kvcrush_rejected_requests_total",
+                           "kvcrush_shed_requests_total",
+                           "kvcrush_ended_slow_streams_total",
+                           "kvcrush_engine_stalled",
                            "process_resident_memory_bytes",
                            "kvcrush_build_info",
                            "kvcrush_model_info"}) {
@@ -58,7 +61,7 @@ TEST(Metrics, EngineEventsAreCounted) {
   observer.on_token(tag, true, 0.25);
   observer.on_token(tag, false, 0.5);
   observer.on_token(tag, false, 0.25);
-  observer.on_preempted(tag, 7);
+  observer.on_preempted(tag, 7, /*swapped=*/false);
   observer.on_pruned(tag, {.cached_tokens_before = 40,
                            .cached_tokens_after = 10,
                            .tokens_evicted = 900,
@@ -77,11 +80,18 @@ TEST(Metrics, EngineEventsAreCounted) {
   metrics.accepted("snapkv", "int4");
   metrics.accepted("snapkv", "int4");
   metrics.accepted("off", "f32");
+  metrics.shed(ShedReason::kQueueTokens);
+  metrics.ended_slow_stream();
+  metrics.set_engine_stalled(true);
+  FinishEvent late;
+  late.reason = FinishReason::kDeadline;
+  observer.on_finished(tag, late);
 
   const std::string text = metrics.render();
   expect_line(text, "kvcrush_prompt_tokens_total 42");
   expect_line(text, "kvcrush_generation_tokens_total 3");
-  expect_line(text, "kvcrush_num_preemptions_total 1");
+  expect_line(text, R"(kvcrush_num_preemptions_total{how="recompute"} 1)");
+  expect_line(text, R"(kvcrush_num_preemptions_total{how="swap"} 0)");
   expect_line(text, "kvcrush_tokens_evicted_total 900");
   expect_line(text, "kvcrush_blocks_freed_by_pruning_total 60");
   expect_line(text, "kvcrush_time_to_first_token_seconds_sum 0.25");
@@ -96,6 +106,11 @@ TEST(Metrics, EngineEventsAreCounted) {
   expect_line(text, "kvcrush_prune_seconds_count 1");
   expect_line(text, "kvcrush_request_success_total{finished_reason=\"length\"} 1");
   expect_line(text, "kvcrush_request_success_total{finished_reason=\"stop\"} 0");
+  expect_line(text, "kvcrush_request_success_total{finished_reason=\"deadline\"} 1");
+  expect_line(text, "kvcrush_shed_requests_total{reason=\"queue_tokens\"} 1");
+  expect_line(text, "kvcrush_shed_requests_total{reason=\"tenant_limit\"} 0");
+  expect_line(text, "kvcrush_ended_slow_streams_total 1");
+  expect_line(text, "kvcrush_engine_stalled 1");
   expect_line(text, "kvcrush_rejected_requests_total{code=\"RESOURCE_EXHAUSTED\"} 1");
   const MetricTotals totals = metrics.totals();
   EXPECT_EQ(totals.prompt_tokens, 42);

@@ -17,7 +17,9 @@ TEST(ProtoConvert, StatusCodesMapByName) {
         Pair{StatusCode::kDeadlineExceeded, grpc::StatusCode::DEADLINE_EXCEEDED},
         Pair{StatusCode::kCancelled, grpc::StatusCode::CANCELLED},
         Pair{StatusCode::kUnimplemented, grpc::StatusCode::UNIMPLEMENTED},
-        Pair{StatusCode::kInternal, grpc::StatusCode::INTERNAL}}) {
+        Pair{StatusCode::kInternal, grpc::StatusCode::INTERNAL},
+        Pair{StatusCode::kPermissionDenied, grpc::StatusCode::PERMISSION_DENIED},
+        Pair{StatusCode::kUnauthenticated, grpc::StatusCode::UNAUTHENTICATED}}) {
     const grpc::Status status = to_grpc_status({ours, "why"});
     EXPECT_EQ(status.error_code(), theirs);
     EXPECT_EQ(status.error_message(), "why");

@@ -139,6 +139,24 @@ TEST(RequestMapper, WrongSamplingNamesFieldValueAndRange) {
   }
 }
 
+TEST(RequestMapper, SchedulingArrivesAndIsChecked) {
+  v1::GenerateRequest request = text_request();
+  EXPECT_EQ(map_good(request).engine.priority, 0);
+  EXPECT_FALSE(map_good(request).engine.bypass_prefix_cache);
+  request.set_priority(-4);
+  request.mutable_prefix_cache()->set_bypass(true);
+  request.mutable_prefix_cache()->set_salt(std::string(256, 's'));
+  const MappedRequest mapped = map_good(request);
+  EXPECT_EQ(mapped.engine.priority, -4);
+  EXPECT_TRUE(mapped.engine.bypass_prefix_cache);
+  EXPECT_EQ(mapped.engine.cache_salt.size(), 256U);
+  request.mutable_prefix_cache()->set_salt(std::string(257, 's'));
+  expect_refused(request, "prefix_cache.salt is 257 bytes long", "at most 256");
+  request.clear_prefix_cache();
+  request.set_priority(5);
+  expect_refused(request, "priority is 5", "[-4, 4]");
+}
+
 TEST(RequestMapper, WrongPromptsAreNamed) {
   expect_refused(v1::GenerateRequest(), "prompt is missing");
   expect_refused(text_request(""), "text is empty");

@@ -102,7 +102,7 @@ TEST(SampleStream, StopStringEndsTextAndLaterTokensDoNotCount) {
   EXPECT_EQ(chunk.finish().reason(), v1::FINISH_REASON_STOP);
   EXPECT_EQ(chunk.finish().stop_match(), "END");
   EXPECT_EQ(chunk.finish().usage().completion_tokens(), 5);
-  EXPECT_EQ(sample.stream_.finish_reason(), FinishReason::kStop);
+  EXPECT_EQ(sample.stream_.end()->reason, FinishReason::kStop);
 }
 
 TEST(SampleStream, TextThatOnlyBeganAStopStringIsGivenAtTheEnd) {
@@ -157,6 +157,43 @@ TEST(SampleStream, LogprobsFollowTheTokens) {
   ASSERT_EQ(chunk.logprobs(0).top_size(), 2);
   EXPECT_EQ(chunk.logprobs(0).top(0).token_id(), 'b');
   EXPECT_EQ(chunk.logprobs(0).top(1).token(), "\xEF\xBF\xBD");
+}
+
+TEST(SampleStream, UnreadBytesCountEveryPartAndGoWithTheChunk) {
+  Sample sample;
+  EXPECT_EQ(sample.stream_.unread_bytes(), 0u);
+  sample.tokens("a");
+  const std::size_t one_token = sample.stream_.unread_bytes();
+  EXPECT_GT(one_token, sizeof(v1::GenerateResponse));
+  sample.tokens("bc");
+  EXPECT_EQ(sample.stream_.unread_bytes(), one_token + 2 * (1 + sizeof(TokenId)));
+  const std::size_t before_logprobs = sample.stream_.unread_bytes();
+  TokenEvent event = token_event('d');
+  event.logprob = LogprobEntry{'d', -0.5f};
+  event.top_logprobs.assign(20, LogprobEntry{'e', -2.0f});
+  sample.stream_.absorb(event);
+  EXPECT_GT(sample.stream_.unread_bytes(), before_logprobs + 21 * sizeof(v1::TokenLogprob));
+  static_cast<void>(sample.stream_.take_chunk());
+  EXPECT_EQ(sample.stream_.unread_bytes(), 0u);
+  sample.tokens("e");
+  sample.stream_.drop_chunks();
+  EXPECT_EQ(sample.stream_.unread_bytes(), 0u);
+  EXPECT_FALSE(sample.stream_.has_chunk());
+}
+
+TEST(SampleStream, TellsWhetherItEndedInTheQueue) {
+  SampleStream stream(test::byte_tokenizer(), {}, 0);
+  FinishEvent event;
+  event.reason = FinishReason::kDeadline;
+  event.queue_ms = event.total_ms = 1500;
+  stream.absorb(event);
+  EXPECT_TRUE(stream.end()->in_queue);
+  EXPECT_EQ(stream.end()->total_ms, 1500);
+  EXPECT_EQ(stream.take_chunk().finish().reason(), v1::FINISH_REASON_DEADLINE);
+  SampleStream other(test::byte_tokenizer(), {}, 0);
+  event.queue_ms = 10;
+  other.absorb(event);
+  EXPECT_FALSE(other.end()->in_queue);
 }
 
 }  // namespace

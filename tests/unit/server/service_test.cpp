@@ -1,6 +1,4 @@
 // The unary calls, health, malformed requests, and what a server says before its model is there.
-#include <grpcpp/generic/generic_stub.h>
-
 #include <filesystem>
 #include <fstream>
 #include <sstream>
@@ -13,42 +11,7 @@
 namespace kvcrush::test {
 namespace {
 
-class Service : public GrpcTest {
- protected:
-  // The serving status byte of grpc.health.v1.HealthCheckResponse: 1 serving, 2 not serving; -1 on failure.
-  int health(const std::string& service) {
-    std::string message;
-    if (!service.empty()) message = std::string("\x0A") + static_cast<char>(service.size()) + service;
-    std::string answer;
-    if (!call_raw("/grpc.health.v1.Health/Check", message, &answer).ok() || answer.size() != 2) return -1;
-    return answer[1];
-  }
-
-  // A unary call with bytes that no client library would let through.
-  grpc::Status call_raw(const std::string& method, const std::string& message,
-                        std::string* answer = nullptr) {
-    grpc::GenericStub stub(channel_);
-    grpc::ClientContext context;
-    patient(context);
-    grpc::CompletionQueue queue;
-    grpc::Slice slice(message);
-    const grpc::ByteBuffer request(&slice, 1);
-    const auto call = stub.PrepareUnaryCall(&context, method, request, &queue);
-    call->StartCall();
-    grpc::ByteBuffer response;
-    grpc::Status status;
-    call->Finish(&response, &status, this);
-    void* tag = nullptr;
-    bool ok = false;
-    queue.Next(&tag, &ok);
-    std::vector<grpc::Slice> slices;
-    if (answer != nullptr && status.ok() && response.Dump(&slices).ok()) {
-      for (const grpc::Slice& part : slices)
-        answer->append(reinterpret_cast<const char*>(part.begin()), part.size());
-    }
-    return status;
-  }
-};
+using Service = GrpcTest;
 
 TEST_F(Service, RefusesWhileTheModelLoads) {
   ServerConfig config = server_config();

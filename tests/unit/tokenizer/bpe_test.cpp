@@ -6,6 +6,7 @@
 #include <chrono>
 #include <random>
 
+#include "engine/core/readable.h"
 #include "tests/unit/tokenizer/small_vocabulary.h"
 
 namespace kvcrush {
@@ -62,7 +63,7 @@ TEST(Bpe, RefusesBadMerges) {
     const auto bpe = Bpe::create(tokens, {"a b", merge}, false);
     ASSERT_FALSE(bpe.ok()) << merge;
     EXPECT_EQ(bpe.status().code(), StatusCode::kInvalidArgument);
-    EXPECT_NE(bpe.status().message().find("merge 1 \"" + merge + "\""), std::string::npos)
+    EXPECT_NE(bpe.status().message().find("merge 1 " + in_quotes(merge)), std::string::npos)
         << bpe.status().message();
   }
 }

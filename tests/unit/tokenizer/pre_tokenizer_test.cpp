@@ -52,7 +52,7 @@ TEST(PreTokenizer, NamesWhatItKnows) {
   const auto result = PreTokenizer::create("deepseek-coder");
   ASSERT_FALSE(result.ok());
   EXPECT_EQ(result.status().code(), StatusCode::kInvalidArgument);
-  EXPECT_NE(result.status().message().find("\"deepseek-coder\""), std::string::npos);
+  EXPECT_NE(result.status().message().find("'deepseek-coder'"), std::string::npos);
   EXPECT_NE(result.status().message().find("smollm"), std::string::npos);
 }
 

@@ -118,8 +118,8 @@ TEST(Tokenizer, RefusesInconsistentSpecs) {
     EXPECT_EQ(tokenizer.status().code(), StatusCode::kInvalidArgument);
     return tokenizer.status().message();
   };
-  EXPECT_NE(refusal([](auto& spec) { spec.model = "llama"; }).find("\"llama\""), std::string::npos);
-  EXPECT_NE(refusal([](auto& spec) { spec.pre_tokenizer = "odd"; }).find("\"odd\""), std::string::npos);
+  EXPECT_NE(refusal([](auto& spec) { spec.model = "llama"; }).find("'llama'"), std::string::npos);
+  EXPECT_NE(refusal([](auto& spec) { spec.pre_tokenizer = "odd"; }).find("'odd'"), std::string::npos);
   EXPECT_NE(refusal([](auto& spec) { spec.kinds.pop_back(); }).find("256"), std::string::npos);
   EXPECT_NE(refusal([](auto& spec) { spec.merges.push_back("x yy"); }).find("x yy"), std::string::npos);
   EXPECT_NE(refusal([](auto& spec) { spec.bos_id = 257; }).find("bos_id"), std::string::npos);
@@ -127,6 +127,8 @@ TEST(Tokenizer, RefusesInconsistentSpecs) {
   EXPECT_NE(refusal([](auto& spec) { spec.stop_ids = {999}; }).find("999"), std::string::npos);
   EXPECT_NE(refusal([](auto& spec) { spec.add_bos = true; }).find("add_bos"), std::string::npos);
   EXPECT_NE(refusal([](auto& spec) { spec.tokens.clear(); }).find("no tokens"), std::string::npos);
+  EXPECT_NE(refusal([](auto& spec) { spec.tokens[5].assign(65537, 'x'); }).find("token 5 has 65537 bytes"),
+            std::string::npos);
 }
 
 TEST(TokenizerDeathTest, IdsOutsideTheVocabularyAreABug) {

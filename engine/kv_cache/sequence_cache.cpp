@@ -1,0 +1,199 @@
+#include "engine/kv_cache/sequence_cache.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "engine/core/status.h"
+
+namespace kvcrush {
+
+SequenceCache::SequenceCache(BlockPool& pool, int num_layers, const cpu::KvFormat& format)
+    : pool_(&pool), format_(format), num_evicted_(static_cast<std::size_t>(num_layers), 0) {
+  layers_.reserve(static_cast<std::size_t>(num_layers));
+  for (int layer = 0; layer < num_layers; ++layer) layers_.emplace_back(pool, format);
+}
+
+SequenceCache::SequenceCache(SequenceCache&& other) noexcept
+    : pool_(other.pool_),
+      format_(other.format_),
+      layers_(std::move(other.layers_)),
+      num_evicted_(std::move(other.num_evicted_)),
+      prefixes_(other.prefixes_),
+      shared_(std::exchange(other.shared_, {})),
+      spares_(std::exchange(other.spares_, {})) {}
+
+int SequenceCache::max_cached_tokens() const {
+  int longest = 0;
+  for (const BlockTable& layer : layers_) longest = std::max(longest, layer.num_cached_tokens());
+  return longest;
+}
+
+int SequenceCache::num_blocks() const {
+  auto total = static_cast<int>(spares_.size());
+  for (const BlockTable& layer : layers_) total += static_cast<int>(layer.blocks().size());
+  return total;
+}
+
+bool SequenceCache::is_whole() const {
+  return std::all_of(layers_.begin(), layers_.end(),
+                     [](const BlockTable& layer) { return layer.num_packed_tokens() == 0; }) &&
+         std::all_of(num_evicted_.begin(), num_evicted_.end(), [](int evicted) { return evicted == 0; });
+}
+
+int SequenceCache::blocks_missing_for(int num_tokens) const {
+  int missing = 0;
+  for (const BlockTable& layer : layers_) missing += layer.blocks_missing_for(num_tokens);
+  return missing;
+}
+
+bool SequenceCache::try_extend(int num_tokens) {
+  if (blocks_missing_for(num_tokens) > pool_->num_free()) return false;
+  for (BlockTable& layer : layers_) layer.extend(num_tokens);
+  return true;
+}
+
+bool SequenceCache::try_assign(std::span<const LayerShape> shapes) {
+  KVCRUSH_CHECK(shapes.size() == layers_.size());
+  int wanted = 0;
+  for (const LayerShape& shape : shapes) wanted += blocks_for(format_, shape.num_packed, shape.num_tail);
+  if (wanted > pool_->num_free()) return false;
+  for (std::size_t i = 0; i < shapes.size(); ++i) {
+    layers_[i].assign(shapes[i].num_packed, shapes[i].num_tail);
+    num_evicted_[i] = shapes[i].num_evicted;
+  }
+  return true;
+}
+
+bool SequenceCache::shares_with_fork(std::span<const LayerShape> shapes) const {
+  if (shared_.empty()) return false;
+  for (std::size_t i = 0; i < shapes.size(); ++i) {
+    if (shapes[i].num_packed > 0 || shapes[i].num_evicted > 0 ||
+        shapes[i].num_tail != layers_[i].num_tail_tokens())
+      return false;
+  }
+  return true;
+}
+
+bool SequenceCache::try_fork(const SequenceCache& trunk, std::span<const LayerShape> shapes) {
+  if (!trunk.shares_with_fork(shapes)) return try_assign(shapes);
+  const int shared_tokens = trunk.num_shared_blocks() * format_.tail_tokens_per_block;
+  const int own_tokens = shapes.front().num_tail - shared_tokens;
+  if (num_layers() * blocks_for(format_, 0, own_tokens) > pool_->num_free()) return false;
+  prefixes_ = trunk.prefixes_;
+  shared_ = trunk.shared_;
+  prefixes_->hold(shared_);
+  for (std::size_t i = 0; i < layers_.size(); ++i) {
+    for (const PrefixCache::Entry* entry : shared_) layers_[i].begin_with(entry->blocks[i]);
+    layers_[i].extend(own_tokens);
+  }
+  return true;
+}
+
+int SequenceCache::shrink(int layer, int num_packed, int num_tail) {
+  num_evicted_[layer] += layers_[layer].num_cached_tokens() - num_packed - num_tail;
+  return layers_[layer].shrink(num_packed, num_tail);
+}
+
+void SequenceCache::drop_newest(int num_tokens) {
+  for (BlockTable& layer : layers_)
+    layer.shrink(layer.num_packed_tokens(), layer.num_tail_tokens() - num_tokens);
+}
+
+void SequenceCache::clear() {
+  for (BlockTable& layer : layers_) layer.clear();
+  std::fill(num_evicted_.begin(), num_evicted_.end(), 0);
+  if (prefixes_ != nullptr) prefixes_->release(std::exchange(shared_, {}));
+  pool_->give_back(std::exchange(spares_, {}));
+}
+
+int SequenceCache::hold_prefix(PrefixCache& prefixes, const PrefixScope& scope,
+                               std::span<const TokenId> tokens) {
+  KVCRUSH_CHECK(max_cached_tokens() == 0 && shared_.empty());
+  prefixes_ = &prefixes;
+  shared_ = prefixes.hold(scope, tokens, format_.tail_tokens_per_block);
+  for (std::size_t i = 0; i < layers_.size(); ++i) {
+    for (const PrefixCache::Entry* entry : shared_) layers_[i].begin_with(entry->blocks[i]);
+  }
+  return num_shared_blocks() * format_.tail_tokens_per_block;
+}
+
+void SequenceCache::share(PrefixCache& prefixes, const PrefixScope& scope, std::span<const TokenId> tokens) {
+  prefixes_ = &prefixes;
+  const auto width = static_cast<std::size_t>(format_.tail_tokens_per_block);
+  std::vector<BlockId> blocks(layers_.size());
+  while ((shared_.size() + 1) * width <= tokens.size()) {
+    const std::size_t index = shared_.size();
+    for (std::size_t i = 0; i < layers_.size(); ++i) blocks[i] = layers_[i].blocks()[index];
+    prefixes.append(shared_, scope, tokens.subspan(index * width, width), blocks);
+    for (std::size_t i = 0; i < layers_.size(); ++i) layers_[i].share_next(shared_.back()->blocks[i]);
+  }
+}
+
+// Who holds an entry holds those before it.
+int SequenceCache::num_blocks_held_by_others() const {
+  return static_cast<int>(std::count_if(shared_.begin(), shared_.end(),
+                                        [](const PrefixCache::Entry* e) { return e->num_holders > 1; }));
+}
+
+bool SequenceCache::unshare_own() {
+  const std::size_t before = shared_.size();
+  while (!shared_.empty() && shared_.back()->num_holders == 1) {
+    prefixes_->take_out(shared_.back());
+    shared_.pop_back();
+    for (BlockTable& layer : layers_) layer.own_last_shared();
+  }
+  return shared_.size() < before;
+}
+
+int SequenceCache::spares_missing_for(std::span<const LayerShape> shapes, int num_shared) const {
+  int wanted = 0;
+  for (const LayerShape& shape : shapes)
+    wanted += std::min(num_shared, blocks_for(format_, shape.num_packed, shape.num_tail));
+  return std::max(0, wanted - static_cast<int>(spares_.size()));
+}
+
+bool SequenceCache::try_take_spares(int count) {
+  if (count > pool_->num_free()) return false;
+  for (; count > 0; --count) spares_.push_back(pool_->take());
+  return true;
+}
+
+std::vector<std::vector<BlockId>> SequenceCache::rewrite_targets(std::span<const LayerShape> shapes) {
+  if (shared_.empty()) return {};
+  KVCRUSH_CHECK(spares_missing_for(shapes, num_shared_blocks()) == 0);
+  std::vector<std::vector<BlockId>> targets(layers_.size());
+  std::size_t next_spare = 0;
+  for (std::size_t i = 0; i < layers_.size(); ++i) {
+    const auto wanted =
+        static_cast<std::size_t>(blocks_for(format_, shapes[i].num_packed, shapes[i].num_tail));
+    const std::span<const BlockId> blocks = layers_[i].blocks();
+    KVCRUSH_CHECK(wanted <= blocks.size());
+    targets[i].assign(blocks.begin(), blocks.begin() + static_cast<std::ptrdiff_t>(wanted));
+    for (std::size_t j = 0; j < std::min(wanted, shared_.size()); ++j) targets[i][j] = spares_[next_spare++];
+  }
+  return targets;
+}
+
+int SequenceCache::finish_rewrite(std::span<const LayerShape> shapes,
+                                  std::vector<std::vector<BlockId>> targets) {
+  int freed = 0;
+  if (targets.empty()) {
+    for (int layer = 0; layer < num_layers(); ++layer) {
+      const LayerShape& shape = shapes[static_cast<std::size_t>(layer)];
+      freed += shrink(layer, shape.num_packed, shape.num_tail);
+    }
+    return freed;
+  }
+  std::size_t used = 0;
+  for (std::size_t i = 0; i < layers_.size(); ++i) {
+    used += std::min(shared_.size(), targets[i].size());
+    num_evicted_[i] += shapes[i].num_evicted;
+    freed += layers_[i].become(std::move(targets[i]), shapes[i].num_packed, shapes[i].num_tail);
+  }
+  prefixes_->release(std::exchange(shared_, {}));
+  spares_.erase(spares_.begin(), spares_.begin() + static_cast<std::ptrdiff_t>(used));
+  pool_->give_back(std::exchange(spares_, {}));
+  return freed;
+}
+
+}  // namespace kvcrush

@@ -1,0 +1,109 @@
+// Who gives way when blocks run out, and how it comes back.
+#include <algorithm>
+#include <utility>
+
+#include "engine/core/status.h"
+#include "engine/scheduler/scheduler.h"
+
+namespace kvcrush {
+
+bool Scheduler::reserve_spares(Sequence& sequence, const ScheduledChunk& chunk, StepPlan& plan) {
+  if (chunk.is_lookahead()) return true;
+  const int end = chunk.first_token + chunk.num_tokens;
+  const Settling settling = sequence.schedule.due(end, sequence.cache);
+  if (!settling) return true;
+  std::vector<SequenceCache::LayerShape> shapes;
+  for (int layer = 0; layer < sequence.cache.num_layers(); ++layer) {
+    const BlockTable& table = sequence.cache.layer(layer);
+    shapes.push_back(
+        sequence.schedule.settled_shape(layer, settling, table.num_packed_tokens(), table.num_tail_tokens()));
+  }
+  // The chunk's full blocks are shared before the rewrite. What nobody else holds can be rewritten in place,
+  // at the price of losing it for those who come later.
+  const auto num_shared = [&] {
+    const bool shares = sequence.prefix.shares && sequence.cache.is_whole();
+    return shares ? std::max(sequence.cache.num_shared_blocks(),
+                             std::min(end, sequence.num_prompt_tokens) /
+                                 sequence.cache.format().tail_tokens_per_block)
+                  : sequence.cache.num_shared_blocks();
+  };
+  while (!sequence.cache.try_take_spares(sequence.cache.spares_missing_for(shapes, num_shared()))) {
+    const bool shared = std::exchange(sequence.prefix.shares, false);
+    if (sequence.cache.unshare_own() || shared) continue;
+    KVCRUSH_CHECK(running_.size() > 1);
+    Sequence& gives_way = victim();
+    const bool is_itself = &gives_way == &sequence;
+    if (is_itself) sequence.cache.drop_newest(chunk.num_tokens);  // its chunk is not in the plan yet
+    preempt(gives_way, plan);
+    if (is_itself) return false;
+  }
+  return true;
+}
+
+Sequence& Scheduler::victim() {
+  const auto& lowest = *std::min_element(
+      running_.rbegin(), running_.rend(),
+      [](const auto& a, const auto& b) { return a->preemption_rank() < b->preemption_rank(); });
+  return *lowest;
+}
+
+bool Scheduler::is_worth_swapping(const Sequence& sequence) const {
+  if (sequence.kind == SequenceKind::kTrunk || sequence.lookahead.running() ||
+      sequence.num_computed_tokens == 0)
+    return false;
+  const int blocks = sequence.cache.num_blocks();
+  if (num_swapped_blocks_ + blocks > swap_costs_.max_blocks) return false;
+  const bool forks_again = sequence.forkable && sequence.group != nullptr && sequence.group->trunk != nullptr;
+  const int recomputed =
+      forks_again ? sequence.num_computed_tokens - sequence.num_prompt_tokens : sequence.num_computed_tokens;
+  return blocks * swap_costs_.seconds_per_block < recomputed * swap_costs_.seconds_per_token;
+}
+
+void Scheduler::preempt(Sequence& sequence, StepPlan& plan) {
+  const auto it = std::find_if(running_.begin(), running_.end(),
+                               [&](const auto& other) { return other.get() == &sequence; });
+  std::unique_ptr<Sequence> owned = std::move(*it);
+  running_.erase(it);
+  // It may already have a chunk in this plan.
+  std::erase_if(plan.chunks, [&](const ScheduledChunk& chunk) {
+    if (chunk.sequence != &sequence) return false;
+    (sequence.is_decoding() ? plan.num_decode_tokens : plan.num_prefill_tokens) -= chunk.num_tokens;
+    sequence.cache.drop_newest(chunk.num_tokens);
+    return true;
+  });
+  Preemption& preemption = plan.preemptions.emplace_back();
+  preemption.sequence = &sequence;
+  preemption.blocks_returned = sequence.cache.num_blocks();
+  ++sequence.num_preemptions;
+  if (sequence.group != nullptr) ++sequence.group->num_preemptions;
+  sequence.drafts.clear();
+  if (is_worth_swapping(sequence)) {
+    ++sequence.num_swaps;
+    for (int layer = 0; layer < sequence.cache.num_layers(); ++layer) {
+      const BlockTable& table = sequence.cache.layer(layer);
+      preemption.swapped_blocks.insert(preemption.swapped_blocks.end(), table.blocks().begin(),
+                                       table.blocks().end());
+      sequence.swapped_shapes.push_back(
+          {table.num_packed_tokens(), table.num_tail_tokens(), sequence.cache.num_evicted(layer)});
+    }
+    num_swapped_blocks_ += sequence.num_swapped_blocks();
+  } else {
+    if (sequence.kind == SequenceKind::kTrunk) {
+      sequence.group->ready = false;
+    } else if (sequence.group != nullptr && sequence.group->trunk != nullptr && sequence.forkable &&
+               !sequence.forks) {
+      sequence.forks = true;  // once more: it need not prefill the prompt, and its trunk has kept room for it
+      ++sequence.group->num_waiting_children;
+    }
+    if (sequence.prefix.shares && !sequence.lookahead.running() && sequence.cache.is_whole())
+      sequence.cache.share(prefixes_, sequence.prefix.scope,
+                           sequence.shareable_tokens(sequence.num_computed_tokens));
+    sequence.num_computed_tokens = 0;
+    sequence.score = {};
+  }
+  sequence.cache.clear();
+  sequence.lookahead.stop();
+  waiting_.push_front(std::move(owned));
+}
+
+}  // namespace kvcrush

@@ -1,0 +1,340 @@
+#!/usr/bin/env python3
+"""Writes the seeds of tests/fuzz/corpus from scratch: small valid inputs of every target and typical damage to them.
+
+usage: tests/fuzz/make_corpus.py [FOLDER]     (default: tests/fuzz/corpus)
+Files named seed-* are its own and are replaced; what fuzzing found beside them stays.
+"""
+
+import json
+import pathlib
+import struct
+import sys
+
+HERE = pathlib.Path(__file__).resolve().parent
+LAYER_SHAPES = {
+    "attn_norm": [8], "attn_q": [8, 8], "attn_k": [4, 8], "attn_v": [4, 8], "attn_output": [8, 8],
+    "ffn_norm": [8], "ffn_gate": [12, 8], "ffn_up": [12, 8], "ffn_down": [8, 12],
+}
+HF_NAMES = {
+    "attn_norm": "input_layernorm", "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj", "ffn_norm": "post_attention_layernorm", "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj",
+}
+TOKENS = ["a", "b", "ab", "<|endoftext|>", "<|im_end|>", "<tool>"]
+CHAT = ("{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' }}"
+        "{% endfor %}{% if add_generation_prompt %}{{ 'assistant\\n' }}{% endif %}")
+
+
+# GGUF
+
+def text(value):
+    data = value.encode()
+    return struct.pack("<Q", len(data)) + data
+
+
+def array(kind, items):
+    return struct.pack("<IIQ", 9, kind, len(items)) + b"".join(items)
+
+
+def value_of(value):
+    if isinstance(value, bytes):
+        return value
+    if isinstance(value, bool):
+        return struct.pack("<IB", 7, value)
+    if isinstance(value, int):
+        return struct.pack("<II", 4, value)
+    if isinstance(value, float):
+        return struct.pack("<If", 6, value)
+    if isinstance(value, str):
+        return struct.pack("<I", 8) + text(value)
+    if isinstance(value[0], str):
+        return array(8, [text(item) for item in value])
+    return array(5, [struct.pack("<i", item) for item in value])
+
+
+def gguf(metadata, tensors, version=3, alignment=32):
+    """`tensors`: name, shape outermost first, ggml type, bytes."""
+    head = b"GGUF" + struct.pack("<IQQ", version, len(tensors), len(metadata))
+    for key, value in metadata.items():
+        head += text(key) + value_of(value)
+    data = b""
+    for name, shape, kind, content in tensors:
+        data += bytes(-len(data) % alignment)
+        head += text(name) + struct.pack("<I", len(shape)) + b"".join(struct.pack("<Q", n) for n in reversed(shape))
+        head += struct.pack("<IQ", kind, len(data))
+        data += content
+    return head + bytes(-len(head) % alignment) + data
+
+
+def size_of(shape):
+    size = 1
+    for dimension in shape:
+        size *= dimension
+    return size
+
+
+def model_metadata(**changes):
+    metadata = {
+        "general.architecture": "llama", "general.name": "Small", "llama.block_count": 1, "llama.context_length": 128,
+        "llama.embedding_length": 8, "llama.feed_forward_length": 12, "llama.attention.head_count": 2,
+        "llama.attention.head_count_kv": 1, "llama.attention.layer_norm_rms_epsilon": 1e-5,
+        "tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "smollm", "tokenizer.ggml.tokens": TOKENS,
+        "tokenizer.ggml.token_type": [1, 1, 1, 3, 3, 4], "tokenizer.ggml.merges": ["a b"],
+        "tokenizer.ggml.eos_token_id": 4, "tokenizer.chat_template": CHAT,
+    }
+    for key, value in changes.items():
+        metadata[key.replace("__", ".")] = value
+    return metadata
+
+
+def model_tensors(tied=True):
+    shapes = {"token_embd": [6, 8], "output_norm": [8]}
+    if not tied:
+        shapes["output"] = [6, 8]
+    shapes |= {f"blk.0.{name}": shape for name, shape in LAYER_SHAPES.items()}
+    return [(name + ".weight", shape, 0, bytes(4 * size_of(shape))) for name, shape in shapes.items()]
+
+
+def gguf_seeds():
+    yield "model", gguf(model_metadata(), model_tensors())
+    yield "untied-yarn", gguf(model_metadata(**{
+        "llama__rope__scaling__type": "yarn", "llama__rope__scaling__factor": 4.0, "llama__rope__freq_base": 1e6,
+        "llama__rope__scaling__original_context_length": 64, "llama__rope__scaling__attn_factor": 1.5,
+        "tokenizer__ggml__bos_token_id": 3, "tokenizer__ggml__add_bos_token": True}), model_tensors(False), version=2)
+    divisors = ("rope_freqs.weight", [2], 0, struct.pack("<ff", 1, 8))
+    biases = [(f"blk.0.attn_{name}.bias", [rows], 0, bytes(4 * rows)) for name, rows in (("q", 8), ("k", 4), ("v", 4))]
+    yield "divisors-biases", gguf(model_metadata(), [divisors, *model_tensors(), *biases])
+    blocks = [("f16", 1, 64), ("q4_0", 2, 18), ("q4_1", 3, 20), ("q8_0", 8, 34), ("bf16", 30, 64)]
+    yield "dtypes", gguf({"general.alignment": 8}, [(name, [1, 32], kind, bytes(size)) for name, kind, size in blocks], alignment=8)
+    numbers = {f"type{kind}": struct.pack("<I" + code, kind, 1) for kind, code in enumerate("BbHhIifB")}
+    numbers |= {"u64": struct.pack("<IQ", 10, 1 << 40), "i64": struct.pack("<Iq", 11, -1), "f64": struct.pack("<Id", 12, 0.5)}
+    nested = array(9, [array(9, [array(0, [b"x"])[4:]])[4:]])
+    yield "types", gguf(numbers | {"nested": nested, "floats": array(6, [bytes(4)] * 3), "flags": array(7, [b"\x01"])}, [])
+    yield "huge-count", b"GGUF" + struct.pack("<IQQ", 3, 1 << 60, 1)
+    yield "huge-array", gguf({"tokenizer.ggml.tokens": struct.pack("<IIQ", 9, 8, 1 << 24)}, [])
+    yield "overlap", gguf({}, [("a", [4], 0, bytes(16))]).replace(struct.pack("<IQ", 0, 0), struct.pack("<IQ", 0, 1 << 63))
+    yield "truncated", gguf(model_metadata(), model_tensors())[:-100]
+    yield "many-stops", gguf(model_metadata(**{
+        "tokenizer__ggml__tokens": ["<|im_end|>"] * 100, "tokenizer__ggml__token_type": [3] * 100}), model_tensors())
+
+
+# Hugging Face
+
+def safetensors(tensors, metadata=True):
+    header, data = ({"__metadata__": {"format": "pt"}} if metadata else {}), b""
+    for name, dtype, shape, content in tensors:
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [len(data), len(data) + len(content)]}
+        data += content
+    return with_header(json.dumps(header), data)
+
+
+def with_header(header, data=b""):
+    return struct.pack("<Q", len(header)) + header.encode() + data
+
+
+def hf_tensors():
+    shapes = {"model.embed_tokens": [6, 8], "model.norm": [8]}
+    shapes |= {f"model.layers.0.{HF_NAMES[name]}": shape for name, shape in LAYER_SHAPES.items()}
+    return [(name + ".weight", "F16", shape, bytes(2 * size_of(shape))) for name, shape in shapes.items()]
+
+
+def safetensors_seeds():
+    yield "model", safetensors(hf_tensors())
+    yield "dtypes", safetensors([("a", "F32", [2], bytes(8)), ("b", "BF16", [1, 3], bytes(6)), ("c", "F16", [], b"")], False)
+    entry = '{"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}'
+    yield "twice", with_header('{"a": %s, "a": %s}' % (entry, entry), bytes(4))
+    yield "overlap", with_header('{"a": %s, "b": %s}' % (entry, entry), bytes(4))
+    yield "wrap", with_header('{"a": {"dtype": "F32", "shape": [4611686018427387904, 4], "data_offsets": [0, 0]}}')
+    yield "negative", with_header('{"a": {"dtype": "F32", "shape": [-1], "data_offsets": [4, 0]}}', bytes(4))
+    yield "deep", with_header('{"a": ' + "[" * 3000 + "]" * 3000 + "}")
+    yield "huge-header", struct.pack("<Q", 1 << 62) + b"{}"
+
+
+CONFIG = {
+    "model_type": "llama", "architectures": ["LlamaForCausalLM"], "num_hidden_layers": 1, "hidden_size": 8,
+    "intermediate_size": 12, "num_attention_heads": 2, "num_key_value_heads": 1, "vocab_size": 6,
+    "max_position_embeddings": 128, "rms_norm_eps": 1e-5, "tie_word_embeddings": True, "rope_theta": 10000.0, "eos_token_id": 4,
+}
+LLAMA_SPLIT = ("(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|"
+               "\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+")
+BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+TOKENIZER = {
+    "model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": ["a b"]},
+    "pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": True}, BYTE_LEVEL]},
+    "added_tokens": [{"id": 3, "content": "<|endoftext|>", "special": True}, {"id": 4, "content": "<|im_end|>", "special": True},
+                     {"id": 5, "content": "<tool>", "special": False}],
+}
+
+
+def tokenizer_with(**changes):
+    return json.dumps(TOKENIZER | changes)
+
+
+def tokenizer_json_seeds():
+    yield "small", json.dumps(TOKENIZER)
+    yield "llama3", tokenizer_with(
+        model={"vocab": {"a": 0, "b": 1, "ab": 2, "\u0120a": 9}, "merges": [["a", "b"]], "ignore_merges": True},
+        normalizer={"type": "NFC"},
+        pre_tokenizer={"type": "Sequence", "pretokenizers": [
+            {"type": "Split", "pattern": {"Regex": LLAMA_SPLIT}, "behavior": "Isolated", "invert": False},
+            BYTE_LEVEL | {"use_regex": False}]},
+        post_processor={"type": "Sequence", "processors": [
+            {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "<|endoftext|>", "type_id": 0}}]}]})
+    yield "gpt2", tokenizer_with(pre_tokenizer=BYTE_LEVEL | {"add_prefix_space": True}, added_tokens=None)
+    yield "far-id", tokenizer_with(added_tokens=[{"id": 511, "content": "x", "special": True}])
+    yield "bad-merge", tokenizer_with(model={"vocab": {"a": 0, "b": 1}, "merges": ["a b", "a"]})
+    yield "deep", tokenizer_with().replace('"a": 0', '"a": ' + "[" * 2000 + "]" * 2000)
+    yield "escape", tokenizer_with(normalizer={"type": "\u001b[31m\u009b" + "x" * 3000})
+
+
+def folder(files):
+    return b"".join(b"#FILE " + name.encode() + b"\n" + (content if isinstance(content, bytes) else content.encode())
+                    for name, content in files.items())
+
+
+def model_dir_seeds():
+    files = {"config.json": json.dumps(CONFIG), "tokenizer.json": json.dumps(TOKENIZER)}
+    single = {"model.safetensors": safetensors(hf_tensors())}
+    yield "model", folder(files | single)
+    beside = {
+        "tokenizer_config.json": json.dumps({"bos_token": "<|endoftext|>", "eos_token": {"content": "<|im_end|>"},
+                                             "add_bos_token": True, "chat_template": [{"name": "default", "template": CHAT}]}),
+        "generation_config.json": json.dumps({"eos_token_id": [3, 4]}), "chat_template.jinja": CHAT,
+    }
+    yield "all-files", folder(files | beside | single)
+    scaled = CONFIG | {"rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+                                        "original_max_position_embeddings": 64}, "head_dim": 4, "attention_bias": False}
+    yield "llama3-rope", folder(files | {"config.json": json.dumps(scaled)} | single)
+    names = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+    halves = {names[0]: hf_tensors()[:5], names[1]: hf_tensors()[5:]}
+    index = {"weight_map": {tensor[0]: name for name, tensors in halves.items() for tensor in tensors}}
+    shards = {name: safetensors(tensors) for name, tensors in halves.items()}
+    yield "shards", folder(files | {"model.safetensors.index.json": json.dumps(index)} | shards)
+    yield "outside", folder(files | {"model.safetensors.index.json": '{"weight_map": {"a": "../x.safetensors"}}'})
+    deep = "[" * 2000 + "]" * 2000
+    yield "deep-eos", folder({"config.json": json.dumps(CONFIG | {"eos_token_id": 0}).replace('"eos_token_id": 0', '"eos_token_id": ' + deep)}
+                             | {"tokenizer.json": json.dumps(TOKENIZER)})
+    yield "deep-size", folder({"config.json": json.dumps(CONFIG).replace('"hidden_size": 8', '"hidden_size": ' + deep)})
+
+
+# Templates, text, requests
+
+HEADERS = """{{- bos_token }}
+{%- if messages[0].role == 'system' %}{%- set system = messages[0].content | trim %}{%- set messages = messages[1:] %}
+{%- else %}{%- set system = "" %}{%- endif %}
+{%- if tools is not none and tools|length > 0 %}{{ raise_exception("no tools") }}{% endif %}
+{%- for message in messages %}
+    {%- if not (message.role in ['ipython', 'tool'] or 'tool_calls' in message) %}
+        {{- '<|h|>' + message['role'] + '<|e|>\\n\\n' + message['content'] | trim }}
+    {%- else %}{{- message.content | tojson(indent=2) }}{%- endif %}
+{%- endfor %}"""
+REASONING = """{%- set ns = namespace(last=messages|length - 1, state={'a': [1, 2.5, none]}) -%}
+{%- macro wrap(text, tag='think', count=1) %}{{ ('<' ~ tag ~ '>') * count }}{{ text.strip('\\n')|replace('x', "y") }}{% endmacro -%}
+{%- for message in messages[::-1] if message.content is string and message.content|length > 0 %}
+  {%- if message.role.startswith(('user', 'sys')) and not loop.last %}{% set ns.last = loop.index0 // 2 %}{% endif %}
+  {%- for part in message.content.split('</think>') %}{{ wrap(part, count=loop.index) }}
+  {%- if loop.index > 3 %}{% break %}{% endif %}{% else %}-{% endfor %}
+  {{- ns.state.a | join(',') }}{{ range(3) | list }}{{ {'k': message.content[1:3]}.items() | list }}
+{% endfor %}
+{% set tail %}{{ messages | map(attribute='role') | unique | join('/') | upper }}{% endset %}{{ tail | default('?') | title }}"""
+
+
+def template(source, *messages):
+    return "\x1f".join([source, *(part for message in messages for part in message)])
+
+
+def chat_template_seeds():
+    messages = [("system", " s\n"), ("user", "Hi <|im_end|> \u00e4"), ("assistant", "<think>\nx\n</think>\n\nyes"), ("odd", "")]
+    for name, source in (("chatml", CHAT), ("headers", HEADERS), ("reasoning", REASONING)):
+        yield name, template(source, *messages)
+    yield "operators", "{{ 1 + 2 * 3 ** 2 // 4 % 5 - -6 / 7 }}{{ 'a' ~ 1.5 ~ true }}{{ 1 < 2 <= 3 != 4 and not 5 > 6 or 7 >= 8 }}{{ 'a' if 'b' in 'abc' else 'd' }}{{ (1, 2)[0] }}{{ [3][::-1] }}{{ {'k': 'v'}.k }}"
+    yield "filters", "{{ messages|map(attribute='content')|join('|') }}{{ messages[0].content|upper|lower|capitalize|title|indent(2, true)|replace('h', 'H')|trim('x') }}{{ [3, 1, 3]|unique|reverse|list }}{{ '12'|int + '1.5'|float }}{{ -3|abs }}{{ messages|selectattr('role', 'equalto', 'user')|rejectattr('content')|list|length }}{{ {'a': 1}|items|first|last }}{{ x|default('d') }}"
+    yield "methods", "{{ ' a,b '.strip().split(',')|join('-') }}{{ 'aXa'.find('X') }}{{ 'aa'.count('a') }}{{ 'ab'.removeprefix('a').removesuffix('b') }}{{ 'a\\nb'.splitlines() }}{{ 'ab'.endswith('b') }}{{ {'a': 1}.get('b', 2) }}{{ {'a': 1}.keys()|list }}{{ {'a': 1}.values()|list }}{{ 'a'.join(['x', 'y']) }}{{ messages[0].content.replace('s', 'S', 1).lstrip().rstrip() }}"
+    yield "statements", "{# c #}{%- set x, y = 1, [2] -%}{% if x is odd %}{% elif y is sequence %}{% else %}{% endif %}{% for k, v in {'a': 1}.items() %}{{ loop.index ~ loop.first ~ loop.previtem ~ loop.cycle('a', 'b') }}{% continue %}{% endfor %}{% generation %}g{% endgeneration %}{% macro m(a, b=2) %}{{ a ~ b }}{% endmacro %}{{ m(1, b=3) }}{{ strftime_now('%Y') is string }}"
+    yield "nested-map", "{{ 'x'|map(" + ",".join(["'map'"] * 200) + ")|list }}"
+    yield "recursion", "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}"
+    yield "growing", "{% set n = namespace(s='xxxxxxxx') %}{% for i in range(99) %}{% set n.s = n.s ~ n.s %}{% endfor %}"
+    yield "strftime-mark", "{{ strftime_now(messages[0].content) }}"
+
+
+def text_seeds():
+    head = bytes([0, 0, 5, 2]) + b"\x02ab" + b"\x01c"
+    words = "Hello  world, it's 1234 \u00e4\u4e2d\U0001f600\n\n\tabab <|im_end|><|im_</s> <tool>"
+    for family in range(4):
+        yield f"family{family}", bytes([family, family & 1, 9, 0]) + words.encode()
+    yield "stops", head + b"xxabxcab"
+    yield "broken", head + b"\xc3\xa4 \xf0\x9f \xed\xa0\x80 \xff\x00\xff\x01\xff\x03 \xf4\x90\x80\x80 \xe4\xb8"
+    yield "spaces", bytes(4) + b" " * 300 + b"\n" * 20 + b" \r\n\xe2\x80\x83x"
+
+
+def wire(*fields):
+    """(number, value): bytes and str length-delimited, int varint, float as float, ("d", x) as double."""
+    data = b""
+    for number, value in fields:
+        if isinstance(value, str):
+            value = value.encode()
+        if isinstance(value, bytes):
+            data += varint(number << 3 | 2) + varint(len(value)) + value
+        elif isinstance(value, int):
+            data += varint(number << 3) + varint(value & (1 << 64) - 1)
+        elif isinstance(value, float):
+            data += varint(number << 3 | 5) + struct.pack("<f", value)
+        else:
+            data += varint(number << 3 | 1) + struct.pack("<d", value[1])
+    return data
+
+
+def varint(value):
+    data = b""
+    while value > 127:
+        data += bytes([value & 127 | 128])
+        value >>= 7
+    return data + bytes([value])
+
+
+def request_seeds():
+    snapkv = wire((1, 2), (3, ("d", 0.25)), (4, ("d", 0.5)), (9, 4), (10, 32), (11, 7), (15, 5), (20, 16), (23, 8))
+    target = wire((16, 8))
+    chat = wire((1, wire((1, "user"), (2, "Hi <|end|>"))))
+    sampling = wire((1, 0.5), (2, 40), (3, 0.9), (8, 7), (9, 10), (11, "\n"), (12, 65), (14, 2), (15, 2))
+    generate = {
+        "text": wire((1, "id-1"), (2, "hello"), (5, sampling), (6, snapkv)), "chat": wire((3, chat), (6, target)),
+        "ids": wire((4, wire((1, bytes([1, 2, 3])))), (7, snapkv), (7, target), (7, wire((1, 1), (15, 4)))),
+        "refused": wire((3, wire((1, wire((1, "no"), (2, "because"))))), (5, wire((9, -1)))),
+    }
+    score = {"score": wire((2, "hello"), (5, " world"), (7, snapkv), (8, 1)),
+             "score-ids": wire((4, wire((1, b"\x01\x02"))), (6, wire((1, b"\x03\x04\x05"))), (7, target))}
+    for context in range(4):
+        for name, data in generate.items():
+            yield f"{name}{context}", bytes([context << 2 | 2]) + data
+        for name, data in score.items():
+            yield f"{name}{context}", bytes([context << 2 | 3]) + data
+    yield "built", bytes([0, 8]) + bytes((i * 37 + 11) % 251 for i in range(200))
+    yield "built-score", bytes([1, 9]) + bytes((i * 53 + 7) % 241 for i in range(200))
+
+
+TARGETS = {
+    "gguf": gguf_seeds, "safetensors": safetensors_seeds, "tokenizer_json": tokenizer_json_seeds, "model_dir": model_dir_seeds,
+    "chat_template": chat_template_seeds, "text": text_seeds, "request": request_seeds,
+}
+
+
+def main():
+    if len(sys.argv) > 2 or sys.argv[1:2] in (["-h"], ["--help"]):
+        print(__doc__)
+        return 0 if sys.argv[1] in ("-h", "--help") else 2
+    root = pathlib.Path(sys.argv[1]) if len(sys.argv) == 2 else HERE / "corpus"
+    for target, seeds in TARGETS.items():
+        (root / target).mkdir(parents=True, exist_ok=True)
+        for old in (root / target).glob("seed-*"):
+            old.unlink()
+        count = 0
+        for name, content in seeds():
+            (root / target / f"seed-{name}").write_bytes(content if isinstance(content, bytes) else content.encode())
+            count += 1
+        print(f"{target}: {count} seeds")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,98 @@
+// An engine on a GPU, simulated or real, beside one on the CPU.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "tests/unit/engine/engine_fixture.h"
+#include "tests/unit/gpu/gpu_under_test.h"
+
+namespace kvcrush::testing {
+
+inline constexpr int kHeadDim = 64;
+
+class GpuEngineTest : public ::testing::Test {
+ protected:
+  GpuEngineTest() : model_(make_tiny_model(2, kHeadDim)) {
+    set_gpu_backend(&gpu_under_test());
+    cpu_ = make_engine("cpu");
+    gpu_ = make_engine("cuda:0");
+  }
+  ~GpuEngineTest() override {
+    expect_no_blocks_used(*gpu_);
+    cpu_.reset();
+    gpu_.reset();
+    set_gpu_backend(nullptr);
+  }
+
+  std::unique_ptr<Engine> make_engine(const std::string& device, const std::string& weights = "f32") {
+    EngineConfig config;
+    config.device = device;
+    config.weight_dtype = weights;
+    config.kv_dtype = "f16";
+    config.kv_memory_bytes = 8 << 20;
+    config.max_batch_tokens = 96;
+    config.max_running_sequences = 16;
+    config.num_threads = 1;
+    Result<std::unique_ptr<Engine>> engine = Engine::create(model_, config, observer_);
+    EXPECT_TRUE(engine.ok()) << engine.status().message();
+    return std::move(engine).value();
+  }
+
+  static void expect_no_blocks_used(Engine& engine) {
+    ASSERT_TRUE(engine.wait_idle(std::chrono::seconds(60)));
+    EXPECT_EQ(engine.stats().blocks_used, 0);
+  }
+  static EngineRequest score_request(int num_prompt, int num_scored, std::uint64_t seed) {
+    EngineRequest request =
+        greedy_request("s" + std::to_string(seed), random_prompt(num_prompt, kTinyVocab, seed), 1);
+    request.continuation_token_ids = random_prompt(num_scored, kTinyVocab, seed + 1000);
+    return request;
+  }
+  static CompressionParams quarter(BasePolicy policy) {
+    CompressionParams params = preset_params(Preset::kPaper, policy);
+    params.budget_fraction = 0.25;
+    params.window_tokens = 8;
+    params.observed_queries = 8;
+    return params;
+  }
+  struct Answer {
+    std::vector<float> logprobs;
+    FinishEvent finish;
+  };
+  static Answer score(Engine& engine, const EngineRequest& request) {
+    Collector collector;
+    EXPECT_TRUE(engine.submit(request, collector.stream()).ok());
+    EXPECT_TRUE(collector.wait());
+    return {collector.score(0).logprobs, collector.finish(0)};
+  }
+  // Rounding to float16 in attention moves log-probabilities a little. Where it also moves a token over the
+  // edge of the budget, those after it differ more: `share` of all must agree. A key that rounds to the next
+  // code, a 255th (int8) or a fifteenth (int4) of a head's range further, moves them more: hence `tolerance`.
+  void expect_same_scores(const EngineRequest& request, double share, float tolerance = 0.05F) {
+    const Answer expected = score(*cpu_, request);
+    const Answer actual = score(*gpu_, request);
+    ASSERT_EQ(actual.logprobs.size(), expected.logprobs.size());
+    int close = 0;
+    float most = 0;
+    for (std::size_t i = 0; i < expected.logprobs.size(); ++i) {
+      ASSERT_TRUE(std::isfinite(actual.logprobs[i]));
+      const float apart = std::abs(actual.logprobs[i] - expected.logprobs[i]);
+      most = std::max(most, apart);
+      close += apart < tolerance ? 1 : 0;
+    }
+    EXPECT_GE(close, share * static_cast<double>(expected.logprobs.size()))
+        << request.request_id << ", " << most;
+    EXPECT_EQ(actual.finish.compression.kv_bytes_held, expected.finish.compression.kv_bytes_held);
+    EXPECT_EQ(actual.finish.compression.pruned, expected.finish.compression.pruned);
+    EXPECT_EQ(actual.finish.compression.tokens_evicted.max, expected.finish.compression.tokens_evicted.max);
+  }
+
+  std::shared_ptr<const ModelFile> model_;
+  RecordingObserver observer_;
+  std::unique_ptr<Engine> cpu_;
+  std::unique_ptr<Engine> gpu_;
+};
+
+}  // namespace kvcrush::testing
