@@ -29,7 +29,7 @@ std::shared_ptr<grpc::ServerCredentials> server_credentials(bool wants_client_ce
 
 // Through the command's options, so that they are tested along.
 Result<Client> connect(const FakeServer& fake, cli::ServerOptions options) {
-  options.target = "localhost:" + std::to_string(fake.port);
+  options.target = fake.target();
   if (!options.timeout_s) options.timeout_s = 10;
   return cli::connect(options);
 }

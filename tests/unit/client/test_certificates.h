@@ -1,4 +1,4 @@
-// Certificates for one test run, made by the openssl command: a CA, a server "localhost" and a client.
+// Certificates for one test run, made by the openssl command: a CA, a server at 127.0.0.1 and a client.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -21,7 +21,7 @@ class TestCertificates {
         "ca.key -out ca.pem");
     run("req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=other-ca -keyout "
         "other.key -out other.pem");
-    issue("server", "subjectAltName=DNS:localhost,DNS:kvcrush.test");
+    issue("server", "subjectAltName=IP:127.0.0.1,DNS:kvcrush.test");
     issue("client", "subjectAltName=DNS:client");
   }
   ~TestCertificates() {
