@@ -17,8 +17,4 @@ namespace kvcrush {
 Result<TokenizerSpec> read_hf_tokenizer(const std::string& directory, const nlohmann::json& model_json,
                                         const ModelConfig& config);
 
-// Fills vocabulary, merges, kinds, pre-tokenizer and add_bos from tokenizer.json alone; ids stay -1.
-Result<TokenizerSpec> parse_tokenizer_json(const nlohmann::json& tokenizer, int vocab_size,
-                                           const std::string& source);
-
 }  // namespace kvcrush
