@@ -219,6 +219,7 @@ void EngineCore::drop_trunk_if_done(ForkGroup& group) {
 bool EngineCore::apply(Sequence& sequence, SampleResult sampled) {
   if (!sampled.valid) {
     observer_.on_invalid_logits(tag_of(sequence));
+    sequence.cache.distrust_shared();  // or prompts with the same beginning would end like this one
     finish_sequence(sequence.id, FinishReason::kError);
     return false;
   }

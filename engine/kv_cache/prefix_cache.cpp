@@ -108,13 +108,19 @@ std::vector<BlockId> PrefixCache::take_out(Entry* entry) {
   return blocks;
 }
 
+// Chains hang together by ids: with a parent that never was, an entry is not found, nor is what is behind it.
+void PrefixCache::forget_one(Entry& entry) {
+  entry.parent_id = ~std::uint64_t{0};
+  entry.lasting = false;
+}
+
+void PrefixCache::forget(const Chain& chain) {
+  for (Entry* entry : chain) forget_one(*entry);
+}
+
 void PrefixCache::forget_all() {
   while (!idle_.empty()) give_back_idle();
-  // Chains hang together by ids: without its id nothing is found behind an entry, nor the entry itself.
-  for (auto& [hash, entry] : entries_) {
-    entry->parent_id = ~std::uint64_t{0};
-    entry->lasting = false;
-  }
+  for (auto& [hash, entry] : entries_) forget_one(*entry);
 }
 
 void PrefixCache::give_back_idle() {

@@ -68,7 +68,8 @@ class PrefixCache final : public BlockReserve {
               std::span<const BlockId> blocks);
   // Takes an entry that the caller alone holds out of the cache; its blocks are the caller's.
   std::vector<BlockId> take_out(Entry* entry);
-  // No later prompt finds an entry that is there now: their content is not to be trusted.
+  // No later prompt finds these entries, or any that is there now: their content is not to be trusted.
+  static void forget(const Chain& chain);
   void forget_all();
 
   int num_idle_blocks() const override { return static_cast<int>(idle_.size()) * num_layers_; }
@@ -80,6 +81,7 @@ class PrefixCache final : public BlockReserve {
                         std::span<const TokenId> tokens) const;
   Entry* find(std::uint64_t parent_id, const PrefixScope& scope, std::span<const TokenId> tokens) const;
   void hold_one(Entry* entry);
+  static void forget_one(Entry& entry);
   // Its blocks are no longer the cache's.
   void erase(Entry* entry);
 

@@ -54,6 +54,8 @@ class SequenceCache {
   void share(PrefixCache& prefixes, const PrefixScope& scope, std::span<const TokenId> tokens);
   int num_shared_blocks() const { return static_cast<int>(shared_.size()); }  // per layer
   int num_blocks_held_by_others() const;                                      // of those, per layer
+  // Nobody else comes to share what it shares now.
+  void distrust_shared() { PrefixCache::forget(shared_); }
   // Blocks that nobody else holds are no longer shared. False: there are none.
   bool unshare_own();
 

@@ -172,6 +172,22 @@ TEST_F(PrefixCacheTest, WhatIsForgottenIsNeverFound) {
   EXPECT_EQ(prefixes_.num_blocks(), 0);
 }
 
+TEST_F(PrefixCacheTest, WhatOneDistrustsOthersDoNotFind) {
+  SequenceCache poisoned = filled(tokens_from(0, 32));
+  SequenceCache holds_it_already = filled(tokens_from(0, 40));
+  filled(tokens_from(500, 32));
+  poisoned.distrust_shared();
+  poisoned.clear();
+  const auto found = [&](TokenId first) {
+    SequenceCache cache(pool_, kLayers, kFormat);
+    return cache.hold_prefix(prefixes_, kScope, tokens_from(first, 32));
+  };
+  EXPECT_EQ(found(0), 0);
+  EXPECT_EQ(found(500), 32);
+  holds_it_already.clear();
+  EXPECT_EQ(prefixes_.num_blocks(), 2 * kLayers);
+}
+
 // Against a model that knows which tokens every block was filled for: no block is ever anything else while
 // held.
 TEST_F(PrefixCacheTest, RandomUseNeverMixesContents) {
