@@ -35,9 +35,12 @@ StepPlan Scheduler::plan() {
 const std::vector<Sequence*>& Scheduler::by_rank() {
   by_rank_.clear();
   for (const auto& sequence : running_) by_rank_.push_back(sequence.get());
-  std::stable_sort(by_rank_.begin(), by_rank_.end(), [](const Sequence* a, const Sequence* b) {
+  const auto before = [](const Sequence* a, const Sequence* b) {
     return a->preemption_rank() > b->preemption_rank();
-  });
+  };
+  // stable_sort() takes memory; mostly all ranks are the same.
+  if (!std::is_sorted(by_rank_.begin(), by_rank_.end(), before))
+    std::stable_sort(by_rank_.begin(), by_rank_.end(), before);
   return by_rank_;
 }
 

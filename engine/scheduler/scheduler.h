@@ -108,6 +108,7 @@ class Scheduler {
   // Admits a waiting child of a trunk that is ready. False: the pool has no room for it.
   bool admit_fork(Sequence& child, StepPlan& plan);
   bool admit_swapped(Sequence& sequence, StepPlan& plan);
+  bool has_slot(const Sequence& sequence) const;
   bool has_room(const Sequence& sequence, int blocks_at_hand) const;
   int unclaimed_blocks(const Sequence& sequence) const;
   void start_running(Sequence& sequence);

@@ -34,7 +34,7 @@ std::vector<SequenceCache::LayerShape> fork_shapes(const Sequence& trunk, const 
 void Scheduler::admit(StepPlan& plan) {
   while (plan.preemptions.empty()) {
     Sequence* next = waiting_.front();
-    if (next == nullptr) return;
+    if (next == nullptr || !has_slot(*next)) return;
     const bool admitted = next->forks          ? admit_fork(*next, plan)
                           : next->is_swapped() ? admit_swapped(*next, plan)
                                                : admit_prefill(*next, plan);
@@ -99,6 +99,14 @@ void Scheduler::start_running(Sequence& sequence) {
   running_.push_back(waiting_.take(sequence));
 }
 
+// Trunks take none: their children could not all run beside them.
+bool Scheduler::has_slot(const Sequence& sequence) const {
+  if (sequence.kind == SequenceKind::kTrunk) return true;
+  const auto samples = std::count_if(running_.begin(), running_.end(),
+                                     [](const auto& other) { return other->kind != SequenceKind::kTrunk; });
+  return samples < config_.max_running_sequences;
+}
+
 // Blocks that a running sequence will still take before it samples its next token: past its prompt, one a
 // layer to grow into.
 int Scheduler::unclaimed_blocks(const Sequence& sequence) const {
@@ -114,12 +122,6 @@ int Scheduler::unclaimed_blocks(const Sequence& sequence) const {
 // with room for the largest of its children, so that it never waits for them in vain. blocks_at_hand: free,
 // beside what the sequence holds already.
 bool Scheduler::has_room(const Sequence& sequence, int blocks_at_hand) const {
-  const auto is_trunk = [](const auto& other) { return other->kind == SequenceKind::kTrunk; };
-  const auto num_trunks = std::count_if(running_.begin(), running_.end(), is_trunk);
-  if (static_cast<int>(running_.size() - static_cast<std::size_t>(num_trunks)) >=
-          config_.max_running_sequences &&
-      sequence.kind != SequenceKind::kTrunk)
-    return false;
   if (running_.empty()) return true;
   int claimed = 0;
   for (const auto& other : running_) {
