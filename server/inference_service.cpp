@@ -51,9 +51,15 @@ Result<const ServingModel*> InferenceService::model(grpc::CallbackServerContext&
   return Status(StatusCode::kUnavailable, "the model is still loading");
 }
 
+Result<Admission> InferenceService::let_in(grpc::CallbackServerContext& context, CallKind kind) {
+  Result<Admission> admission = callers_.enter(context, kind);
+  if (admission.status().code() == StatusCode::kResourceExhausted) metrics_.shed(ShedReason::kTenantLimit);
+  return admission;
+}
+
 Result<const ServingModel*> InferenceService::enter(grpc::CallbackServerContext* context, CallKind kind,
                                                     Caller* caller) {
-  Result<Admission> admission = callers_.enter(*context, kind);
+  Result<Admission> admission = let_in(*context, kind);
   KVCRUSH_RETURN_IF_ERROR(admission.status());
   if (caller != nullptr) *caller = std::move(admission->caller);
   return model(*context);
@@ -71,7 +77,7 @@ void InferenceService::reject(const std::string& request_id, const std::string& 
 template <typename Request>
 Result<MappedRequest> InferenceService::map_call(const Request& request,
                                                  grpc::CallbackServerContext& context) {
-  Result<Admission> admission = callers_.enter(context, CallKind::kGenerate);
+  Result<Admission> admission = let_in(context, CallKind::kGenerate);
   KVCRUSH_RETURN_IF_ERROR(admission.status());
   const Result<const ServingModel*> serving = model(context);
   KVCRUSH_RETURN_IF_ERROR(serving.status());

@@ -59,7 +59,9 @@ class InferenceService final : public v1::Inference::CallbackService {
   Result<MappedRequest> map_call(const Request& request, grpc::CallbackServerContext& context);
   // Starts a session and counts its samples; counts and logs a refused one.
   Status start(GenerateSession& session, MappedRequest mapped, grpc::CallbackServerContext& context);
-  // OK: the caller may make this call, and a model is there to answer it.
+  // Whether the caller may make this call; counts calls over a token's limits.
+  Result<Admission> let_in(grpc::CallbackServerContext& context, CallKind kind);
+  // OK: the caller may, and a model is there to answer it.
   Result<const ServingModel*> enter(grpc::CallbackServerContext* context, CallKind kind,
                                     Caller* caller = nullptr);
   // The whole of a call that is answered once; `create` makes its reactor.

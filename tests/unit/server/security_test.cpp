@@ -174,6 +174,7 @@ TEST_F(Security, RequestsPerMinuteAreLimited) {
   EXPECT_TRUE(info(*as("a")).ok());  // reading is free
   EXPECT_TRUE(shows("kvcrush_token_limited_requests_total{limit=\"requests_per_minute\"} 1"));
   EXPECT_TRUE(shows("kvcrush_rejected_requests_total{code=\"RESOURCE_EXHAUSTED\"} 1"));
+  EXPECT_TRUE(shows("kvcrush_shed_requests_total{reason=\"tenant_limit\"} 1"));
 }
 
 TEST_F(Security, TokensOfARequestAreLimited) {
