@@ -101,7 +101,11 @@ int run(const std::vector<std::string>& args) {
   if (const Status status = server.load(load_model); !status.ok()) return fail(status.message());
   signals.set_serving();
   signals.wait_for_stop();
-  server.drain();
+  if (!server.drain()) {
+    // Leaving in order would wait for the step that does not end.
+    static_cast<void>(shutdown_logging());
+    _exit(kExitFailure);
+  }
   return end(0);
 }
 

@@ -170,15 +170,17 @@ Status Server::write_port_file() const {
   return {};
 }
 
-void Server::drain() {
+bool Server::drain() {
+  Backend* backend = host_.backend;
+  const auto engine_rests = [backend] { return backend == nullptr || backend->wait_idle(milliseconds(0)); };
   {
     std::lock_guard lock(mutex_);
-    if (std::exchange(drained_, true)) return;
+    if (std::exchange(drained_, true)) return engine_rests();
     not_ready_reason_ = "draining";
   }
-  if (grpc_ == nullptr) return;
+  if (grpc_ == nullptr) return true;
   set_health(false);
-  if (Backend* backend = host_.backend; backend != nullptr) {
+  if (backend != nullptr) {
     backend->begin_drain();
     LogLine(spdlog::level::info, "draining")
         .with("running", backend->stats().num_running)
@@ -189,7 +191,12 @@ void Server::drain() {
   // off.
   grpc_->Shutdown(std::chrono::system_clock::now() + kAfterDrain);
   grpc_->Wait();
+  if (!engine_rests()) {
+    LogLine(spdlog::level::err, "engine_hangs").with("running", backend->stats().num_running);
+    return false;
+  }
   LogLine(spdlog::level::info, "stopped");
+  return true;
 }
 
 void Server::abort_running() {

@@ -39,8 +39,9 @@ class Server {
   // listen().
   Status load(const ModelLoader& loader);
   // Refuses new requests, lets running ones end within the drain timeout, aborts the rest, closes the
-  // listeners. Blocks; later calls do nothing.
-  void drain();
+  // listeners. Blocks; later calls do nothing. False: an engine step hangs, and the destructor would wait for
+  // it.
+  bool drain();
 
   std::string render_metrics();  // what /metrics answers
 

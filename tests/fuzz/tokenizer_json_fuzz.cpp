@@ -1,6 +1,6 @@
 // A Hugging Face tokenizer.json.
-#include "engine/loader/hf_tokenizer.h"
 #include "engine/loader/json_fields.h"
+#include "engine/loader/tokenizer_json.h"
 #include "tests/fuzz/fuzz_target.h"
 #include "tests/fuzz/model_invariants.h"
 

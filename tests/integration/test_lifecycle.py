@@ -202,3 +202,19 @@ def test_idle_server_ends_at_once():
         server.terminate()
         assert server.wait() == 0
         assert time.monotonic() - start < 10
+
+
+def test_hung_step_does_not_outlive_the_drain():
+    stall_s = 60 * SLOWNESS
+    with running_server("--kv-memory", "64MiB", "--inject-faults", f"stall=1,stall-ms={stall_s * 1000:.0f}",
+                        "--drain-timeout", "1", "--step-stall-timeout", "1") as server:
+        streamed = Background(server.stub.Generate(endless(max_tokens=100)))
+        once = server.stub.GenerateOnce.future(endless(max_tokens=100))
+        eventually(lambda: server.get("/readyz")[0] == 503, "a step to hang", timeout_s=stall_s / 4)
+        start = time.monotonic()
+        server.terminate()
+        assert server.wait(stall_s) == 1
+        assert time.monotonic() - start < stall_s / 2
+        assert "engine_hangs" in server.log()
+        for error in (streamed.join().error, once.exception(60)):
+            assert error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include "engine/loader/tokenizer_json.h"
 #include "tests/unit/loader/builders.h"
 
 namespace kvcrush {

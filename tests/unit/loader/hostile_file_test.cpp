@@ -9,10 +9,10 @@
 #include <string>
 
 #include "engine/loader/gguf.h"
-#include "engine/loader/hf_tokenizer.h"
 #include "engine/loader/json_fields.h"
 #include "engine/loader/model_file.h"
 #include "engine/loader/safetensors.h"
+#include "engine/loader/tokenizer_json.h"
 #include "tests/unit/loader/builders.h"
 
 namespace kvcrush {

@@ -9,10 +9,12 @@
 #include <mutex>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
 #include "server/backend.h"
+#include "tests/unit/server/test_models.h"
 
 namespace kvcrush::test {
 
