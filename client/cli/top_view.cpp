@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
+#include <utility>
 
 #include "client/cli/table.h"
 #include "client/cli/text_width.h"
@@ -44,14 +46,43 @@ std::string saved_words(const v1::GetStatsResponse& stats) {
          " % of what a full cache would take";
 }
 
+std::string prefix_share(const v1::GetStatsResponse& stats) {
+  return fixed(share(stats.prefix_hit_tokens(), stats.prefix_queried_tokens()) * 100, 1) + " %";
+}
+
+// Who holds and waits for how much, most blocks first. Empty: nobody has said a name.
+std::string tenants_line(const v1::GetStatsResponse& stats) {
+  struct Load {
+    long long requests = 0;
+    long long blocks = 0;
+  };
+  std::map<std::string, Load> loads;
+  for (const auto& request : stats.requests()) {
+    Load& load = loads[request.tenant()];
+    ++load.requests;
+    load.blocks += request.blocks();
+  }
+  if (loads.empty() || (loads.size() == 1 && loads.contains(""))) return {};
+  std::vector<std::pair<std::string, Load>> sorted(loads.begin(), loads.end());
+  std::stable_sort(sorted.begin(), sorted.end(),
+                   [](const auto& a, const auto& b) { return a.second.blocks > b.second.blocks; });
+  std::string line;
+  for (const auto& [tenant, load] : sorted) {
+    line += (line.empty() ? "tenants    " : ", ") + (tenant.empty() ? "(none)" : tenant) + " " +
+            with_thousands(load.requests) + " (" + with_thousands(load.blocks) + " blocks)";
+  }
+  return line;
+}
+
 std::vector<std::string> summary_lines(const TopSource& source, const v1::GetStatsResponse& stats,
                                        const std::optional<TopRates>& rates, int width) {
   constexpr int kBarMargin = 45;  // what stands beside the bar at its longest
-  return {
+  std::vector<std::string> lines = {
       "kvcrush top  " + source.target + "  " + source.model + " on " + source.device + "  up " +
           duration_words(stats.uptime_s()),
       "requests   " + with_thousands(stats.requests_running()) + " running, " +
-          with_thousands(stats.requests_waiting()) + " waiting",
+          with_thousands(stats.requests_waiting()) + " waiting with " + with_thousands(stats.queue_tokens()) +
+          " prompt tokens",
       "tokens/s   " + rate(rates, &TopRates::prompt_tokens_per_s) + " prompt, " +
           rate(rates, &TopRates::generated_tokens_per_s) + " generated; so far " +
           with_thousands(stats.prompt_tokens()) + " and " + with_thousands(stats.generation_tokens()),
@@ -62,9 +93,13 @@ std::vector<std::string> summary_lines(const TopSource& source, const v1::GetSta
       "pruning    " + rate(rates, &TopRates::evicted_tokens_per_s) + " tokens evicted/s, " +
           rate(rates, &TopRates::freed_blocks_per_s) + " blocks freed/s",
       "preempted  " + rate(rates, &TopRates::preemptions_per_s) + "/s; so far " +
-          with_thousands(stats.preemptions()),
-      "",
+          with_thousands(stats.preemptions()) + "; " + mib(stats.swap_bytes_used()) + " MiB swapped out",
+      "prefixes   " + prefix_share(stats) + " of prompt tokens found so far; " +
+          with_thousands(stats.prefix_cache_blocks()) + " blocks to begin with",
   };
+  if (std::string tenants = tenants_line(stats); !tenants.empty()) lines.push_back(std::move(tenants));
+  lines.emplace_back();
+  return lines;
 }
 
 std::vector<const v1::RunningRequest*> sorted(const v1::GetStatsResponse& stats, TopOrder order) {
@@ -116,7 +151,7 @@ std::optional<TopRates> rates_between(const v1::GetStatsResponse& before, const 
 TopFrame render_top(const TopSource& source, const v1::GetStatsResponse& stats,
                     const std::optional<TopRates>& rates, TopOrder order, int width, int height) {
   width = std::max(width, kMinWidth);
-  TopFrame frame{summary_lines(source, stats, rates, width), 0};
+  TopFrame frame{.lines = summary_lines(source, stats, rates, width)};
   frame.table_header = frame.lines.size();
   const auto requests = sorted(stats, order);
   if (!requests.empty()) {
@@ -143,7 +178,7 @@ std::string top_line(const v1::GetStatsResponse& stats, const std::optional<TopR
          rate(rates, &TopRates::generated_tokens_per_s) + " generated  KV blocks " + blocks_words(stats) +
          "  saved " + mib(stats.kv_bytes_saved()) + " MiB  evicted/s " +
          rate(rates, &TopRates::evicted_tokens_per_s) + "  preempted/s " +
-         rate(rates, &TopRates::preemptions_per_s);
+         rate(rates, &TopRates::preemptions_per_s) + "  prefix hits " + prefix_share(stats);
 }
 
 }  // namespace kvcrush::cli

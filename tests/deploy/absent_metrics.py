@@ -11,6 +11,7 @@ ABSENT_METRICS = {
     "DCGM_FI_DEV_GPU_UTIL": _GPU,
     "DCGM_FI_DEV_FB_USED": _GPU,
     "kvcrush_auth_failures_total": _SECURITY,
+    "kvcrush_auth_token_reloads_total": _SECURITY,
     "kvcrush_tls_certificate_expiry_timestamp_seconds": _SECURITY,
     "kvcrush_tls_reloads_total": _SECURITY,
 }

@@ -21,6 +21,11 @@ v1::GetStatsResponse stats_with(int num_requests) {
   stats.set_generation_tokens(89'012);
   stats.set_preemptions(4);
   stats.set_uptime_s(3723);
+  stats.set_queue_tokens(4321);
+  stats.set_prefix_queried_tokens(1'000'000);
+  stats.set_prefix_hit_tokens(875'000);
+  stats.set_prefix_cache_blocks(1200);
+  stats.set_swap_bytes_used(32 << 20);
   for (int i = 0; i < num_requests; ++i) {
     auto& request = *stats.add_requests();
     request.set_request_id("request-" + std::to_string(i));
@@ -66,22 +71,35 @@ TEST(TopView, ShowsEveryFigureOnAWideScreen) {
   const auto frame = render_top(kSource, stats_with(2), rates, TopOrder::kBlocks, 120, 0);
   const std::vector<std::string> expected = {
       "kvcrush top  127.0.0.1:50051  tiny on cpu  up 1:02:03",
-      "requests   2 running, 3 waiting",
+      "requests   2 running, 3 waiting with 4,321 prompt tokens",
       "tokens/s   123.5 prompt, 67.9 generated; so far 1,234,567 and 89,012",
       "KV blocks  [#############.....................................] 512 of 2,048 (25.0 %), 64.00 MiB",
       "saved      192.00 MiB, 75.0 % of what a full cache would take",
       "pruning    1500.0 tokens evicted/s, 12.0 blocks freed/s",
-      "preempted  0.2/s; so far 4",
+      "preempted  0.2/s; so far 4; 32.00 MiB swapped out",
+      "prefixes   87.5 % of prompt tokens found so far; 1,200 blocks to begin with",
       "",
   };
   ASSERT_GE(frame.lines.size(), expected.size());
   for (std::size_t i = 0; i < expected.size(); ++i) EXPECT_EQ(frame.lines[i], expected[i]);
-  ASSERT_EQ(frame.lines.size(), 11U);
-  EXPECT_EQ(frame.table_header, 8U);
-  EXPECT_TRUE(frame.lines[8].starts_with("request ")) << frame.lines[8];
-  EXPECT_TRUE(frame.lines[9].starts_with("request-1 ")) << "most blocks first";
-  EXPECT_NE(frame.lines[9].find("decode"), std::string::npos);
-  EXPECT_TRUE(frame.lines[10].ends_with("prefill     1,000         0      100      2.0")) << frame.lines[10];
+  ASSERT_EQ(frame.lines.size(), 12U);
+  EXPECT_EQ(frame.table_header, 9U);
+  EXPECT_TRUE(frame.lines[9].starts_with("request ")) << frame.lines[9];
+  EXPECT_TRUE(frame.lines[10].starts_with("request-1 ")) << "most blocks first";
+  EXPECT_NE(frame.lines[10].find("decode"), std::string::npos);
+  EXPECT_TRUE(frame.lines[11].ends_with("prefill     1,000         0      100      2.0")) << frame.lines[11];
+}
+
+TEST(TopView, ShowsWhatTenantsHoldOnceOneHasAName) {
+  auto stats = stats_with(3);
+  stats.mutable_requests(0)->set_tenant("alpha");
+  stats.mutable_requests(2)->set_tenant("alpha");
+  auto frame = render_top(kSource, stats, std::nullopt, TopOrder::kBlocks, 120, 0);
+  EXPECT_EQ(frame.lines[8], "tenants    alpha 2 (202 blocks), (none) 1 (101 blocks)");
+  EXPECT_EQ(frame.table_header, 10U);
+  stats.mutable_requests(1)->set_tenant("beta\033[2J");
+  frame = render_top(kSource, stats, std::nullopt, TopOrder::kBlocks, 120, 0);
+  EXPECT_EQ(frame.lines[8], "tenants    alpha 2 (202 blocks), beta?[2J 1 (101 blocks)");
 }
 
 TEST(TopView, WithoutRatesShowsADash) {
@@ -92,8 +110,8 @@ TEST(TopView, WithoutRatesShowsADash) {
 
 TEST(TopView, SortsByAgeWhenAsked) {
   const auto frame = render_top(kSource, stats_with(3), std::nullopt, TopOrder::kAge, 80, 0);
-  EXPECT_TRUE(frame.lines[9].starts_with("request-0 "));
-  EXPECT_TRUE(frame.lines[11].starts_with("request-2 "));
+  EXPECT_TRUE(frame.lines[10].starts_with("request-0 "));
+  EXPECT_TRUE(frame.lines[12].starts_with("request-2 "));
 }
 
 TEST(TopView, FitsEveryWidthAndKeepsTheFigures) {
@@ -106,7 +124,7 @@ TEST(TopView, FitsEveryWidthAndKeepsTheFigures) {
     const auto frame = render_top({"a-long-host-name.example.org:50051", std::string(50, 'm'), "cuda:0"},
                                   stats, rates, TopOrder::kBlocks, width, 0);
     for (const auto& line : frame.lines) EXPECT_LE(text_columns(line), width) << line;
-    ASSERT_EQ(frame.lines.size(), 39U);
+    ASSERT_EQ(frame.lines.size(), 40U);
     for (std::size_t i = frame.table_header; i < frame.lines.size(); ++i)
       EXPECT_EQ(text_columns(frame.lines[i]), width) << "rows fill the width: " << frame.lines[i];
     const auto text = text_of(frame);
@@ -119,12 +137,12 @@ TEST(TopView, FitsEveryWidthAndKeepsTheFigures) {
 
 TEST(TopView, FitsTheHeightAndSaysHowManyAreNotShown) {
   const auto stats = stats_with(30);
-  for (const int height : {12, 20, 38}) {
+  for (const int height : {12, 20, 39}) {
     const auto frame = render_top(kSource, stats, std::nullopt, TopOrder::kBlocks, 80, height);
     EXPECT_EQ(frame.lines.size(), static_cast<std::size_t>(height));
-    EXPECT_EQ(frame.lines.back(), "and " + std::to_string(30 - (height - 10)) + " more");
+    EXPECT_EQ(frame.lines.back(), "and " + std::to_string(30 - (height - 11)) + " more");
   }
-  EXPECT_EQ(render_top(kSource, stats, std::nullopt, TopOrder::kBlocks, 80, 39).lines.size(), 39U);
+  EXPECT_EQ(render_top(kSource, stats, std::nullopt, TopOrder::kBlocks, 80, 40).lines.size(), 40U);
   EXPECT_EQ(render_top(kSource, stats, std::nullopt, TopOrder::kBlocks, 80, 5).lines.size(), 5U);
 }
 
@@ -139,7 +157,7 @@ TEST(TopView, OneLineForLogs) {
   EXPECT_EQ(line,
             "up 1:02:03  2 running, 3 waiting  tokens/s 10.0 prompt, 20.0 generated  KV blocks 512 of 2,048 "
             "(25.0 %)  "
-            "saved 192.00 MiB  evicted/s 30.0  preempted/s 50.0");
+            "saved 192.00 MiB  evicted/s 30.0  preempted/s 50.0  prefix hits 87.5 %");
 }
 
 TEST(TextWidth, NeverCutsACharacter) {
