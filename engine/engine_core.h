@@ -90,6 +90,10 @@ class EngineCore {
   // the others out of the cache.
   void check_drafts(Sequence& sequence, float* rows, int num_drafts);
   void fail_running(const char* what);
+  // There were NaNs among its logits: it ends with an error, and no prompt begins with its blocks any more.
+  void fail_invalid(Sequence& sequence);
+  // The same for a trunk: what waits for it ends.
+  void fail_invalid_trunk(Sequence& trunk);
   void finish_sequence(SequenceId id, FinishReason reason);
   void report_step(const StepPlan& plan, Clock::time_point started_at) const;
   template <typename Matches>

@@ -16,6 +16,40 @@ bool contains(const std::vector<TokenId>& ids, TokenId token) {
   return std::find(ids.begin(), ids.end(), token) != ids.end();
 }
 
+// What a sequence wanted of a step's logits.
+struct Rows {
+  Sequence* sequence;
+  float* first;
+  int count;
+  int end_token;  // of the chunk
+  bool starts_lookahead;
+  int num_branches;
+  int num_drafts;
+  bool is_lookahead() const { return num_branches > 0; }
+  bool samples() const {
+    return sequence->kind == SequenceKind::kSample && !is_lookahead() && end_token >= sequence->num_tokens();
+  }
+  // More comes of them than a token, which the sampler checks by itself.
+  bool outlasts_the_step() const {
+    return starts_lookahead || is_lookahead() || sequence->kind != SequenceKind::kSample;
+  }
+  std::span<const float> all(int vocab_size) const {
+    return {first, static_cast<std::size_t>(count) * static_cast<std::size_t>(vocab_size)};
+  }
+};
+
+std::vector<Rows> rows_of(const StepPlan& plan, const at::Tensor& logits, int vocab_size) {
+  std::vector<Rows> rows;
+  float* next = logits.defined() ? logits.data_ptr<float>() : nullptr;
+  for (const ScheduledChunk& chunk : plan.chunks) {
+    if (chunk.num_logit_rows == 0) continue;
+    rows.push_back({chunk.sequence, next, chunk.num_logit_rows, chunk.first_token + chunk.num_tokens,
+                    chunk.starts_lookahead, chunk.num_branches, chunk.num_drafts});
+    next += static_cast<std::int64_t>(chunk.num_logit_rows) * vocab_size;
+  }
+  return rows;
+}
+
 }  // namespace
 
 void EngineCore::emit(const Sequence& sequence, StreamEvent event) {
@@ -71,29 +105,13 @@ bool EngineCore::sample_on_device(const StepPlan& plan, const at::Tensor& logits
 void EngineCore::use_logits(const StepPlan& plan, const at::Tensor& device_logits) {
   if (sample_on_device(plan, device_logits)) return;
   const at::Tensor logits = device_logits.defined() ? executor_->to_host(device_logits) : device_logits;
-  struct Rows {
-    Sequence* sequence;
-    float* first;
-    int count;
-    int end_token;  // of the chunk
-    bool starts_lookahead;
-    int num_branches;
-    int num_drafts;
-    bool is_lookahead() const { return num_branches > 0; }
-    bool samples() const {
-      return sequence->kind == SequenceKind::kSample && !is_lookahead() &&
-             end_token >= sequence->num_tokens();
-    }
-  };
-  std::vector<Rows> wanted;
   const int vocab_size = model_->config.vocab_size;
-  float* next = logits.defined() ? logits.data_ptr<float>() : nullptr;
-  for (const ScheduledChunk& chunk : plan.chunks) {
-    if (chunk.num_logit_rows == 0) continue;
-    wanted.push_back({chunk.sequence, next, chunk.num_logit_rows, chunk.first_token + chunk.num_tokens,
-                      chunk.starts_lookahead, chunk.num_branches, chunk.num_drafts});
-    next += static_cast<std::int64_t>(chunk.num_logit_rows) * vocab_size;
-  }
+  std::vector<Rows> wanted = rows_of(plan, logits, vocab_size);
+  std::erase_if(wanted, [&](const Rows& rows) {
+    if (!rows.outlasts_the_step() || !has_nan(rows.all(vocab_size))) return false;
+    fail_invalid(*rows.sequence);
+    return true;
+  });
   // Before sampling, which works in place; trunks first, for scores of the same step may be compared with
   // theirs.
   for (const Rows& rows : wanted) {
@@ -216,11 +234,34 @@ void EngineCore::drop_trunk_if_done(ForkGroup& group) {
   executor_->forget(id, /*for_good=*/true);
 }
 
+// Prompts with the same beginning would end like this one. A fork that was pruned shares nothing itself.
+void EngineCore::fail_invalid(Sequence& sequence) {
+  sequence.cache.distrust_shared();
+  if (sequence.group != nullptr && sequence.group->trunk != nullptr)
+    sequence.group->trunk->cache.distrust_shared();
+  if (sequence.kind == SequenceKind::kTrunk) return fail_invalid_trunk(sequence);
+  observer_.on_invalid_logits(tag_of(sequence));
+  finish_sequence(sequence.id, FinishReason::kError);
+}
+
+void EngineCore::fail_invalid_trunk(Sequence& trunk) {
+  const std::shared_ptr<ForkGroup> group = trunk.group;
+  std::vector<const Sequence*> dependent;
+  scheduler_.waiting().for_each([&](const Sequence& sequence) {
+    if (sequence.group == group && (sequence.forks || sequence.waits_for_trunk()))
+      dependent.push_back(&sequence);
+  });
+  for (const Sequence* sequence : dependent) {
+    observer_.on_invalid_logits(tag_of(*sequence));
+    finish_sequence(sequence->id, FinishReason::kError);
+  }
+  group->ready = true;  // those that already run need it no more
+  drop_trunk_if_done(*group);
+}
+
 bool EngineCore::apply(Sequence& sequence, SampleResult sampled) {
   if (!sampled.valid) {
-    observer_.on_invalid_logits(tag_of(sequence));
-    sequence.cache.distrust_shared();  // or prompts with the same beginning would end like this one
-    finish_sequence(sequence.id, FinishReason::kError);
+    fail_invalid(sequence);
     return false;
   }
   const Clock::time_point now = Clock::now();

@@ -50,9 +50,9 @@ void score_rows(Sequence& sequence, const float* rows, int num_rows, int vocab_s
   const at::Tensor divergences = (reference.exp() * (reference - log_probs)).sum(-1, false, at::kDouble);
   const at::Tensor agrees = reference.argmax(-1).eq(log_probs.argmax(-1));
   for (int i = 0; i < num_rows; ++i) {
-    // Rounding may leave a hair below zero where the two are equal.
-    score.kl_divergences.push_back(
-        std::max(0.0F, static_cast<float>(divergences.const_data_ptr<double>()[i])));
+    const auto divergence = static_cast<float>(divergences.const_data_ptr<double>()[i]);
+    // Rounding may leave a hair below zero where the two are equal. NaN stays NaN.
+    score.kl_divergences.push_back(divergence < 0 ? 0 : divergence);
     score.top1_agrees.push_back(agrees.const_data_ptr<bool>()[i]);
   }
 }

@@ -24,6 +24,8 @@ class DeviceTables {
   cpu::CachedLayer cached(const Sequence& sequence, int layer) const;
   // The same for every layer, [num_layers] of them `stride` apart.
   void fill_cached(const Sequence& sequence, cpu::AttentionSequence* layers, std::size_t stride) const;
+  // Forgets what follow() noted, of sequences that are gone.
+  void discard_updates() { updates_.clear(); }
   // Adds the updates to `staging`; apply() after its upload carries them out.
   void flush(Staging& staging);
   void apply();

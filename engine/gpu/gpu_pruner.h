@@ -35,6 +35,8 @@ class GpuPruner {
   void prepare(const GpuPrune& prune, const cpu::KvPool& pool, const DeviceTables& tables, Staging& staging);
   // All that was prepared since the last launch, in order.
   void launch(const cpu::KvPool& pool);
+  // Forgets what was prepared and will not be launched.
+  void discard() { works_.clear(); }
 
  private:
   // A group of layers.

@@ -50,10 +50,17 @@ std::unique_ptr<ModelExecutor> make_gpu_runner(const GpuExecutorSpec& spec,
   return std::make_unique<GpuRunner>(spec, std::move(weights), std::move(runtime));
 }
 
-at::Tensor GpuRunner::run(const StepPlan& plan) {
+// A step that threw may have left work behind, with addresses that are no longer anybody's.
+void GpuRunner::start_step() {
   runtime_->enter();
-  fork_reports_.clear();
   staging_.start();
+  pruner_.discard();
+  tables_.discard_updates();
+}
+
+at::Tensor GpuRunner::run(const StepPlan& plan) {
+  start_step();
+  fork_reports_.clear();
   for (const Fork& fork : plan.forks) {
     tables_.follow(*fork.trunk);
     tables_.follow(*fork.child);
@@ -94,8 +101,7 @@ GpuObservation* GpuRunner::observation_of(SequenceId id) {
 }
 
 PruneReport GpuRunner::settle(Sequence& sequence, const Settling& settling) {
-  runtime_->enter();
-  staging_.start();
+  start_step();
   tables_.follow(sequence);
   tables_.flush(staging_);
   GpuPrune prune{

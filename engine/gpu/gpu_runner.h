@@ -42,6 +42,7 @@ class GpuRunner final : public ModelExecutor {
   void forget(SequenceId id, bool for_good) override;
 
  private:
+  void start_step();
   void prepare_fork(const Fork& fork);
   void prepare_observation(const Sequence& sequence);
   GpuObservation* observation_of(SequenceId id);

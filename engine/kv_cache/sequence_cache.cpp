@@ -103,7 +103,7 @@ void SequenceCache::clear() {
   for (BlockTable& layer : layers_) layer.clear();
   std::fill(num_evicted_.begin(), num_evicted_.end(), 0);
   if (prefixes_ != nullptr) prefixes_->release(std::exchange(shared_, {}));
-  pool_->give_back(std::exchange(spares_, {}));
+  give_back_spares();
 }
 
 int SequenceCache::hold_prefix(PrefixCache& prefixes, const PrefixScope& scope,
@@ -120,6 +120,7 @@ int SequenceCache::hold_prefix(PrefixCache& prefixes, const PrefixScope& scope,
 void SequenceCache::share(PrefixCache& prefixes, const PrefixScope& scope, std::span<const TokenId> tokens) {
   prefixes_ = &prefixes;
   const auto width = static_cast<std::size_t>(format_.tail_tokens_per_block);
+  tokens = tokens.first(std::min(tokens.size(), static_cast<std::size_t>(layers_[0].num_cached_tokens())));
   std::vector<BlockId> blocks(layers_.size());
   while ((shared_.size() + 1) * width <= tokens.size()) {
     const std::size_t index = shared_.size();
@@ -158,6 +159,10 @@ bool SequenceCache::try_take_spares(int count) {
   return true;
 }
 
+void SequenceCache::give_back_spares() {
+  pool_->give_back(std::exchange(spares_, {}));
+}
+
 std::vector<std::vector<BlockId>> SequenceCache::rewrite_targets(std::span<const LayerShape> shapes) {
   if (shared_.empty()) return {};
   KVCRUSH_CHECK(spares_missing_for(shapes, num_shared_blocks()) == 0);
@@ -182,6 +187,7 @@ int SequenceCache::finish_rewrite(std::span<const LayerShape> shapes,
       const LayerShape& shape = shapes[static_cast<std::size_t>(layer)];
       freed += shrink(layer, shape.num_packed, shape.num_tail);
     }
+    give_back_spares();
     return freed;
   }
   std::size_t used = 0;
@@ -192,7 +198,7 @@ int SequenceCache::finish_rewrite(std::span<const LayerShape> shapes,
   }
   prefixes_->release(std::exchange(shared_, {}));
   spares_.erase(spares_.begin(), spares_.begin() + static_cast<std::ptrdiff_t>(used));
-  pool_->give_back(std::exchange(spares_, {}));
+  give_back_spares();
   return freed;
 }
 

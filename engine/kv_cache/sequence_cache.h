@@ -50,7 +50,7 @@ class SequenceCache {
 
   // The cache is empty and begins with what the prefix cache has of `tokens`. Returns the number of tokens.
   int hold_prefix(PrefixCache& prefixes, const PrefixScope& scope, std::span<const TokenId> tokens);
-  // Shares the full blocks of `tokens`, which the cache begins with. It is whole.
+  // Shares the full blocks of `tokens`, as far as the cache has them. It is whole.
   void share(PrefixCache& prefixes, const PrefixScope& scope, std::span<const TokenId> tokens);
   int num_shared_blocks() const { return static_cast<int>(shared_.size()); }  // per layer
   int num_blocks_held_by_others() const;                                      // of those, per layer
@@ -63,6 +63,7 @@ class SequenceCache {
   // (of each layer) by then: shared ones are never written.
   int spares_missing_for(std::span<const LayerShape> shapes, int num_shared) const;
   [[nodiscard]] bool try_take_spares(int count);
+  void give_back_spares();
   // Where each layer's tokens go when it is rewritten into `shapes`, [num_layers]: into its own blocks in
   // place, into spares instead of shared ones. Empty: all in place.
   std::vector<std::vector<BlockId>> rewrite_targets(std::span<const LayerShape> shapes);

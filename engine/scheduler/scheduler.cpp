@@ -93,7 +93,12 @@ void Scheduler::schedule_prefills(StepPlan& plan) {
 
 bool Scheduler::reserve_or_preempt(Sequence& sequence, int num_tokens, StepPlan& plan) {
   while (!sequence.cache.try_extend(num_tokens)) {
-    KVCRUSH_CHECK(running_.size() > 1);  // submit() refuses what cannot fit the pool alone
+    if (running_.size() == 1) {
+      // submit() refuses what cannot fit the pool alone: what is short are spares for a prune still to come.
+      // Nobody else holds its blocks now, so they can be rewritten in place.
+      KVCRUSH_CHECK(rewrite_in_place(sequence));
+      continue;
+    }
     Sequence& gives_way = victim();
     preempt(gives_way, plan);
     if (&gives_way == &sequence) return false;

@@ -116,6 +116,8 @@ class Scheduler {
   // scheduler_preemption.cpp
   // What the chunk's end takes beside its own blocks: shared ones are copied when the sequence is pruned.
   bool reserve_spares(Sequence& sequence, const ScheduledChunk& chunk, StepPlan& plan);
+  // Gives up sharing and spares of a sequence that runs alone. False: it had no spares.
+  static bool rewrite_in_place(Sequence& sequence);
   Sequence& victim();
   void preempt(Sequence& sequence, StepPlan& plan);
   bool is_worth_swapping(const Sequence& sequence) const;

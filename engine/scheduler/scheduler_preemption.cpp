@@ -18,10 +18,11 @@ bool Scheduler::reserve_spares(Sequence& sequence, const ScheduledChunk& chunk, 
     shapes.push_back(
         sequence.schedule.settled_shape(layer, settling, table.num_packed_tokens(), table.num_tail_tokens()));
   }
-  // The chunk's full blocks are shared before the rewrite. What nobody else holds can be rewritten in place,
+  // A prompt's full blocks are shared before the rewrite. What nobody else holds can be rewritten in place,
   // at the price of losing it for those who come later.
   const auto num_shared = [&] {
-    const bool shares = sequence.prefix.shares && sequence.cache.is_whole();
+    const bool shares =
+        sequence.prefix.shares && sequence.cache.is_whole() && chunk.first_token < sequence.num_prompt_tokens;
     return shares ? std::max(sequence.cache.num_shared_blocks(),
                              std::min(end, sequence.num_prompt_tokens) /
                                  sequence.cache.format().tail_tokens_per_block)
@@ -38,6 +39,14 @@ bool Scheduler::reserve_spares(Sequence& sequence, const ScheduledChunk& chunk, 
     if (is_itself) return false;
   }
   return true;
+}
+
+bool Scheduler::rewrite_in_place(Sequence& sequence) {
+  sequence.prefix.shares = false;
+  sequence.cache.unshare_own();
+  const int before = sequence.cache.num_blocks();
+  if (sequence.cache.num_shared_blocks() == 0) sequence.cache.give_back_spares();
+  return sequence.cache.num_blocks() < before;
 }
 
 Sequence& Scheduler::victim() {

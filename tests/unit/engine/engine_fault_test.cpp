@@ -1,6 +1,8 @@
 // Faults on purpose: what ends with an error, what goes on, and that nothing is left behind.
 #include "engine/faults.h"
 
+#include <optional>
+
 #include "tests/unit/engine/engine_fixture.h"
 
 namespace kvcrush {
@@ -56,6 +58,89 @@ TEST_F(EngineFaultTest, NanEndsItsRequestAloneSameTokensForOthers) {
   EXPECT_LT(errors, 60);
   EXPECT_EQ(faults_seen_.num_invalid, errors);
   EXPECT_EQ(faults_seen_.num_failed_steps, 0);
+}
+
+// What a NaN makes a lookahead choose decides what the prune keeps: that request must not go on as if nothing
+// had been.
+TEST_F(EngineFaultTest, NanInALookaheadEndsItsRequestSameTokensForOthers) {
+  EngineRequest request = greedy_request("r", random_prompt(90, kTinyVocab, 2), 6);
+  request.cache_policies[0].compression = quarter();
+  request.cache_policies[0].compression->lookahead_tokens = 8;
+  request.cache_policies[0].compression->lookahead_branches = 2;
+  const Outcome expected = run(*make_engine(8192), request);
+  auto engine = make_faulty("nan=0.05,seed=1");
+  int errors = 0;
+  for (int i = 0; i < 60; ++i) {
+    const Outcome outcome = run(*engine, request);
+    if (outcome.finish.reason == FinishReason::kError) {
+      ++errors;
+    } else {
+      EXPECT_EQ(outcome.tokens, expected.tokens);
+    }
+  }
+  EXPECT_GT(errors, 20);
+  EXPECT_LT(errors, 60);
+  EXPECT_EQ(faults_seen_.num_invalid, errors);
+  expect_no_blocks_used(*engine);
+}
+
+// Variants and scores: nothing comes of a trunk with NaNs, nor a score that NaNs have touched.
+TEST_F(EngineFaultTest, NanInATrunkOrAScoreEndsItSameTokensForOthers) {
+  EngineRequest request = greedy_request("r", random_prompt(70, kTinyVocab, 3), 1);
+  request.cache_policies.resize(3);
+  request.cache_policies[1].compression = quarter();
+  request.cache_policies[1].compression->lookahead_tokens = 4;
+  request.cache_policies[2].kv_dtype = KvDtype::kInt8;
+  request.num_samples = 3;
+  request.continuation_token_ids = random_prompt(6, kTinyVocab, 8);
+  request.compare_to_full = true;
+  const auto scores_of = [&](Engine& engine, std::vector<std::optional<ScoreEvent>>& scores) {
+    Collector collector;
+    ASSERT_TRUE(engine.submit(request, collector.stream()).ok());
+    ASSERT_TRUE(collector.wait(3));
+    scores.assign(3, std::nullopt);
+    for (int i = 0; i < 3; ++i) {
+      if (collector.finish(i).reason != FinishReason::kError)
+        scores[static_cast<std::size_t>(i)] = collector.score(i);
+    }
+  };
+  std::vector<std::optional<ScoreEvent>> expected;
+  scores_of(*make_engine(8192), expected);
+  auto engine = make_faulty("nan=0.03,seed=7");
+  int errors = 0;
+  for (int round = 0; round < 40; ++round) {
+    std::vector<std::optional<ScoreEvent>> scores;
+    scores_of(*engine, scores);
+    for (std::size_t i = 0; i < 3; ++i) {
+      if (!scores[i]) {
+        ++errors;
+        continue;
+      }
+      EXPECT_EQ(scores[i]->logprobs, expected[i]->logprobs);
+      EXPECT_EQ(scores[i]->kl_divergences, expected[i]->kl_divergences);
+      EXPECT_EQ(scores[i]->full_logprobs, expected[i]->full_logprobs);
+    }
+    expect_no_blocks_used(*engine);
+  }
+  EXPECT_GT(errors, 10);
+  EXPECT_LT(errors, 120);
+  EXPECT_EQ(faults_seen_.num_invalid, errors);
+}
+
+TEST_F(EngineFaultTest, APromptWithNanIsNotFoundByLaterOnes) {
+  EngineRequest request = greedy_request("r", random_prompt(100, kTinyVocab, 4), 4);
+  for (const int num_samples : {1, 2}) {
+    auto engine = make_faulty("nan=1");
+    request.num_samples = num_samples;
+    request.cache_policies[0].compression = quarter();
+    for (int i = 0; i < 3; ++i) {
+      Collector collector;
+      ASSERT_TRUE(engine->submit(request, collector.stream()).ok());
+      ASSERT_TRUE(collector.wait(num_samples));
+      EXPECT_EQ(collector.finish(0).reason, FinishReason::kError);
+      EXPECT_EQ(collector.finish(num_samples - 1).cached_prompt_tokens, 0);
+    }
+  }
 }
 
 TEST_F(EngineFaultTest, AFailedStepEndsWhatRanInItSameTokensForOthers) {

@@ -162,6 +162,21 @@ TEST_F(EngineLookaheadTest, EndsWhereTheContextDoes) {
   expect_no_blocks_used(*engine);
 }
 
+// What the prune wants beside the cache is given up for the lookahead's own tokens where the pool holds no
+// more.
+TEST_F(EngineLookaheadTest, SameTokensWhereThePoolHoldsJustTheLookahead) {
+  EngineRequest request = looking_ahead("r", random_prompt(1440, kTinyVocab, 3), 8);
+  CompressionParams& params = *request.cache_policies[0].compression;
+  params.budget_fraction.reset();
+  params.budget_tokens = 100;
+  params.lookahead_tokens = 64;
+  params.lookahead_branches = 1;
+  const std::vector<TokenId> expected = run(*make_engine(8192), request).tokens;
+  auto engine = make_engine(1600);
+  for (int i = 0; i < 2; ++i) EXPECT_EQ(run(*engine, request).tokens, expected);
+  expect_no_blocks_used(*engine);
+}
+
 TEST_F(EngineLookaheadTest, NothingToPruneMeansNoLookahead) {
   auto engine = make_engine(4096);
   EngineRequest request = looking_ahead("r", random_prompt(50, kTinyVocab, 3), 8);

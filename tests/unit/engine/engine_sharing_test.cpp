@@ -1,4 +1,5 @@
 // Many ask at once: shares, priorities, deadlines, queue bounds, and sequences that give way.
+#include <algorithm>
 #include <thread>
 
 #include "tests/unit/engine/engine_fixture.h"
@@ -33,6 +34,42 @@ TEST_F(EngineSharingTest, SameTokensAfterSwapping) {
   EXPECT_EQ(swaps, observer_.num_swaps);
   expect_no_blocks_used(*engine);
   EXPECT_EQ(engine->stats().swap_bytes_used, 0);
+}
+
+// A swapped sample has tokens, but no cache: ending it must not touch blocks that are others' by now.
+TEST_F(EngineSharingTest, EndingASwappedSampleSameTokensForOthers) {
+  EngineRequest gives_way = greedy_request("low", random_prompt(600, kTinyVocab, 1), 300);
+  gives_way.priority = -1;
+  const EngineRequest grows = greedy_request("high", random_prompt(100, kTinyVocab, 2), 1090);
+  const std::vector<TokenId> expected = run(*make_engine(8192), grows).tokens;
+  EngineConfig config = config_for(1200);
+  config.swap_memory_bytes = std::uint64_t{1} << 30;
+  for (const bool engine_ends : {false, true}) {
+    auto engine = make_engine(config);
+    Collector low;
+    Collector high;
+    ASSERT_TRUE(engine->submit(gives_way, low.stream()).ok());
+    ASSERT_TRUE(engine->submit(grows, high.stream()).ok());
+    const auto is_swapped = [&] {
+      const EngineStats stats = engine->stats();
+      return std::ranges::any_of(stats.sequences, [](const auto& s) { return s.state == "swapped"; });
+    };
+    while (!is_swapped()) {
+      ASSERT_EQ(high.num_finishes(), 0);
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+    if (engine_ends) {
+      engine.reset();
+      EXPECT_EQ(high.finish().reason, FinishReason::kAbort);
+    } else {
+      EXPECT_TRUE(engine->finish("low", FinishReason::kAbort).ok());
+      ASSERT_TRUE(high.wait());
+      EXPECT_EQ(high.tokens(), expected);
+      expect_no_blocks_used(*engine);
+      EXPECT_EQ(engine->stats().swap_bytes_used, 0);
+    }
+    EXPECT_EQ(low.finish().reason, FinishReason::kAbort);
+  }
 }
 
 TEST_F(EngineSharingTest, ADeadlineEndsWaitingAndRunningSamples) {

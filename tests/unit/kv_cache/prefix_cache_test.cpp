@@ -129,6 +129,29 @@ TEST_F(PrefixCacheTest, RewritingLeavesSharedBlocksAlone) {
   EXPECT_EQ(pool_.num_used(), (5 + 2) * kLayers);
 }
 
+TEST_F(PrefixCacheTest, SharesNoMoreThanIsCached) {
+  SequenceCache cache(pool_, kLayers, kFormat);
+  ASSERT_TRUE(cache.try_extend(70));
+  cache.drop_newest(20);
+  cache.share(prefixes_, kScope, tokens_from(0, 200));
+  EXPECT_EQ(cache.num_shared_blocks(), 3);  // of 4, the last is no longer full
+  cache.clear();
+  cache.share(prefixes_, kScope, tokens_from(0, 200));
+  EXPECT_EQ(cache.num_shared_blocks(), 0);
+  EXPECT_EQ(pool_.num_used(), 0);
+}
+
+TEST_F(PrefixCacheTest, SparesThatWereNotWantedGoBack) {
+  SequenceCache cache(pool_, kLayers, kFormat);
+  ASSERT_TRUE(cache.try_extend(70));
+  ASSERT_TRUE(cache.try_take_spares(4));
+  const std::vector<SequenceCache::LayerShape> shapes(kLayers,
+                                                      {.num_packed = 0, .num_tail = 20, .num_evicted = 50});
+  EXPECT_EQ(cache.finish_rewrite(shapes, cache.rewrite_targets(shapes)), 3 * kLayers);
+  EXPECT_EQ(cache.num_blocks(), 2 * kLayers);
+  EXPECT_EQ(pool_.num_used(), 2 * kLayers);
+}
+
 TEST_F(PrefixCacheTest, WhatNobodyElseHoldsBecomesTheSequencesOwn) {
   SequenceCache cache = filled(tokens_from(0, 70));
   EXPECT_TRUE(cache.unshare_own());
