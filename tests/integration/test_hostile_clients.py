@@ -1,0 +1,34 @@
+"""Calls of clients that mean harm or are broken, at a level where no gRPC library stops them."""
+
+import pytest
+
+from harness import SLOWNESS, build_request, pb, running_server
+from http2 import Connection
+
+PATIENCE_S = 30 * SLOWNESS
+TRACEPARENT = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+@pytest.fixture(scope="module")
+def small():
+    with running_server("--kv-memory", "128MiB", "--max-message-bytes", "1MiB", "--stalled-client-timeout", "1") as server:
+        yield server
+
+
+def short(request_id: str) -> pb.GenerateRequest:
+    return build_request("Hello", request_id=request_id, max_tokens=2, ignore_eos=True)
+
+
+@pytest.mark.parametrize("state, given_back", [
+    (b"vendor=1, b=2", True), (b"vendor=1,\tb=2", False), (b"vendor=\x01", False), (b"vendor=\x7f", False),
+    (b"vendor=\xff", False), (b"v\xc3\xa4=1", False),
+], ids=["plain", "tab", "control", "delete", "byte", "utf8"])
+def test_tracestate_of_any_bytes(small, state, given_back):
+    """gRPC takes any value in, and ends the process that sends one which is not printable."""
+    with Connection(small.target) as connection:
+        stream = connection.call("GenerateOnce", short("odd-state"), ((b"traceparent", TRACEPARENT), (b"tracestate", state)))
+        answer = connection.wait(stream, PATIENCE_S)
+    assert answer.has_status(0), answer
+    assert TRACEPARENT in answer.headers
+    assert (b"tracestate" in answer.headers) == given_back
+    assert small.process.poll() is None
