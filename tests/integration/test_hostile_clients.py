@@ -1,8 +1,12 @@
 """Calls of clients that mean harm or are broken, at a level where no gRPC library stops them."""
 
+import pathlib
+import re
+
+import grpc
 import pytest
 
-from harness import SLOWNESS, build_request, pb, running_server
+from harness import SLOWNESS, build_request, pb, rpc_fails, running_server
 from http2 import Connection
 
 PATIENCE_S = 30 * SLOWNESS
@@ -32,3 +36,20 @@ def test_tracestate_of_any_bytes(small, state, given_back):
     assert TRACEPARENT in answer.headers
     assert (b"tracestate" in answer.headers) == given_back
     assert small.process.poll() is None
+
+
+def memory_bytes(server, key: str) -> int:
+    status = pathlib.Path(f"/proc/{server.process.pid}/status").read_text()
+    return int(re.search(rf"{key}:\s+(\d+) kB", status).group(1)) * 1024
+
+
+@pytest.mark.parametrize("compression", [grpc.Compression.Gzip, grpc.Compression.Deflate], ids=["gzip", "deflate"])
+def test_compressed_messages_are_not_inflated(small, compression):
+    """gRPC would compare the size with --max-message-bytes only after it has inflated the message."""
+    pathlib.Path(f"/proc/{small.process.pid}/clear_refs").write_text("5")  # the peak was while the model loaded
+    before = memory_bytes(small, "VmRSS")
+    for text in ("small", "\0" * (100 << 20)):
+        with rpc_fails(grpc.StatusCode.UNIMPLEMENTED, "Compression algorithm", "disabled"):
+            small.stub.Tokenize(pb.TokenizeRequest(text=text), compression=compression, timeout=PATIENCE_S)
+    assert memory_bytes(small, "VmHWM") - before < 16 << 20
+    assert small.client.tokenize("plain").token_ids
