@@ -53,3 +53,11 @@ def test_compressed_messages_are_not_inflated(small, compression):
             small.stub.Tokenize(pb.TokenizeRequest(text=text), compression=compression, timeout=PATIENCE_S)
     assert memory_bytes(small, "VmHWM") - before < 16 << 20
     assert small.client.tokenize("plain").token_ids
+
+
+def test_no_time_limit_as_go_says_it(small):
+    """The longest time.Duration: its end is past what a clock of nanoseconds holds."""
+    with Connection(small.target) as connection:
+        stream = connection.call("GenerateOnce", short("far"), ((b"grpc-timeout", b"2562047H"),))
+        answer = connection.wait(stream, PATIENCE_S)
+    assert answer.has_status(0), answer
