@@ -34,8 +34,23 @@ Status check_room(const EngineRequest& request, const RoomContext& context) {
                           std::to_string(num_prompt_tokens) + " tokens twice, in full and compressed");
 }
 
+namespace {
+
+// Waiting would not help.
+Status check_samples(const EngineRequest& request, int max_waiting) {
+  if (request.num_samples <= max_waiting) return {};
+  const std::string samples = std::to_string(request.num_samples);
+  const bool by_policy = request.cache_policies.size() > 1;
+  return invalid_argument((by_policy ? "variants has " + samples + " entries" : "sampling.n is " + samples) +
+                          "; allowed: at most " + std::to_string(max_waiting) +
+                          ", as many samples as may wait (--max-waiting)");
+}
+
+}  // namespace
+
 Status check_queue(const EngineRequest& request, const EngineConfig& config, const QueueLoad& queued,
                    std::chrono::steady_clock::time_point now) {
+  KVCRUSH_RETURN_IF_ERROR(check_samples(request, config.max_waiting_sequences));
   if (request.deadline && *request.deadline <= now)
     return {StatusCode::kDeadlineExceeded, "the deadline had passed before the request was queued"};
   if (queued.samples + request.num_samples > config.max_waiting_sequences) {

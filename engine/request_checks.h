@@ -23,8 +23,8 @@ struct QueueLoad {
   std::int64_t tokens = 0;  // of prompts, to be computed
 };
 
-// DEADLINE_EXCEEDED: it has passed. RESOURCE_EXHAUSTED: the queue is full. A request alone in the queue is
-// taken, however long its prompt.
+// INVALID_ARGUMENT: more samples than the queue ever holds. DEADLINE_EXCEEDED: it has passed.
+// RESOURCE_EXHAUSTED: the queue is full. A request alone in the queue is taken, however long its prompt.
 Status check_queue(const EngineRequest& request, const EngineConfig& config, const QueueLoad& queued,
                    std::chrono::steady_clock::time_point now);
 

@@ -3,18 +3,21 @@
 #include <spdlog/fmt/fmt.h>
 
 #include <algorithm>
+#include <cstdint>
 
 namespace kvcrush {
 
-std::optional<SteadyTime> to_steady(std::chrono::system_clock::time_point deadline,
-                                    std::chrono::system_clock::time_point system_now, SteadyTime steady_now) {
-  constexpr std::chrono::hours kFarAway{24 * 365 * 10};
-  if (deadline > system_now + kFarAway) return std::nullopt;
-  return steady_now + (std::max(deadline, system_now - kFarAway) - system_now);
+std::optional<SteadyTime> to_steady(gpr_timespec deadline, gpr_timespec now, SteadyTime steady_now) {
+  constexpr std::int64_t kFarAway = std::int64_t{10} * 365 * 24 * 3600;
+  if (deadline.tv_sec > now.tv_sec + kFarAway) return std::nullopt;
+  const std::chrono::seconds whole{std::max(deadline.tv_sec, now.tv_sec - kFarAway) - now.tv_sec};
+  return steady_now + whole + std::chrono::nanoseconds(deadline.tv_nsec - now.tv_nsec);
 }
 
 std::optional<SteadyTime> deadline_of(const grpc::CallbackServerContext& context) {
-  return to_steady(context.deadline(), std::chrono::system_clock::now(), std::chrono::steady_clock::now());
+  // Not context.deadline(): its nanoseconds since 1970 overflow in 2262, and a deadline of then is long past.
+  const gpr_timespec deadline = context.raw_deadline();
+  return to_steady(deadline, gpr_now(deadline.clock_type), std::chrono::steady_clock::now());
 }
 
 Status check_deadline(std::optional<SteadyTime> deadline, SteadyTime now) {

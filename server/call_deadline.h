@@ -1,6 +1,7 @@
 // A call's deadline on the clock that the engine uses.
 #pragma once
 
+#include <grpc/support/time.h>
 #include <grpcpp/server_context.h>
 
 #include <chrono>
@@ -12,9 +13,9 @@ namespace kvcrush {
 
 using SteadyTime = std::chrono::steady_clock::time_point;
 
-// nullopt: it has none, or one so far away that no clock holds it.
-std::optional<SteadyTime> to_steady(std::chrono::system_clock::time_point deadline,
-                                    std::chrono::system_clock::time_point system_now, SteadyTime steady_now);
+// `deadline` and `now` are of one clock. nullopt: there is none, or one years away, past what a clock of
+// nanoseconds may hold.
+std::optional<SteadyTime> to_steady(gpr_timespec deadline, gpr_timespec now, SteadyTime steady_now);
 std::optional<SteadyTime> deadline_of(const grpc::CallbackServerContext& context);
 
 // DEADLINE_EXCEEDED when it has passed: nobody waits for the answer.

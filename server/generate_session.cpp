@@ -42,8 +42,10 @@ Status GenerateSession::start(MappedRequest request, const std::shared_ptr<const
   }
   Status status = host_.backend->submit(std::move(request.engine), stream_);
   if (!status.ok()) {
-    host_.live->remove(request_id_);
+    std::lock_guard lock(mutex_);
+    closed_ = true;  // an Abort that has found this one must not end the next of its id
     slot_ = {};
+    host_.live->remove(request_id_);
   }
   return status;
 }
@@ -88,7 +90,7 @@ void GenerateSession::check_stalled(Clock::time_point now, Clock::duration timeo
   std::lock_guard lock(mutex_);
   if (stalled_ || context_ == nullptr || !write_started_at_ || now - *write_started_at_ < timeout) return;
   stalled_ = true;
-  if (unread_at_end_bytes_ == 0) host_.metrics->ended_slow_stream();
+  count_slow();
   LogLine(spdlog::level::warn, "client_stalled")
       .with_request(request_id_, traceparent_)
       .with("unread_for_s", seconds(now - *write_started_at_));
@@ -112,13 +114,17 @@ void GenerateSession::client_gone(std::string_view event) {
 void GenerateSession::end_slow(std::size_t unread_bytes) {
   unread_at_end_bytes_ = unread_bytes;
   for (SampleStream& sample : samples_) sample.drop_chunks();
-  host_.metrics->ended_slow_stream();
+  count_slow();
   LogLine(spdlog::level::warn, "client_slow")
       .with_request(request_id_, traceparent_)
       .with("unread_bytes", unread_bytes)
       .with("max_unread_bytes", host_.max_unread_bytes);
   // NOT_FOUND: it has just ended by itself.
   static_cast<void>(host_.backend->finish(request_id_, FinishReason::kAbort, std::nullopt));
+}
+
+void GenerateSession::count_slow() {
+  if (!std::exchange(counted_slow_, true)) host_.metrics->ended_slow_stream();
 }
 
 bool GenerateSession::all_finished() const {

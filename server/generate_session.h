@@ -94,11 +94,13 @@ class GenerateSession : public std::enable_shared_from_this<GenerateSession> {
 
  private:
   void absorb_events();
+  void count_slow();  // mutex_ held; one stream once, though both bounds may be passed
 
   SessionHost& host_;
   const std::string request_id_;
   grpc::CallbackServerContext* context_;  // guarded by mutex_; null after OnDone
   bool stalled_ = false;                  // guarded by mutex_
+  bool counted_slow_ = false;             // guarded by mutex_
   bool over_deadline_ = false;            // guarded by mutex_; the client is gone because its deadline passed
   RunningSlot slot_;                      // guarded by mutex_ once started
   // Set by start(), before any event:

@@ -203,8 +203,9 @@ grpc::ServerUnaryReactor* InferenceService::GetStats(grpc::CallbackServerContext
   const Result<const ServingModel*> serving = enter(context, CallKind::kRead, &caller);
   if (serving.ok()) {
     EngineStats stats = host_.backend->stats();
-    std::erase_if(stats.sequences, [&](const SequenceStats& sequence) {
-      return !host_.live->visible(sequence.request_id, caller);
+    std::erase_if(stats.sequences, [&caller](const SequenceStats& sequence) {
+      // Not by its id: the snapshot is some 50 ms old, and the id may be another tenant's by now.
+      return !may_see(caller, sequence.tenant);
     });
     describe_stats(stats, metrics_.totals(), *response);
   }

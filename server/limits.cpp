@@ -29,4 +29,13 @@ void apply_limits(const ServerLimits& limits, grpc::ServerBuilder& builder) {
   builder.AddChannelArgument(GRPC_ARG_MAX_METADATA_SIZE, limits.max_metadata_bytes);
 }
 
+void bound_messages(int max_message_bytes, grpc::ServerBuilder& builder) {
+  builder.SetMaxReceiveMessageSize(max_message_bytes);
+  // gRPC 1.51 inflates a message whole and compares its size then: 200 kB would become 200 MB. The first
+  // two refuse such calls by their headers, the last keeps gRPC from inflating before that has taken effect.
+  builder.SetCompressionAlgorithmSupportStatus(GRPC_COMPRESS_DEFLATE, false);
+  builder.SetCompressionAlgorithmSupportStatus(GRPC_COMPRESS_GZIP, false);
+  builder.AddChannelArgument(GRPC_ARG_ENABLE_PER_MESSAGE_DECOMPRESSION, 0);
+}
+
 }  // namespace kvcrush

@@ -25,5 +25,7 @@ struct ServerLimits {
 
 // Those that are gRPC's to keep.
 void apply_limits(const ServerLimits& limits, grpc::ServerBuilder& builder);
+// The largest request; compressed ones are answered with UNIMPLEMENTED, whatever their size.
+void bound_messages(int max_message_bytes, grpc::ServerBuilder& builder);
 
 }  // namespace kvcrush

@@ -25,13 +25,6 @@ std::shared_ptr<GenerateSession> LiveRequests::find(const std::string& request_i
   return found->second.session.lock();
 }
 
-bool LiveRequests::visible(const std::string& request_id, const Caller& caller) const {
-  if (caller.sees_all_tenants) return true;
-  std::lock_guard lock(mutex_);
-  const auto found = sessions_.find(request_id);
-  return found != sessions_.end() && may_see(caller, found->second.tenant);
-}
-
 std::vector<std::shared_ptr<GenerateSession>> LiveRequests::snapshot() const {
   std::vector<std::shared_ptr<GenerateSession>> sessions;
   std::lock_guard lock(mutex_);

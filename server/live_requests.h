@@ -22,7 +22,6 @@ class LiveRequests {
   void remove(const std::string& request_id);
   // Null where the caller may not know of it, as if there were none.
   std::shared_ptr<GenerateSession> find(const std::string& request_id, const Caller& caller) const;
-  bool visible(const std::string& request_id, const Caller& caller) const;
   std::vector<std::shared_ptr<GenerateSession>> snapshot() const;
 
  private:

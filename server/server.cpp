@@ -76,7 +76,7 @@ Status Server::listen_grpc() {
   grpc::ServerBuilder builder;
   security_.guard(builder, config_.listen, &grpc_port_);
   builder.RegisterService(&service_);
-  builder.SetMaxReceiveMessageSize(config_.max_message_bytes);
+  bound_messages(config_.max_message_bytes, builder);
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);  // a second server on the port must fail
   apply_limits(config_.limits, builder);
   std::vector<std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface>> interceptors;

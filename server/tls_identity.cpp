@@ -8,6 +8,7 @@
 #include <spdlog/fmt/chrono.h>
 #include <spdlog/fmt/fmt.h>
 
+#include <algorithm>
 #include <ctime>
 #include <memory>
 #include <optional>
@@ -70,10 +71,13 @@ PrivateKey read_key(const std::string& pem) {
   return PrivateKey(PEM_read_bio_PrivateKey(reader(pem).get(), nullptr, no_password, nullptr));
 }
 
+// Cut to what the clock of nanoseconds holds, 1677 to 2262: certificates without an end say 9999.
 std::optional<SystemTime> to_time(const ASN1_TIME* time) {
+  using std::chrono::system_clock;
   std::tm utc{};
   if (ASN1_TIME_to_tm(time, &utc) != 1) return std::nullopt;
-  return std::chrono::system_clock::from_time_t(timegm(&utc));
+  return system_clock::from_time_t(std::clamp(timegm(&utc), system_clock::to_time_t(SystemTime::min()),
+                                              system_clock::to_time_t(SystemTime::max())));
 }
 
 std::string shown(SystemTime time) {

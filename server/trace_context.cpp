@@ -24,6 +24,11 @@ std::string_view view_of(const grpc::string_ref& value) {
   return {value.data(), value.size()};
 }
 
+// What gRPC lets a server send; anything else aborts the process, though it is let in.
+bool is_printable(std::string_view value) {
+  return std::all_of(value.begin(), value.end(), [](char c) { return c >= 0x20 && c <= 0x7E; });
+}
+
 }  // namespace
 
 std::string parse_traceparent(std::string_view value) {
@@ -44,6 +49,16 @@ std::string parse_traceparent(std::string_view value) {
   return parent;
 }
 
+std::string join_tracestate(const std::vector<std::string_view>& entries) {
+  std::string state;
+  for (const std::string_view entry : entries) {
+    if (!is_printable(entry)) return {};
+    if (!state.empty()) state += ',';
+    state.append(entry);
+  }
+  return state;
+}
+
 TraceContext trace_context_of(const grpc::CallbackServerContext& context) {
   const auto& metadata = context.client_metadata();
   const grpc::string_ref parent_key(kParentKey.data(), kParentKey.size());
@@ -53,10 +68,9 @@ TraceContext trace_context_of(const grpc::CallbackServerContext& context) {
   trace.traceparent = parse_traceparent(view_of(metadata.find(parent_key)->second));
   if (trace.traceparent.empty()) return trace;
   const auto [first, last] = metadata.equal_range(state_key);
-  for (auto entry = first; entry != last; ++entry) {
-    if (!trace.tracestate.empty()) trace.tracestate += ',';
-    trace.tracestate.append(view_of(entry->second));
-  }
+  std::vector<std::string_view> entries;
+  for (auto entry = first; entry != last; ++entry) entries.push_back(view_of(entry->second));
+  trace.tracestate = join_tracestate(entries);
   return trace;
 }
 

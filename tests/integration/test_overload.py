@@ -79,6 +79,15 @@ def test_shed_answers_say_when_to_come_back(tight):
     wait_idle(tight)
 
 
+def test_what_can_never_wait_is_not_told_to_retry(tight):
+    for request, field in ((endless("many", n=5), "sampling.n is 5"),
+                           (build_request("Varied", variants=[{"policy": "off"}] * 5), "variants has 5 entries")):
+        error = refused(lambda: tight.stub.GenerateOnce(request))
+        assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
+        assert field in error.details() and "allowed: at most 4" in error.details() and "--max-waiting" in error.details()
+        assert "retry-after-ms" not in dict(error.trailing_metadata())
+
+
 def test_grpc_retries_as_told(tight):
     """A client with a retry policy gets in by itself: the server says after how long to try again."""
     policy = {"methodConfig": [{"name": [{"service": "kvcrush.v1.Inference"}], "retryPolicy": {

@@ -49,6 +49,25 @@ TEST_F(EngineTest, QueueBoundAndDuplicateIds) {
   EXPECT_TRUE(engine->submit(greedy_request("q0", {1}, 1), std::make_shared<TokenStream>()).ok());
 }
 
+TEST_F(EngineTest, MoreSamplesThanMayEverWaitAreNoMatterOfTime) {
+  auto engine = make_engine(400, 64, 16, 4);
+  EngineRequest request = greedy_request("many", random_prompt(10, kTinyVocab, 1), 1);
+  request.num_samples = 5;
+  const Status samples = engine->submit(request, std::make_shared<TokenStream>());
+  EXPECT_EQ(samples.code(), StatusCode::kInvalidArgument);
+  EXPECT_EQ(samples.message(),
+            "sampling.n is 5; allowed: at most 4, as many samples as may wait (--max-waiting)");
+  request.cache_policies.resize(5, request.cache_policies.front());
+  const Status variants = engine->submit(request, std::make_shared<TokenStream>());
+  EXPECT_EQ(variants.code(), StatusCode::kInvalidArgument);
+  EXPECT_EQ(variants.message(),
+            "variants has 5 entries; allowed: at most 4, as many samples as may wait (--max-waiting)");
+  request.num_samples = 4;
+  request.cache_policies.resize(1);
+  EXPECT_TRUE(engine->submit(request, std::make_shared<TokenStream>()).ok());
+  ASSERT_TRUE(engine->wait_idle(std::chrono::seconds(30)));
+}
+
 TEST_F(EngineTest, CancelsAtRandomMomentsLeakNothing) {
   auto engine = make_engine(400);
   std::mt19937 random(1);

@@ -2,29 +2,43 @@
 
 #include <gtest/gtest.h>
 
+#include <cstdint>
+
 namespace kvcrush {
 namespace {
 
 using std::chrono::milliseconds;
 using std::chrono::seconds;
-using SystemTime = std::chrono::system_clock::time_point;
 
-const SystemTime kSystemNow{seconds(1'700'000'000)};
 const SteadyTime kNow{seconds(1000)};
 
+gpr_timespec monotonic(std::int64_t whole_seconds, std::int32_t nanoseconds) {
+  return {whole_seconds, nanoseconds, GPR_CLOCK_MONOTONIC};
+}
+const gpr_timespec kTheirNow = monotonic(5000, 600'000'000);
+
 TEST(CallDeadline, KeepsItsDistanceOnTheOtherClock) {
-  EXPECT_EQ(to_steady(kSystemNow + milliseconds(250), kSystemNow, kNow), kNow + milliseconds(250));
-  EXPECT_EQ(to_steady(kSystemNow - seconds(2), kSystemNow, kNow), kNow - seconds(2));
+  EXPECT_EQ(to_steady(monotonic(5000, 850'000'000), kTheirNow, kNow), kNow + milliseconds(250));
+  EXPECT_EQ(to_steady(monotonic(5001, 100'000'000), kTheirNow, kNow), kNow + milliseconds(500));
+  EXPECT_EQ(to_steady(monotonic(4998, 600'000'000), kTheirNow, kNow), kNow - seconds(2));
 }
 
 TEST(CallDeadline, NoneStaysNone) {
-  EXPECT_EQ(to_steady(SystemTime::max(), kSystemNow, kNow), std::nullopt);
+  EXPECT_EQ(to_steady(gpr_inf_future(GPR_CLOCK_MONOTONIC), kTheirNow, kNow), std::nullopt);
   EXPECT_TRUE(check_deadline(std::nullopt, kNow).ok());
   EXPECT_FALSE(is_over_deadline(std::nullopt, kNow, kNow + seconds(1000)));
 }
 
+TEST(CallDeadline, FarAwayIsNone) {
+  constexpr std::int64_t kYear = 365 * 24 * 3600;
+  EXPECT_EQ(to_steady(monotonic(5000 + 9 * kYear, 600'000'000), kTheirNow, kNow), kNow + seconds(9 * kYear));
+  for (const std::int64_t years : {11, 291, 293, 100'000}) {
+    EXPECT_EQ(to_steady(monotonic(5000 + years * kYear, 0), kTheirNow, kNow), std::nullopt) << years;
+  }
+}
+
 TEST(CallDeadline, LongPastDoesNotOverflow) {
-  EXPECT_LT(*to_steady(SystemTime::min(), kSystemNow, kNow), kNow);
+  EXPECT_LT(*to_steady(gpr_inf_past(GPR_CLOCK_MONOTONIC), kTheirNow, kNow), kNow);
 }
 
 TEST(CallDeadline, PassedOnArrivalIsRefused) {

@@ -33,6 +33,7 @@ class ScriptedBackend final : public Backend {
     }
     Live& live = live_[request.request_id];
     live.stream = std::move(stream);
+    live.tenant = request.tenant;
     for (int i = 0; i < request.num_samples; ++i) live.samples.insert(i);
     const std::string id = request.request_id;
     last_request_ = std::move(request);
@@ -121,8 +122,10 @@ class ScriptedBackend final : public Backend {
     EngineStats stats;
     stats.num_running = static_cast<int>(live_.size());
     stats.blocks_total = 40;
+    stats.sequences = already_ended;
     for (const auto& [id, live] : live_) {
       SequenceStats sequence;
+      sequence.tenant = live.tenant;
       sequence.request_id = id;
       sequence.state = "decode";
       stats.sequences.push_back(sequence);
@@ -163,10 +166,12 @@ class ScriptedBackend final : public Backend {
   std::function<void(const std::string& request_id)> on_submit;
   std::function<void()> on_mapping;  // while the service maps a request
   std::string refusal = "queue is full";
+  std::vector<SequenceStats> already_ended;  // what stats() still shows, being a snapshot
 
  private:
   struct Live {
     std::shared_ptr<TokenStream> stream;
+    std::string tenant;
     std::set<int> samples;
   };
 

@@ -83,6 +83,18 @@ TEST_F(Security, TenantsDoNotSeeOneAnother) {
   EXPECT_EQ(read_all(*second.reader).finish[0].reason(), v1::FINISH_REASON_ABORT);
 }
 
+TEST_F(Security, AnIdThatIsUsedAgainShowsNoOtherTenantsRequest) {
+  start_with_tokens(entry("a") + "," + entry("b"));
+  SequenceStats ended;
+  ended.request_id = "r";
+  ended.tenant = "b";
+  ended.state = "decode";
+  backend_->already_ended = {ended};
+  Running running = run("a", "r");
+  EXPECT_EQ(listed("a"), std::vector<std::string>{"r"});
+  end(running, "r");
+}
+
 TEST_F(Security, ScopesSayWhoMayGenerate) {
   start_with_tokens(entry("ops", R"(, "scopes": ["admin"])"));
   v1::GenerateOnceResponse once;

@@ -37,6 +37,8 @@ TestCertificate::TestCertificate(const CertificateSpec& spec, const TestCertific
   ASN1_INTEGER_set(X509_get_serialNumber(x509), spec.serial);
   X509_gmtime_adj(X509_getm_notBefore(x509), spec.valid_from.count());
   X509_gmtime_adj(X509_getm_notAfter(x509), spec.valid_until.count());
+  if (!spec.valid_until_text.empty())
+    KVCRUSH_CHECK(ASN1_TIME_set_string(X509_getm_notAfter(x509), spec.valid_until_text.c_str()) == 1);
   X509_set_pubkey(x509, key_.get());
   X509_NAME_add_entry_by_txt(X509_get_subject_name(x509), "CN", MBSTRING_ASC,
                              reinterpret_cast<const unsigned char*>(spec.name.c_str()), -1, -1, 0);

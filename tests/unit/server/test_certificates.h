@@ -15,6 +15,7 @@ struct CertificateSpec {
   long serial = 1;
   std::chrono::seconds valid_from{-3600};  // from now
   std::chrono::seconds valid_until{86400};
+  std::string valid_until_text = "";  // instead, as certificates say it: YYYYMMDDHHMMSSZ
 };
 
 class TestCertificate {

@@ -45,6 +45,16 @@ TEST(TlsIdentity, ReadsChainSerialAndExpiry) {
   EXPECT_GT(left, hours(48) - seconds(60));
 }
 
+TEST(TlsIdentity, CertificatesWithoutAnEndAreValid) {
+  // 2262-04-11 is the last day that the clock of nanoseconds knows.
+  for (const char* until : {"22620411000000Z", "22620412000000Z", "22990101000000Z", "99991231235959Z"}) {
+    const TestCertificate own({.valid_until_text = until});
+    const Result<TlsIdentity> identity = check(own.cert_pem(), own.key_pem());
+    ASSERT_TRUE(identity.ok()) << until << ": " << identity.status().message();
+    EXPECT_GT(identity->expires_at - system_clock::now(), hours(24 * 365 * 200)) << until;
+  }
+}
+
 TEST(TlsIdentity, RefusalsNameOptionAndFile) {
   const TestCertificate own({});
   const TestCertificate other({});

@@ -51,5 +51,17 @@ TEST(TraceContext, UnknownFlagsAreNotPassedOn) {
             "00");
 }
 
+TEST(TraceContext, StateIsOneListOfWhatMayBeSentBack) {
+  EXPECT_EQ(join_tracestate({}), "");
+  EXPECT_EQ(join_tracestate({"a=1", "b=2, c=~"}), "a=1,b=2, c=~");
+  for (const std::string_view odd :
+       {"a=1,\tb=2", "a=\x01", "a=\x1f", "a=\x7f", "a=\x80", "a=\xff", "\xc3\xa4=1"}) {
+    EXPECT_EQ(join_tracestate({odd}), "") << odd;
+    EXPECT_EQ(join_tracestate({"a=1", odd}), "") << odd;
+    EXPECT_EQ(join_tracestate({odd, "a=1"}), "") << odd;
+  }
+  EXPECT_EQ(join_tracestate({std::string_view("a=\0", 3)}), "");
+}
+
 }  // namespace
 }  // namespace kvcrush
