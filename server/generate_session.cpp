@@ -165,12 +165,18 @@ void GenerateSession::close() {
   const bool shutting_down = final_status().error_code() == grpc::StatusCode::UNAVAILABLE;
   if (shutting_down && context_ != nullptr) host_.shedding->hint_elsewhere(*context_);
   closed_ = true;
-  slot_ = {};  // before the client hears of the end: its next call finds the slot free
+  // Before the client hears of the end: its next call finds the slot free. OnDone may come after that call.
+  slot_ = {};
   host_.live->remove(request_id_);
+}
+
+void GenerateSession::answer_leaves() {
+  host_.unsent->add(context_, request_id_, traceparent_);
 }
 
 void GenerateSession::forget_context() {
   std::lock_guard lock(mutex_);
+  host_.unsent->remove(context_);
   context_ = nullptr;
 }
 

@@ -27,6 +27,7 @@
 #include "server/request_mapper.h"
 #include "server/sample_stream.h"
 #include "server/stream_pump.h"
+#include "server/unsent_answers.h"
 
 namespace kvcrush {
 
@@ -37,6 +38,7 @@ struct SessionHost {
   LiveRequests* live = nullptr;
   ServerMetrics* metrics = nullptr;
   LoadShedding* shedding = nullptr;
+  UnsentAnswers* unsent = nullptr;
   std::size_t max_unread_bytes = 0;   // of one stream; 0: without bound
   std::atomic<bool> aborting{false};  // the drain timeout has passed: aborted requests end with UNAVAILABLE
 };
@@ -80,6 +82,8 @@ class GenerateSession : public std::enable_shared_from_this<GenerateSession> {
   // No gRPC operation and no engine call may follow but the one that carries the status. Frees the request
   // id.
   void close();
+  // The answer goes to gRPC as a whole, after close(): from now on it has to leave within the client's time.
+  void answer_leaves();
   // gRPC is done with the call; its context is about to go.
   void forget_context();
 

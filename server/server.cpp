@@ -40,7 +40,7 @@ Server::Server(ServerConfig config)
       pump_(kPumpThreads),
       shedding_(metrics_, observer_.outflow(), config_.engine.max_waiting_sequences),
       service_(config_, host_, metrics_, security_.callers()),
-      stall_watch_(live_, config_.stalled_client_timeout),
+      stall_watch_(live_, unsent_, config_.stalled_client_timeout),
       step_watch_(
           observer_.progress(), config_.limits.step_stall_timeout,
           [this](bool stalled, StepWatch::Clock::duration duration) { engine_stalled(stalled, duration); }) {
@@ -48,6 +48,7 @@ Server::Server(ServerConfig config)
   host_.live = &live_;
   host_.metrics = &metrics_;
   host_.shedding = &shedding_;
+  host_.unsent = &unsent_;
   host_.max_unread_bytes = config_.limits.max_unread_bytes;
 }
 
