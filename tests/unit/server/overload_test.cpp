@@ -44,7 +44,7 @@ TEST_F(Overload, IdleTimeIsNoSlowService) {
 
 TEST_F(Overload, TokenBoundIsCountedApart) {
   start(with_http());
-  backend_->refusal = "the queue holds 90 of at most 100 prompt tokens";
+  backend_->refusal = "the queue holds 90 of at most 100 waiting prompt tokens";
   backend_->refuse_next(1);
   grpc::ClientContext context;
   EXPECT_EQ(generate(context, request("r1")).status.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);

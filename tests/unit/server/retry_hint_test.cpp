@@ -106,9 +106,12 @@ TEST(LoadShedding, TellsTheBoundFromTheStatus) {
   EXPECT_EQ(shed_reason({StatusCode::kResourceExhausted,
                          "the queue holds 256 of at most 256 waiting sequences; try again later"}),
             ShedReason::kQueueRequests);
-  EXPECT_EQ(
-      shed_reason({StatusCode::kResourceExhausted, "the queue holds 900 of at most 1000 prompt tokens"}),
-      ShedReason::kQueueTokens);
+  EXPECT_EQ(shed_reason({StatusCode::kResourceExhausted,
+                         "the queue holds 900 of at most 1000 waiting prompt tokens"}),
+            ShedReason::kQueueTokens);
+  EXPECT_EQ(shed_reason({StatusCode::kResourceExhausted,
+                         "the queue of tokens holds 2 of at most 2 waiting sequences"}),
+            ShedReason::kQueueRequests);
   EXPECT_EQ(shed_reason({StatusCode::kUnavailable, "the server is shutting down"}), ShedReason::kDraining);
   EXPECT_EQ(shed_reason({StatusCode::kAlreadyExists, "running"}), std::nullopt);
   EXPECT_EQ(shed_reason(Status()), std::nullopt);
