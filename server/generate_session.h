@@ -58,6 +58,9 @@ class GenerateSession : public std::enable_shared_from_this<GenerateSession> {
   // Ends the request as Abort does. NOT_FOUND: it has just ended by itself.
   Status abort();
 
+  // Ends the call though the engine has not: it hangs, and the server shuts down.
+  void end_without_engine();
+
   // Takes what the engine has queued and passes on what the client may have. Any thread.
   void pump();
 
@@ -105,6 +108,7 @@ class GenerateSession : public std::enable_shared_from_this<GenerateSession> {
   grpc::CallbackServerContext* context_;  // guarded by mutex_; null after OnDone
   bool stalled_ = false;                  // guarded by mutex_
   bool counted_slow_ = false;             // guarded by mutex_
+  bool engine_hangs_ = false;             // guarded by mutex_; nothing more will come
   bool over_deadline_ = false;            // guarded by mutex_; the client is gone because its deadline passed
   RunningSlot slot_;                      // guarded by mutex_ once started
   // Set by start(), before any event:

@@ -208,7 +208,9 @@ void Server::abort_running() {
     // NOT_FOUND: it has just ended by itself.
     static_cast<void>(host_.backend->finish(session->request_id(), FinishReason::kAbort, std::nullopt));
   }
-  host_.backend->wait_idle(kAfterDrain);
+  if (host_.backend->wait_idle(kAfterDrain)) return;
+  // A step hangs, and with it the events that would end them.
+  for (const auto& session : sessions) session->end_without_engine();
 }
 
 void Server::engine_stalled(bool stalled, StepWatch::Clock::duration duration) {
