@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <string>
 
+#include "engine/core/queue_bound.h"
 #include "engine/core/status.h"
 #include "engine/request_sequences.h"
 
@@ -54,16 +55,17 @@ Status check_queue(const EngineRequest& request, const EngineConfig& config, con
   if (request.deadline && *request.deadline <= now)
     return {StatusCode::kDeadlineExceeded, "the deadline had passed before the request was queued"};
   if (queued.samples + request.num_samples > config.max_waiting_sequences) {
-    return {StatusCode::kResourceExhausted,
-            "the queue holds " + std::to_string(queued.samples) + " of at most " +
-                std::to_string(config.max_waiting_sequences) + " waiting sequences; try again later"};
+    return {StatusCode::kResourceExhausted, "the queue holds " + std::to_string(queued.samples) +
+                                                " of at most " +
+                                                std::to_string(config.max_waiting_sequences) + " " +
+                                                std::string(kWaitingSequences) + "; try again later"};
   }
   const auto num_tokens = static_cast<std::int64_t>(request.prompt_token_ids.size());
   if (queued.tokens > 0 && queued.tokens + num_tokens > config.max_waiting_tokens) {
-    return {StatusCode::kResourceExhausted, "the queue holds " + std::to_string(queued.tokens) +
-                                                " of at most " + std::to_string(config.max_waiting_tokens) +
-                                                " waiting prompt tokens, and this prompt has " +
-                                                std::to_string(num_tokens) + "; try again later"};
+    return {StatusCode::kResourceExhausted,
+            "the queue holds " + std::to_string(queued.tokens) + " of at most " +
+                std::to_string(config.max_waiting_tokens) + " " + std::string(kWaitingPromptTokens) +
+                ", and this prompt has " + std::to_string(num_tokens) + "; try again later"};
   }
   return {};
 }

@@ -3,6 +3,7 @@
 #include <spdlog/fmt/fmt.h>
 
 #include <algorithm>
+#include <chrono>
 #include <optional>
 #include <string>
 
@@ -31,15 +32,14 @@ std::vector<std::string_view> authorization_of(const grpc::CallbackServerContext
   return values;
 }
 
-Status refusal(const LimitRefusal& refused) {
+Status refusal(const LimitRefusal& refused, std::chrono::milliseconds wait) {
   const std::string limit =
       refused.limit == TokenLimit::kConcurrentRequests
           ? fmt::format("{} requests of this token are running, allowed: max_concurrent_requests = {}",
                         refused.allowed, refused.allowed)
           : fmt::format("the requests of this minute are used up, allowed: max_requests_per_minute = {}",
                         refused.allowed);
-  return {StatusCode::kResourceExhausted,
-          fmt::format("{}; try again in {} ms", limit, refused.retry_after.count())};
+  return {StatusCode::kResourceExhausted, fmt::format("{}; try again in {} ms", limit, wait.count())};
 }
 
 Caller caller_with(const AuthToken& token) {
@@ -85,8 +85,9 @@ Result<Admission> Callers::enter_with_token(grpc::CallbackServerContext& context
   RunningSlot* slot = kind == CallKind::kGenerate ? &admission.slot : nullptr;
   if (const auto refused = authenticator_.usage().enter(*token, std::chrono::steady_clock::now(), slot)) {
     metrics_.limited(refused->limit);
-    add_retry_hint(context, refused->retry_after);
-    return refusal(*refused);
+    const std::chrono::milliseconds wait = spread_later(refused->retry_after, num_hints_++);
+    add_retry_hint(context, wait);
+    return refusal(*refused, wait);
   }
   return admission;
 }

@@ -3,6 +3,9 @@
 
 #include <grpcpp/server_context.h>
 
+#include <atomic>
+#include <cstdint>
+
 #include "engine/core/status.h"
 #include "kvcrush/v1/inference.pb.h"
 #include "server/authenticator.h"
@@ -32,6 +35,7 @@ class Callers {
 
   Authenticator& authenticator_;
   SecurityMetrics& metrics_;
+  std::atomic<std::uint64_t> num_hints_{0};
 };
 
 // The max_tokens_per_request of `mapped`'s caller: cuts the default, and refuses a larger wish.

@@ -86,6 +86,15 @@ Status GenerateSession::abort() {
   return host_.backend->finish(request_id_, FinishReason::kAbort, std::nullopt);
 }
 
+void GenerateSession::end_without_engine() {
+  {
+    std::lock_guard lock(mutex_);
+    if (closed_ || client_gone_) return;
+    engine_hangs_ = true;
+  }
+  deliver();
+}
+
 void GenerateSession::check_stalled(Clock::time_point now, Clock::duration timeout) {
   std::lock_guard lock(mutex_);
   if (stalled_ || context_ == nullptr || !write_started_at_ || now - *write_started_at_ < timeout) return;
@@ -128,8 +137,8 @@ void GenerateSession::count_slow() {
 }
 
 bool GenerateSession::all_finished() const {
-  return std::all_of(samples_.begin(), samples_.end(),
-                     [](const SampleStream& sample) { return sample.finished(); });
+  return engine_hangs_ || std::all_of(samples_.begin(), samples_.end(),
+                                      [](const SampleStream& sample) { return sample.finished(); });
 }
 
 grpc::Status GenerateSession::final_status() const {
@@ -155,7 +164,7 @@ grpc::Status GenerateSession::final_status() const {
             fmt::format("deadline passed after {:.0f} ms {}", late->total_ms,
                         late->in_queue ? "in queue" : "while generating")};
   }
-  if (host_.aborting && find(FinishReason::kAbort) != nullptr) {
+  if (engine_hangs_ || (host_.aborting && find(FinishReason::kAbort) != nullptr)) {
     return {grpc::StatusCode::UNAVAILABLE, "the server is shutting down"};
   }
   return grpc::Status::OK;
@@ -165,12 +174,18 @@ void GenerateSession::close() {
   const bool shutting_down = final_status().error_code() == grpc::StatusCode::UNAVAILABLE;
   if (shutting_down && context_ != nullptr) host_.shedding->hint_elsewhere(*context_);
   closed_ = true;
-  slot_ = {};  // before the client hears of the end: its next call finds the slot free
+  // Before the client hears of the end: its next call finds the slot free. OnDone may come after that call.
+  slot_ = {};
   host_.live->remove(request_id_);
+}
+
+void GenerateSession::answer_leaves() {
+  host_.unsent->add(context_, request_id_, traceparent_);
 }
 
 void GenerateSession::forget_context() {
   std::lock_guard lock(mutex_);
+  host_.unsent->remove(context_);
   context_ = nullptr;
 }
 

@@ -27,6 +27,7 @@
 #include "server/request_mapper.h"
 #include "server/sample_stream.h"
 #include "server/stream_pump.h"
+#include "server/unsent_answers.h"
 
 namespace kvcrush {
 
@@ -37,6 +38,7 @@ struct SessionHost {
   LiveRequests* live = nullptr;
   ServerMetrics* metrics = nullptr;
   LoadShedding* shedding = nullptr;
+  UnsentAnswers* unsent = nullptr;
   std::size_t max_unread_bytes = 0;   // of one stream; 0: without bound
   std::atomic<bool> aborting{false};  // the drain timeout has passed: aborted requests end with UNAVAILABLE
 };
@@ -55,6 +57,9 @@ class GenerateSession : public std::enable_shared_from_this<GenerateSession> {
 
   // Ends the request as Abort does. NOT_FOUND: it has just ended by itself.
   Status abort();
+
+  // Ends the call though the engine has not: it hangs, and the server shuts down.
+  void end_without_engine();
 
   // Takes what the engine has queued and passes on what the client may have. Any thread.
   void pump();
@@ -80,6 +85,8 @@ class GenerateSession : public std::enable_shared_from_this<GenerateSession> {
   // No gRPC operation and no engine call may follow but the one that carries the status. Frees the request
   // id.
   void close();
+  // The answer goes to gRPC as a whole, after close(): from now on it has to leave within the client's time.
+  void answer_leaves();
   // gRPC is done with the call; its context is about to go.
   void forget_context();
 
@@ -101,6 +108,7 @@ class GenerateSession : public std::enable_shared_from_this<GenerateSession> {
   grpc::CallbackServerContext* context_;  // guarded by mutex_; null after OnDone
   bool stalled_ = false;                  // guarded by mutex_
   bool counted_slow_ = false;             // guarded by mutex_
+  bool engine_hangs_ = false;             // guarded by mutex_; nothing more will come
   bool over_deadline_ = false;            // guarded by mutex_; the client is gone because its deadline passed
   RunningSlot slot_;                      // guarded by mutex_ once started
   // Set by start(), before any event:

@@ -25,6 +25,24 @@ class RefusedStream final : public grpc::ServerWriteReactor<v1::GenerateResponse
   void OnDone() override { delete this; }
 };
 
+// A call that is answered at once. Not gRPC's default reactor: that does not say when the answer has left.
+class AnsweredCall final : public grpc::ServerUnaryReactor {
+ public:
+  AnsweredCall(UnsentAnswers& unsent, grpc::CallbackServerContext* context, const Status& status)
+      : unsent_(unsent), context_(context) {
+    unsent_.add(context, "", "");
+    Finish(to_grpc_status(status));
+  }
+  void OnDone() override {
+    unsent_.remove(context_);
+    delete this;
+  }
+
+ private:
+  UnsentAnswers& unsent_;
+  grpc::CallbackServerContext* context_;
+};
+
 Result<MappedRequest> map(const v1::GenerateRequest& request, const MapperContext& context) {
   return map_generate_request(request, context);
 }
@@ -32,17 +50,16 @@ Result<MappedRequest> map(const v1::ScoreRequest& request, const MapperContext& 
   return map_score_request(request, context);
 }
 
-grpc::ServerUnaryReactor* answer(grpc::CallbackServerContext* context, const Status& status) {
-  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  reactor->Finish(to_grpc_status(status));
-  return reactor;
-}
-
 }  // namespace
 
 InferenceService::InferenceService(const ServerConfig& config, SessionHost& host, ServerMetrics& metrics,
                                    Callers& callers)
     : config_(config), host_(host), metrics_(metrics), callers_(callers) {}
+
+grpc::ServerUnaryReactor* InferenceService::answer(grpc::CallbackServerContext* context,
+                                                   const Status& status) const {
+  return new AnsweredCall(*host_.unsent, context, status);
+}
 
 Result<const ServingModel*> InferenceService::model(grpc::CallbackServerContext& context) const {
   const ServingModel* model = model_;

@@ -49,6 +49,8 @@ class InferenceService final : public v1::Inference::CallbackService {
                                   v1::AbortResponse* response) override;
 
  private:
+  // Ends a unary call; its response is filled.
+  grpc::ServerUnaryReactor* answer(grpc::CallbackServerContext* context, const Status& status) const;
   // UNAVAILABLE while it loads; the call's answer then says when to come back.
   Result<const ServingModel*> model(grpc::CallbackServerContext& context) const;
   // Lets in, maps and logs an arriving GenerateRequest or ScoreRequest; counts and logs a refused one.

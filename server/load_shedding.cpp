@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <string>
 
+#include "engine/core/queue_bound.h"
+
 namespace kvcrush {
 namespace {
 
@@ -16,7 +18,7 @@ constexpr milliseconds kUntilAnotherServer{1000};
 std::optional<ShedReason> shed_reason(const Status& status) {
   if (status.code() == StatusCode::kUnavailable) return ShedReason::kDraining;
   if (status.code() != StatusCode::kResourceExhausted) return std::nullopt;
-  const bool by_tokens = status.message().find("tokens") != std::string::npos;
+  const bool by_tokens = status.message().find(kWaitingPromptTokens) != std::string::npos;
   return by_tokens ? ShedReason::kQueueTokens : ShedReason::kQueueRequests;
 }
 

@@ -15,8 +15,8 @@
 
 namespace kvcrush {
 
-// Why Backend::submit refused, as its status tells; nullopt: for a reason that waiting does not cure. A queue
-// that is bounded by tokens says "tokens" in its message, one bounded by sequences does not.
+// Why Backend::submit refused, as its status tells (the bound of a queue by the words of queue_bound.h);
+// nullopt: for a reason that waiting does not cure.
 std::optional<ShedReason> shed_reason(const Status& status);
 
 class LoadShedding {

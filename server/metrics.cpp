@@ -113,7 +113,7 @@ ServerMetrics::ServerMetrics(const std::string& server_version)
                     .Help("Samples that were taken on, by how their KV cache is kept")
                     .Register(*registry_)),
       ended_slow_streams_(counter(*registry_, "kvcrush_ended_slow_streams_total",
-                                  "Streams ended because their client did not read them fast enough")),
+                                  "Calls ended because their client did not read fast enough")),
       engine_stalled_(gauge(*registry_, "kvcrush_engine_stalled",
                             "1 while an engine step has not finished within --step-stall-timeout")),
       model_info_(prometheus::BuildGauge()

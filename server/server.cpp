@@ -40,7 +40,7 @@ Server::Server(ServerConfig config)
       pump_(kPumpThreads),
       shedding_(metrics_, observer_.outflow(), config_.engine.max_waiting_sequences),
       service_(config_, host_, metrics_, security_.callers()),
-      stall_watch_(live_, config_.stalled_client_timeout),
+      stall_watch_(live_, unsent_, config_.stalled_client_timeout),
       step_watch_(
           observer_.progress(), config_.limits.step_stall_timeout,
           [this](bool stalled, StepWatch::Clock::duration duration) { engine_stalled(stalled, duration); }) {
@@ -48,6 +48,7 @@ Server::Server(ServerConfig config)
   host_.live = &live_;
   host_.metrics = &metrics_;
   host_.shedding = &shedding_;
+  host_.unsent = &unsent_;
   host_.max_unread_bytes = config_.limits.max_unread_bytes;
 }
 
@@ -207,7 +208,9 @@ void Server::abort_running() {
     // NOT_FOUND: it has just ended by itself.
     static_cast<void>(host_.backend->finish(session->request_id(), FinishReason::kAbort, std::nullopt));
   }
-  host_.backend->wait_idle(kAfterDrain);
+  if (host_.backend->wait_idle(kAfterDrain)) return;
+  // A step hangs, and with it the events that would end them.
+  for (const auto& session : sessions) session->end_without_engine();
 }
 
 void Server::engine_stalled(bool stalled, StepWatch::Clock::duration duration) {

@@ -22,6 +22,7 @@
 #include "server/stall_watch.h"
 #include "server/step_watch.h"
 #include "server/stream_pump.h"
+#include "server/unsent_answers.h"
 
 namespace kvcrush {
 
@@ -67,6 +68,7 @@ class Server {
   ServerSecurity security_{config_.security, metrics_.registry()};
   ServerObserver observer_{metrics_};
   LiveRequests live_;
+  UnsentAnswers unsent_{metrics_};
   StreamPump pump_;
   SessionHost host_;
   std::unique_ptr<ServingModel> model_;

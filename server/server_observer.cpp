@@ -91,7 +91,7 @@ void ServerObserver::on_step_started() {
 
 void ServerObserver::on_step(const StepReport& report) {
   progress_.finished();
-  outflow_.set_waiting(report.num_waiting);
+  outflow_.set_waiting(report.num_waiting, QueueOutflow::Clock::now());
   metrics_.step(report);
 }
 

@@ -6,8 +6,8 @@
 
 namespace kvcrush {
 
-StallWatch::StallWatch(const LiveRequests& live, std::chrono::milliseconds timeout)
-    : live_(live), timeout_(timeout) {
+StallWatch::StallWatch(const LiveRequests& live, UnsentAnswers& unsent, std::chrono::milliseconds timeout)
+    : live_(live), unsent_(unsent), timeout_(timeout) {
   if (timeout_.count() > 0) {
     thread_ = std::jthread([this](const std::stop_token& stop) { run(stop); });
   }
@@ -21,6 +21,7 @@ void StallWatch::run(const std::stop_token& stop) {
     wake_.wait_for(lock, stop, interval, [] { return false; });
     const auto now = GenerateSession::Clock::now();
     for (const auto& session : live_.snapshot()) session->check_stalled(now, timeout_);
+    unsent_.cut_off(now, timeout_);
   }
 }
 

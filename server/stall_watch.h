@@ -1,4 +1,4 @@
-// Ends calls whose clients have stopped reading, so that their text does not stay in memory for ever.
+// Ends calls whose clients have stopped reading, so that their answers do not stay in memory for ever.
 #pragma once
 
 #include <chrono>
@@ -8,18 +8,20 @@
 #include <thread>
 
 #include "server/live_requests.h"
+#include "server/unsent_answers.h"
 
 namespace kvcrush {
 
 class StallWatch {
  public:
-  // `timeout` 0: never looks. `live` outlives the watch.
-  StallWatch(const LiveRequests& live, std::chrono::milliseconds timeout);
+  // `timeout` 0: never looks. The others outlive the watch.
+  StallWatch(const LiveRequests& live, UnsentAnswers& unsent, std::chrono::milliseconds timeout);
 
  private:
   void run(const std::stop_token& stop);
 
   const LiveRequests& live_;
+  UnsentAnswers& unsent_;
   const std::chrono::milliseconds timeout_;
   std::mutex mutex_;
   std::condition_variable_any wake_;

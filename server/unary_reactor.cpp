@@ -12,6 +12,7 @@ void UnaryReactor::deliver() {
     status = final_status();
     if (status.ok()) status = answer();
     close();
+    answer_leaves();
   }
   Finish(status);
 }

@@ -7,7 +7,7 @@ import socket
 import struct
 import time
 
-DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE = 0, 1, 3, 4, 6, 7, 8
+DATA, HEADERS, RST_STREAM, SETTINGS, PING, WINDOW_UPDATE = 0, 1, 3, 4, 6, 8
 END_STREAM, ACK, END_HEADERS = 1, 1, 4
 INITIAL_WINDOW_SIZE = 4  # a setting
 
@@ -62,6 +62,9 @@ class Connection:
         self._send(HEADERS, END_HEADERS, stream, block)
         self._send(DATA, END_STREAM, stream, struct.pack(">BI", 0, len(body)) + body)
         return stream
+
+    def open_window(self, stream: int, num_bytes: int) -> None:
+        self._send(WINDOW_UPDATE, 0, stream, struct.pack(">I", num_bytes))
 
     def wait(self, stream: int, timeout_s: float) -> Answer:
         """Until the server has ended the stream or the connection, or the time is over."""

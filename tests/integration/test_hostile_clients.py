@@ -6,7 +6,7 @@ import re
 import grpc
 import pytest
 
-from harness import SLOWNESS, build_request, pb, rpc_fails, running_server
+from harness import SLOWNESS, build_request, eventually, pb, rpc_fails, running_server, wait_idle
 from http2 import Connection
 
 PATIENCE_S = 30 * SLOWNESS
@@ -61,3 +61,33 @@ def test_no_time_limit_as_go_says_it(small):
         stream = connection.call("GenerateOnce", short("far"), ((b"grpc-timeout", b"2562047H"),))
         answer = connection.wait(stream, PATIENCE_S)
     assert answer.has_status(0), answer
+
+
+SLOW_CLIENTS = "kvcrush_ended_slow_streams_total"
+UNARY_CALLS = [("GenerateOnce", short("untaken")), ("Tokenize", pb.TokenizeRequest(text="Hello")),
+               ("Detokenize", pb.DetokenizeRequest(token_ids=[1, 2])), ("GetModelInfo", pb.GetModelInfoRequest()),
+               ("GetStats", pb.GetStatsRequest())]
+
+
+def test_unary_answers_that_nobody_takes_are_cut_off(small):
+    before = small.metrics()[SLOW_CLIENTS]
+    with Connection(small.target, window=0) as connection:
+        streams = [connection.call(method, request) for method, request in UNARY_CALLS]
+        eventually(lambda: "event=finished request_id=untaken" in small.log(), "the request to end")
+        assert small.stub.GenerateOnce(short("untaken")).request_id == "untaken"  # the id is free meanwhile
+        answers = [connection.wait(stream, PATIENCE_S) for stream in streams]
+        assert all(answer.ended and not answer.data for answer in answers), answers
+    assert small.metrics()[SLOW_CLIENTS] - before == len(UNARY_CALLS)
+    wait_idle(small)
+
+
+def test_unary_answers_taken_late_are_whole(small):
+    before = small.metrics()[SLOW_CLIENTS]
+    with Connection(small.target, window=0) as connection:
+        stream = connection.call("Tokenize", pb.TokenizeRequest(text="one two three"))
+        assert not connection.wait(stream, 0.3).ended
+        connection.open_window(stream, 1 << 20)
+        answer = connection.wait(stream, PATIENCE_S)
+    assert answer.has_status(0), answer
+    assert pb.TokenizeResponse.FromString(answer.data[5:]) == small.client.tokenize("one two three")
+    assert small.metrics()[SLOW_CLIENTS] == before

@@ -196,7 +196,7 @@ def test_limits(tokens):
     with pytest.raises(grpc.RpcError) as refused:
         tokens.stub.GenerateOnce(endless(max_tokens=1), metadata=bearer("few"))
     assert refused.value.code() == EXHAUSTED
-    assert 0 < int(dict(refused.value.trailing_metadata())["retry-after-ms"]) <= 30_000
+    assert 0 < int(dict(refused.value.trailing_metadata())["retry-after-ms"]) <= 37_500  # half a minute, spread
 
     with rpc_fails(INVALID, "sampling.max_tokens", "max_tokens_per_request is 8"):
         tokens.stub.GenerateOnce(endless(max_tokens=9), metadata=bearer("small"))

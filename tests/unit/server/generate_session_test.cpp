@@ -79,6 +79,7 @@ class Session : public ::testing::Test {
     host_.live = &live_;
     host_.metrics = &metrics_;
     host_.shedding = &shedding_;
+    host_.unsent = &unsent_;
   }
 
   std::shared_ptr<PlainSession> session(const std::string& id,
@@ -99,6 +100,7 @@ class Session : public ::testing::Test {
   LiveRequests live_;
   ServerMetrics metrics_{"test"};
   QueueOutflow outflow_;
+  UnsentAnswers unsent_{metrics_};
   LoadShedding shedding_{metrics_, outflow_, 1};
   SessionHost host_;
   StreamPump pump_{1};

@@ -31,9 +31,20 @@ TEST_F(Overload, ShedAnswersSayWhenToComeBack) {
   EXPECT_TRUE(has_metric("kvcrush_shed_requests_total{reason=\"queue_tokens\"} 0"));
 }
 
+TEST_F(Overload, IdleTimeIsNoSlowService) {
+  start();
+  observer_->on_scheduled({"r", 0}, 0);
+  observer_->on_step({});  // nobody waits any more
+  std::this_thread::sleep_for(milliseconds(300));
+  backend_->refuse_next(1);
+  grpc::ClientContext context;
+  EXPECT_EQ(generate(context, request("r1")).status.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_LE(hint_ms(context), 1250) << "256 that wait, one that left 0.3 s ago";
+}
+
 TEST_F(Overload, TokenBoundIsCountedApart) {
   start(with_http());
-  backend_->refusal = "the queue holds 90 of at most 100 prompt tokens";
+  backend_->refusal = "the queue holds 90 of at most 100 waiting prompt tokens";
   backend_->refuse_next(1);
   grpc::ClientContext context;
   EXPECT_EQ(generate(context, request("r1")).status.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);

@@ -72,6 +72,12 @@ class Security : public GrpcTest {
     for (const v1::RunningRequest& request : stats.requests()) ids.push_back(request.request_id());
     return ids;
   }
+  static int hint_ms(const grpc::ClientContext& context) {
+    const auto& metadata = context.GetServerTrailingMetadata();
+    if (metadata.count("retry-after-ms") != 1) return -1;
+    const grpc::string_ref value = metadata.find("retry-after-ms")->second;
+    return std::stoi(std::string(value.data(), value.size()));
+  }
   bool shows(const std::string& metric) {
     return server_->render_metrics().find("\n" + metric + "\n") != std::string::npos;
   }
