@@ -32,7 +32,7 @@ void apply_limits(const ServerLimits& limits, grpc::ServerBuilder& builder) {
 void bound_messages(int max_message_bytes, grpc::ServerBuilder& builder) {
   builder.SetMaxReceiveMessageSize(max_message_bytes);
   // gRPC 1.51 inflates a message whole and compares its size then: 200 kB would become 200 MB. The first
-  // two refuse such calls by their headers, the last keeps gRPC from inflating before that has taken effect.
+  // two refuse such calls by their headers, with a clear status; the last takes away what would inflate.
   builder.SetCompressionAlgorithmSupportStatus(GRPC_COMPRESS_DEFLATE, false);
   builder.SetCompressionAlgorithmSupportStatus(GRPC_COMPRESS_GZIP, false);
   builder.AddChannelArgument(GRPC_ARG_ENABLE_PER_MESSAGE_DECOMPRESSION, 0);
