@@ -1,5 +1,4 @@
 #include <signal.h>
-#include <unistd.h>
 
 #include <atomic>
 #include <cstdio>
@@ -19,6 +18,13 @@ namespace kvcrush {
 namespace {
 
 constexpr int kExitFailure = 1;
+
+// With nothing waited for or destroyed but the log: another thread may hang for ever, in an engine step or in
+// a write to a log that nobody reads.
+[[noreturn]] void leave_at_once(int exit_code) {
+  static_cast<void>(shutdown_logging());
+  std::_Exit(exit_code);
+}
 
 // Waits for SIGTERM and SIGINT on a thread of its own. The first asks for a drain; while the model loads
 // there is nothing to drain, so it ends the process. The second ends the process in any case.
@@ -40,16 +46,11 @@ class SignalWatch {
     int signal = 0;
     sigwait(&signals_, &signal);
     LogLine(spdlog::level::info, "signal").with("number", signal);
-    if (!serving_) end_process(0);
+    if (!serving_) leave_at_once(0);
     stop_.set_value();
     sigwait(&signals_, &signal);
     LogLine(spdlog::level::warn, "second_signal").with("number", signal);
-    end_process(128 + signal);
-  }
-
-  [[noreturn]] static void end_process(int exit_code) {
-    static_cast<void>(shutdown_logging());
-    _exit(exit_code);
+    leave_at_once(128 + signal);
   }
 
   sigset_t signals_{};
@@ -59,7 +60,7 @@ class SignalWatch {
 
 // Returning from main would wait for the thread that writes the log.
 int end(int exit_code) {
-  if (!shutdown_logging()) _exit(exit_code);
+  if (!shutdown_logging()) std::_Exit(exit_code);
   return exit_code;
 }
 
@@ -101,11 +102,7 @@ int run(const std::vector<std::string>& args) {
   if (const Status status = server.load(load_model); !status.ok()) return fail(status.message());
   signals.set_serving();
   signals.wait_for_stop();
-  if (!server.drain()) {
-    // Leaving in order would wait for the step that does not end.
-    static_cast<void>(shutdown_logging());
-    _exit(kExitFailure);
-  }
+  if (!server.drain()) leave_at_once(kExitFailure);
   return end(0);
 }
 

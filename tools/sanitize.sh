@@ -10,8 +10,7 @@ suppressions=$PWD/tests/sanitizers
 export ASAN_OPTIONS="detect_leaks=1:strict_string_checks=1:detect_stack_use_after_return=0"
 export LSAN_OPTIONS="suppressions=$suppressions/lsan.supp:print_suppressions=0"
 export UBSAN_OPTIONS="print_stacktrace=1:halt_on_error=1"
-# A server whose engine hangs, or whose log nobody reads, leaves by _exit() with threads running: no leak to speak of.
-export TSAN_OPTIONS="suppressions=$suppressions/tsan.supp:halt_on_error=1:second_deadlock_stack=1:ignore_noninstrumented_modules=1:report_thread_leaks=0"
+export TSAN_OPTIONS="suppressions=$suppressions/tsan.supp:halt_on_error=1:second_deadlock_stack=1:ignore_noninstrumented_modules=1"
 # libtorch brings an OpenMP run-time without TSan as well; our own kernels run serially in this preset.
 export OMP_NUM_THREADS=1
 # The golden tests run 2,500 decode steps of the real model: without its optimiser that is an hour, and shows nothing that the
