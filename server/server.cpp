@@ -196,7 +196,7 @@ bool Server::drain() {
     LogLine(spdlog::level::err, "engine_hangs").with("running", backend->stats().num_running);
     return false;
   }
-  LogLine(spdlog::level::info, "stopped");
+  const LogLine line(spdlog::level::info, "stopped");
   return true;
 }
 
