@@ -1,15 +1,19 @@
-#include "tests/unit/gpu/gpu_under_test.h"
+#include "tests/cuda_sim/simulated_gpu.h"
 
 #include <ATen/ATen.h>
 
+#include <atomic>
 #include <cstring>
 #include <stdexcept>
 
 #include "engine/gpu/gpu_runner.h"
+#include "tests/unit/gpu/gpu_under_test.h"
 
 namespace kvcrush::testing {
 
 namespace {
+
+std::atomic<int> g_copies_to_failure = 0;
 
 class SimulatedRuntime final : public GpuRuntime {
  public:
@@ -19,6 +23,8 @@ class SimulatedRuntime final : public GpuRuntime {
   int num_processors() const override { return 4; }
   at::Tensor host_buffer(std::int64_t bytes) const override { return at::empty({bytes}, at::kByte); }
   void copy_to_device(void* target, const void* source, std::size_t bytes) override {
+    if (g_copies_to_failure > 0 && --g_copies_to_failure == 0)
+      throw std::runtime_error("copy to the GPU: an illegal memory access was encountered");
     std::memcpy(target, source, bytes);
   }
   void mark(int /*mark*/) override {}
@@ -43,6 +49,10 @@ class SimulatedBackend final : public GpuBackend {
 };
 
 }  // namespace
+
+void fail_copy(int n) {
+  g_copies_to_failure = n;
+}
 
 const GpuBackend& gpu_under_test() {
   static const SimulatedBackend backend;
