@@ -97,6 +97,8 @@ TEST_F(Overload, UnreadOutputHasABound) {
   ServerConfig config = with_http();
   config.limits.max_unread_bytes = 256 * 1024;
   start(config);
+  connect_with_small_window();  // else the transport itself takes megabytes, more the faster it was found to
+                                // be
   grpc::ClientContext context;
   patient(context);
   const auto reader = stub_->Generate(&context, request("r1"));
@@ -111,7 +113,7 @@ TEST_F(Overload, UnreadOutputHasABound) {
             std::string::npos)
       << result.status.error_message();
   EXPECT_EQ(result.num_finishes.size(), 0u);
-  EXPECT_LT(result.text.at(0).size(), 4u * 1024 * 1024);
+  EXPECT_LT(result.text.at(0).size(), 1024u * 1024);
   grpc::ClientContext again;
   patient(again);
   const auto next = stub_->Generate(&again, request("r1"));  // the id is free
