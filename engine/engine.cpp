@@ -226,6 +226,10 @@ Result<std::unique_ptr<Engine>> Engine::create(std::shared_ptr<const ModelFile> 
   KVCRUSH_RETURN_IF_ERROR(check_config(config));
   const Result<std::string> device = resolve_device(config.device);
   if (!device.ok()) return device.status();
+  const Result<std::string> weight_dtype = resolve_weight_dtype(config.weight_dtype, *device);
+  if (!weight_dtype.ok()) return weight_dtype.status();
+  EngineConfig resolved = config;
+  resolved.weight_dtype = *weight_dtype;
   const Result<KvDtype> dtype = parse_kv_dtype(config.kv_dtype);
   if (!dtype.ok()) return dtype.status();
   const Result<FaultPlan> faults = parse_faults(config.faults);
@@ -233,7 +237,8 @@ Result<std::unique_ptr<Engine>> Engine::create(std::shared_ptr<const ModelFile> 
   KVCRUSH_RETURN_IF_ERROR(check_heads(model->config));
   const KvLayout layout{.num_kv_heads = model->config.num_kv_heads, .head_dim = model->config.head_dim};
   const bool on_gpu = *device != "cpu";
-  const Result<EngineConfig> sized = on_gpu && config.fills_gpu ? fill_gpu(*model, config, *device) : config;
+  const Result<EngineConfig> sized =
+      on_gpu && config.fills_gpu ? fill_gpu(*model, resolved, *device) : resolved;
   if (!sized.ok()) return sized.status();
   const Result<EngineLimits> limits = derive_limits(model->config, *sized, layout, *dtype);
   if (!limits.ok()) return limits.status();

@@ -25,7 +25,9 @@ struct ModelFile;
 struct EngineConfig {
   // "cpu", "cuda:N", or "auto": a GPU where this build serves one and there is one, else the CPU.
   std::string device = "cpu";
-  std::string weight_dtype = "bf16";  // "bf16", "f16" or "f32": of weights and activations on a GPU
+  // Of weights and activations. On a GPU "bf16", "f16" or "f32"; "auto" is bf16. On the CPU "f32", or "auto":
+  // quantised weights stay as the file has them and meet activations in int8, others are f32.
+  std::string weight_dtype = "auto";
   std::string kv_dtype = "f32";       // "f32", "bf16", "f16", "int8" or "int4", where a request names none
   std::uint64_t kv_memory_bytes = 0;  // bytes of the KV block pool; must hold at least one block per layer
   bool fills_gpu = false;             // on a GPU the pool takes what weights and workspace leave, instead

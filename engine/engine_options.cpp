@@ -82,6 +82,12 @@ Result<EngineConfig> fill_gpu(const ModelFile& model, EngineConfig config, const
                                                     ", which leaves no KV cache");
 }
 
+Result<std::string> resolve_weight_dtype(const std::string& name, const std::string& device) {
+  if (device != "cpu") return name == "auto" ? std::string("bf16") : name;
+  if (name == "auto" || name == "f32") return name;
+  return invalid_argument("weight_dtype is '" + name + "'; allowed on the CPU: auto, f32");
+}
+
 Status check_config(const EngineConfig& config) {
   const auto at_least = [](const char* field, std::int64_t value, std::int64_t least) {
     if (value >= least) return Status();
@@ -95,8 +101,8 @@ Status check_config(const EngineConfig& config) {
       at_least("max_batch_tokens", config.max_batch_tokens, config.max_running_sequences));
   KVCRUSH_RETURN_IF_ERROR(at_least("max_context_tokens", config.max_context_tokens, 0));
   const std::string& type = config.weight_dtype;
-  if (type != "bf16" && type != "f16" && type != "f32")
-    return invalid_argument("weight_dtype is '" + type + "'; allowed: bf16, f16, f32");
+  if (type != "auto" && type != "bf16" && type != "f16" && type != "f32")
+    return invalid_argument("weight_dtype is '" + type + "'; allowed: auto, bf16, f16, f32");
   return at_least("num_threads", config.num_threads, 0);
 }
 

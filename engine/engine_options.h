@@ -15,6 +15,10 @@ struct ModelFile;
 // where that is none.
 Result<EngineConfig> fill_gpu(const ModelFile& model, EngineConfig config, const std::string& device);
 
+// What "auto" means on a resolved device: bf16 on a GPU; on the CPU it stays "auto". INVALID_ARGUMENT for a
+// type that the device does not compute in.
+Result<std::string> resolve_weight_dtype(const std::string& name, const std::string& device);
+
 // INVALID_ARGUMENT naming the field, its value and what is allowed.
 Status check_config(const EngineConfig& config);
 Status check_heads(const ModelConfig& model);

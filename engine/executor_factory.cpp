@@ -12,9 +12,11 @@ std::unique_ptr<ModelExecutor> make_executor(const std::shared_ptr<const ModelFi
   const int most_rows = config.max_batch_tokens + kMaxLookaheadBranches;
   const auto num_blocks = static_cast<int>(limits.num_blocks);
   if (device == "cpu")
-    return std::make_unique<ModelRunner>(model->config,
-                                         load_weights(model, limits.max_context_tokens, at::kCPU), layout,
-                                         num_blocks, most_rows, at::Device(at::kCPU));
+    return std::make_unique<ModelRunner>(
+        model->config,
+        load_weights(model, limits.max_context_tokens, at::kCPU,
+                     config.weight_dtype == "f32" ? WeightStorage::kFloat32 : WeightStorage::kAsStored),
+        layout, num_blocks, most_rows, at::Device(at::kCPU));
   return gpu_backend()->make_executor({.model = model,
                                        .device = device,
                                        .weight_dtype = config.weight_dtype,

@@ -84,8 +84,10 @@ void add_engine_options(CLI::App& app, ServerConfig& config, RawOptions& raw) {
   engine.device = "auto";
   add(app, kGroup, "device", engine.device,
       "cpu, cuda:N, or auto: the first GPU where this build serves GPUs and there is one, else the CPU");
-  add(app, kGroup, "weight-dtype", engine.weight_dtype, "Weights and activations on a GPU: bf16, f16 or f32")
-      ->check(CLI::IsMember({"bf16", "f16", "f32"}).description(""));
+  add(app, kGroup, "weight-dtype", engine.weight_dtype,
+      "Weights and activations: f32; on a GPU also bf16 and f16; auto: bf16 on a GPU, on the CPU quantised "
+      "weights as the file has them and activations in int8")
+      ->check(CLI::IsMember({"auto", "bf16", "f16", "f32"}).description(""));
   add(app, kGroup, "threads", engine.num_threads, "CPU threads of the engine; 0: all cores")
       ->check(CLI::Range(0, 1024));
   add(app, kGroup, "kv-memory", raw.kv_memory,

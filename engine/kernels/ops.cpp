@@ -62,17 +62,24 @@ void rms_norm(const at::Tensor& x, const at::Tensor& weight, float eps, at::Tens
   }
 }
 
-void linear(const at::Tensor& x, const LinearWeight& w, at::Tensor& out, bool accumulate) {
+void linear(const at::Tensor& x, const LinearWeight& w, cpu::QuantWorkspace& workspace, at::Tensor& out,
+            bool accumulate) {
   check_same_rows(x, out);
   KVCRUSH_CHECK(!(accumulate && w.bias.defined()));
   if (!use_cpu_kernels(x.device())) return reference::linear(x, w.dense, w.bias, out, accumulate);
-  KVCRUSH_CHECK(x.size(1) == w.packed.in_features() && out.size(1) == w.packed.out_features());
   if (w.bias.defined()) {
     out.copy_(w.bias.expand_as(out));
     accumulate = true;
   }
-  cpu::gemm(x.const_data_ptr<float>(), x.size(1), static_cast<int>(x.size(0)), w.packed,
-            out.data_ptr<float>(), out.size(1), accumulate);
+  const auto num_rows = static_cast<int>(x.size(0));
+  if (!w.quantized.empty()) {
+    KVCRUSH_CHECK(x.size(1) == w.quantized.in_features() && out.size(1) == w.quantized.out_features());
+    return cpu::quant_gemm(x.const_data_ptr<float>(), x.size(1), num_rows, w.quantized, workspace,
+                           out.data_ptr<float>(), out.size(1), accumulate);
+  }
+  KVCRUSH_CHECK(x.size(1) == w.packed.in_features() && out.size(1) == w.packed.out_features());
+  cpu::gemm(x.const_data_ptr<float>(), x.size(1), num_rows, w.packed, out.data_ptr<float>(), out.size(1),
+            accumulate);
 }
 
 void silu_mul(const at::Tensor& gate_up, at::Tensor& out) {

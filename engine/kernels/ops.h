@@ -11,6 +11,7 @@
 
 #include "engine/core/types.h"
 #include "engine/kernels/cpu/batched.h"
+#include "engine/kernels/cpu/quantized_matrix.h"
 #include "engine/kv_cache/kv_storage.h"
 
 namespace kvcrush {
@@ -20,8 +21,10 @@ namespace kvcrush {
 // GPU.
 bool use_cpu_kernels(const at::Device& device);
 
-// A projection, prepared for the device it runs on: packed on the CPU, a dense tensor elsewhere.
+// A projection, prepared for the device it runs on: packed on the CPU, in float32 or in few bits, a dense
+// tensor elsewhere.
 struct LinearWeight {
+  cpu::QuantizedMatrix quantized;  // empty: packed or dense
   cpu::PackedMatrix packed;
   at::Tensor dense;  // [out_features, in_features]; undefined on the CPU
   at::Tensor bias;   // [out_features]; undefined: none
@@ -44,8 +47,8 @@ namespace ops {
 void rms_norm(const at::Tensor& x /* [T, n] */, const at::Tensor& weight /* [n] */, float eps,
               at::Tensor& out);
 // out = x w^T + bias, or out += x w^T when `accumulate` (then without bias).
-void linear(const at::Tensor& x /* [T, in] */, const LinearWeight& w, at::Tensor& out /* [T, out] */,
-            bool accumulate);
+void linear(const at::Tensor& x /* [T, in] */, const LinearWeight& w, cpu::QuantWorkspace& workspace,
+            at::Tensor& out /* [T, out] */, bool accumulate);
 void silu_mul(const at::Tensor& gate_up /* [T, 2n] */, at::Tensor& out /* [T, n] */);
 // Rotates the query and key heads of qkv [T, (Hq + 2 Hkv) D] in place; cos_sin [max_positions, D]: cosines,
 // then sines.

@@ -96,7 +96,20 @@ std::int64_t canonical_row(std::int64_t stored_row, std::int64_t head_dim) {
   return stored_row - in_head + (in_head % 2) * (head_dim / 2) + in_head / 2;
 }
 
+// Its inverse.
+std::int64_t stored_row(std::int64_t row, std::int64_t head_dim) {
+  const std::int64_t in_head = row % head_dim;
+  return row - in_head + in_head % (head_dim / 2) * 2 + in_head / (head_dim / 2);
+}
+
 }  // namespace
+
+std::span<const std::byte> WeightView::row_bytes(std::int64_t row) const {
+  KVCRUSH_CHECK(shape.size() == 2 && row >= 0 && row < shape[0]);
+  const std::size_t size = bytes.size() / static_cast<std::size_t>(shape[0]);
+  if (interleaved_head_dim != 0) row = stored_row(row, interleaved_head_dim);
+  return bytes.subspan(static_cast<std::size_t>(row) * size, size);
+}
 
 std::int64_t WeightView::num_elements() const {
   std::int64_t product = 1;

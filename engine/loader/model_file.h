@@ -28,6 +28,8 @@ struct WeightView {
   std::int64_t interleaved_head_dim = 0;
 
   std::int64_t num_elements() const;
+  // Bytes of row `row` of a matrix, counted in canonical order.
+  std::span<const std::byte> row_bytes(std::int64_t row) const;
 };
 
 // Converts to float32 in canonical order. out.size() must equal view.num_elements().

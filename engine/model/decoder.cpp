@@ -11,6 +11,7 @@ Decoder::Decoder(const ModelConfig& config, ModelWeights weights, int max_batch_
       weights_(std::move(weights)),
       heads_{
           .num_heads = config.num_heads, .num_kv_heads = config.num_kv_heads, .head_dim = config.head_dim} {
+  attention_workspace_.in_bf16 = weights_.quantized;
   const auto rows = [&](std::int64_t width) {
     return at::empty({max_batch_tokens, width}, at::TensorOptions(at::kFloat).device(device));
   };
@@ -45,14 +46,14 @@ void Decoder::attention_block(const LayerWeights& layer, int index, StepBatch& b
   const std::span<const PagedSequence> sequences = batch.paged_sequences(index);
 
   ops::rms_norm(hidden, layer.input_norm, config_.rms_norm_eps, normed);
-  ops::linear(normed, layer.qkv, qkv, /*accumulate=*/false);
+  ops::linear(normed, layer.qkv, quant_workspace_, qkv, /*accumulate=*/false);
   ops::rope(qkv, heads_, batch.positions, weights_.rope_table);
   ops::hadamard(qkv, heads_.head_dim);
   ops::kv_append(qkv, heads_, sequences, kv);
   ops::paged_attention(qkv, heads_, sequences, kv, attention_workspace_, attended, row_stats);
   tap(index, qkv, row_stats);
   ops::hadamard(attended, heads_.head_dim);
-  ops::linear(attended, layer.output, hidden, /*accumulate=*/true);
+  ops::linear(attended, layer.output, quant_workspace_, hidden, /*accumulate=*/true);
 }
 
 void Decoder::mlp_block(const LayerWeights& layer, std::int64_t num_tokens) {
@@ -62,9 +63,9 @@ void Decoder::mlp_block(const LayerWeights& layer, std::int64_t num_tokens) {
   at::Tensor activated = activated_.narrow(0, 0, num_tokens);
 
   ops::rms_norm(hidden, layer.post_attention_norm, config_.rms_norm_eps, normed);
-  ops::linear(normed, layer.gate_up, gate_up, /*accumulate=*/false);
+  ops::linear(normed, layer.gate_up, quant_workspace_, gate_up, /*accumulate=*/false);
   ops::silu_mul(gate_up, activated);
-  ops::linear(activated, layer.down, hidden, /*accumulate=*/true);
+  ops::linear(activated, layer.down, quant_workspace_, hidden, /*accumulate=*/true);
 }
 
 at::Tensor Decoder::compute_logits(const StepBatch& batch) {
@@ -78,7 +79,7 @@ at::Tensor Decoder::compute_logits(const StepBatch& batch) {
     logits_ = at::empty({num_rows, config_.vocab_size}, hidden_.options());
   }
   at::Tensor logits = logits_.narrow(0, 0, num_rows);
-  ops::linear(normed, weights_.lm_head, logits, /*accumulate=*/false);
+  ops::linear(normed, weights_.lm_head, quant_workspace_, logits, /*accumulate=*/false);
   return logits;
 }
 

@@ -35,6 +35,7 @@ class Decoder {
   ModelWeights weights_;
   HeadLayout heads_;
   cpu::AttentionWorkspace attention_workspace_;
+  cpu::QuantWorkspace quant_workspace_;
   // Activations, [max_batch_tokens, ...]; a step uses the first T rows.
   at::Tensor hidden_, normed_, qkv_, attended_, row_stats_, gate_up_, activated_;
   at::Tensor logits_;  // grows to the most rows seen

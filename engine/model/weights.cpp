@@ -2,7 +2,9 @@
 
 #include <ATen/ATen.h>
 
+#include <optional>
 #include <string>
+#include <vector>
 
 #include "engine/core/status.h"
 #include "engine/model/rope_table.h"
@@ -17,23 +19,65 @@ const WeightView& find(const ModelFile& model, const std::string& name) {
   return it->second;
 }
 
-LinearWeight read_linear(const ModelFile& model, const std::string& prefix,
-                         std::initializer_list<const char*> names, at::Device device) {
-  return make_linear_weight(read_stacked(model, prefix, names), device);
+std::optional<cpu::QuantSource> quant_source(WeightDtype dtype) {
+  switch (dtype) {
+    case WeightDtype::kQ8_0:
+      return cpu::QuantSource::kQ8_0;
+    case WeightDtype::kQ4_0:
+      return cpu::QuantSource::kQ4_0;
+    case WeightDtype::kQ4_1:
+      return cpu::QuantSource::kQ4_1;
+    case WeightDtype::kF32:
+    case WeightDtype::kF16:
+    case WeightDtype::kBF16:
+      break;
+  }
+  return std::nullopt;
 }
 
-LayerWeights load_layer(const ModelFile& model, int layer, at::Device device) {
+// Whether these matrices, stacked, can stay in the file's blocks.
+bool can_stay_quantized(const std::vector<const WeightView*>& views) {
+  for (const WeightView* view : views) {
+    if (!quant_source(view->dtype)) return false;
+    if (view != views.back() && view->shape[0] % cpu::kQuantPanel != 0) return false;
+  }
+  return true;
+}
+
+struct WeightReader {
+  const ModelFile& model;
+  at::Device device;
+  WeightStorage storage;
+
+  LinearWeight linear(const std::string& prefix, std::initializer_list<const char*> names) const {
+    std::vector<const WeightView*> views;
+    for (const char* name : names) views.push_back(&find(model, prefix + name));
+    if (storage == WeightStorage::kFloat32 || !use_cpu_kernels(device) || !can_stay_quantized(views))
+      return make_linear_weight(read_stacked(model, prefix, names), device);
+    LinearWeight weight;
+    weight.quantized = cpu::QuantizedMatrix(views.front()->shape[1]);
+    for (const WeightView* view : views) {
+      weight.quantized.add(*quant_source(view->dtype), view->shape[0],
+                           [view](std::int64_t row) { return view->row_bytes(row).data(); });
+    }
+    return weight;
+  }
+};
+
+LayerWeights load_layer(const WeightReader& reader, int layer) {
+  const ModelFile& model = reader.model;
+  const at::Device device = reader.device;
   const std::string prefix = "layers." + std::to_string(layer) + ".";
   LayerWeights weights;
   weights.input_norm = read_stacked(model, prefix, {"input_norm"}).to(device);
-  weights.qkv = read_linear(model, prefix, {"q_proj", "k_proj", "v_proj"}, device);
+  weights.qkv = reader.linear(prefix, {"q_proj", "k_proj", "v_proj"});
   if (model.weights.contains(prefix + "q_bias")) {
     weights.qkv.bias = read_stacked(model, prefix, {"q_bias", "k_bias", "v_bias"}).to(device);
   }
-  weights.output = read_linear(model, prefix, {"o_proj"}, device);
+  weights.output = reader.linear(prefix, {"o_proj"});
   weights.post_attention_norm = read_stacked(model, prefix, {"post_attention_norm"}).to(device);
-  weights.gate_up = read_linear(model, prefix, {"gate_proj", "up_proj"}, device);
-  weights.down = read_linear(model, prefix, {"down_proj"}, device);
+  weights.gate_up = reader.linear(prefix, {"gate_proj", "up_proj"});
+  weights.down = reader.linear(prefix, {"down_proj"});
   return weights;
 }
 
@@ -85,18 +129,20 @@ void EmbeddingTable::lookup(std::span<const TokenId> ids, at::Tensor& rows) cons
 }
 
 ModelWeights load_weights(const std::shared_ptr<const ModelFile>& model, int max_context_tokens,
-                          at::Device device) {
+                          at::Device device, WeightStorage storage) {
   const ModelConfig& config = model->config;
-  ModelWeights weights{.embedding = EmbeddingTable(model, device),
+  const WeightReader reader{*model, device, storage};
+  ModelWeights weights{.quantized = false,
+                       .embedding = EmbeddingTable(model, device),
                        .layers = {},
                        .final_norm = {},
                        .lm_head = {},
                        .rope_table = {}};
   weights.layers.reserve(config.num_layers);
-  for (int layer = 0; layer < config.num_layers; ++layer)
-    weights.layers.push_back(load_layer(*model, layer, device));
+  for (int layer = 0; layer < config.num_layers; ++layer) weights.layers.push_back(load_layer(reader, layer));
   weights.final_norm = read_stacked(*model, "", {"norm"}).to(device);
-  weights.lm_head = read_linear(*model, "", {config.tied_embeddings ? "embed_tokens" : "lm_head"}, device);
+  weights.lm_head = reader.linear("", {config.tied_embeddings ? "embed_tokens" : "lm_head"});
+  weights.quantized = !weights.layers.empty() && !weights.layers.front().qkv.quantized.empty();
   weights.rope_table = make_rope_tensor(config, max_context_tokens).to(device);
   return weights;
 }

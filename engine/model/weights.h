@@ -39,6 +39,7 @@ class EmbeddingTable {
 };
 
 struct ModelWeights {
+  bool quantized = false;  // projections are: arithmetic may be rounded elsewhere, too
   EmbeddingTable embedding;
   std::vector<LayerWeights> layers;
   at::Tensor final_norm;  // [hidden]
@@ -53,7 +54,12 @@ at::Tensor read_stacked(const ModelFile& model, const std::string& prefix,
 // cos, then sin, of every position: [max_context_tokens, D] float32 on the CPU.
 at::Tensor make_rope_tensor(const ModelConfig& config, int max_context_tokens);
 
+// How projections are kept on the CPU.
+enum class WeightStorage {
+  kFloat32,
+  kAsStored,  // quantised ones in the file's own blocks, where every part of a projection is
+};
 ModelWeights load_weights(const std::shared_ptr<const ModelFile>& model, int max_context_tokens,
-                          at::Device device);
+                          at::Device device, WeightStorage storage);
 
 }  // namespace kvcrush

@@ -25,6 +25,7 @@ struct Options {
   int rounds = 3;
   double budget = 0.25;
   std::string kv_dtype = "f32";
+  std::string weight_dtype = "auto";
 };
 
 double decode_ms(const FinishEvent& finish) {
@@ -137,6 +138,7 @@ int run(const Options& options) {
   EngineConfig config;
   config.kv_memory_bytes = std::uint64_t{2} << 30;
   config.kv_dtype = options.kv_dtype;
+  config.weight_dtype = options.weight_dtype;
   Result<std::unique_ptr<Engine>> engine = Engine::create(model, config, observer);
   if (!engine.ok()) {
     std::fprintf(stderr, "%s\n", engine.status().message().c_str());
@@ -168,6 +170,7 @@ int main(int argc, char** argv) {
   app.add_option("--rounds", options.rounds, "Repetitions; medians are printed")->capture_default_str();
   app.add_option("--budget", options.budget, "Share of the prompt that KVCrush keeps")->capture_default_str();
   app.add_option("--kv-dtype", options.kv_dtype, "f32, bf16 or f16")->capture_default_str();
+  app.add_option("--weight-dtype", options.weight_dtype, "auto or f32")->capture_default_str();
   CLI11_PARSE(app, argc, argv);
   return kvcrush::run(options);
 }

@@ -64,7 +64,8 @@ TEST(ModelGoldenTest, LogitsMatchTransformers) {
   const ModelConfig& config = model->config;
   const KvLayout layout{.num_kv_heads = config.num_kv_heads, .head_dim = config.head_dim};
   BlockPool pool(4096 * config.num_layers / cpu::kTileTokens);
-  ModelRunner runner(config, load_weights(model, 4096, at::kCPU), layout, pool.num_blocks(), 256, at::kCPU);
+  ModelRunner runner(config, load_weights(model, 4096, at::kCPU, WeightStorage::kFloat32), layout,
+                     pool.num_blocks(), 256, at::kCPU);
   double worst = 0;
   int compared = 0;
   for (const auto& golden : load_cases()) {
@@ -88,6 +89,7 @@ TEST(ModelGoldenTest, LogitsMatchTransformers) {
 TEST(ModelGoldenTest, GreedyTokensEqualTransformersAloneAndBatched) {
   EngineObserver observer;
   EngineConfig config;
+  config.weight_dtype = "f32";
   config.kv_memory_bytes = std::uint64_t{512} << 20;
   Result<std::unique_ptr<Engine>> engine = Engine::create(load_real_model(), config, observer);
   ASSERT_TRUE(engine.ok()) << engine.status().message();

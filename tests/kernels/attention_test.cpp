@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <vector>
 
 #include "engine/kernels/parallel.h"
 #include "tests/kernels/kernel_fixture.h"
@@ -22,10 +23,20 @@ struct AttentionCase {
 
 // Outputs are averages of V: errors are a few units of the largest |V| (about 5), more with the length of the
 // softmax sum and the error of scores, |q.k| sqrt(D) units each.
-double tolerance(const AttentionCase& c) {
+//
+// In bfloat16 (2^-9) K, V, queries and probabilities are rounded: probabilities are off by as many units as
+// scores are (up to 5 here), and so is V.
+double tolerance(const AttentionCase& c, bool in_bf16 = false) {
+  if (in_bf16) return 5.0 * 6 / (1 << 9);
   int longest = 0;
   for (const SequenceShape& shape : c.shapes) longest = std::max(longest, shape.num_cached);
   return 5.0 / (1 << 24) * (c.heads.head_dim + 8 * std::sqrt(longest) + 32);
+}
+
+// Of every case: what this machine computes it in.
+std::vector<bool> roundings(const AttentionCase& c) {
+  if (cpu::cpu_kernels().attention_bf16 == nullptr || c.heads.head_dim % 32 != 0) return {false};
+  return {false, true};
 }
 
 class AttentionTest : public ::testing::TestWithParam<std::tuple<int, KvDtype>> {
@@ -58,11 +69,14 @@ TEST_P(AttentionTest, MatchesReference) {
   at::Tensor expected = at::empty_like(out);
   at::Tensor stats = at::empty({paged.qkv.size(0), c.heads.num_heads, 2}, at::kFloat);
   at::Tensor expected_stats = at::empty_like(stats);
-  cpu::AttentionWorkspace workspace;
-  ops::paged_attention(paged.qkv, c.heads, paged.sequences, paged.kv, workspace, out, stats);
   reference::paged_attention(paged.qkv, c.heads, paged.sequences, paged.kv, expected, expected_stats);
-  EXPECT_LT(max_difference(out, expected), tolerance(c));
-  EXPECT_LT(max_difference(stats, expected_stats), tolerance(c));
+  for (const bool in_bf16 : roundings(c)) {
+    cpu::AttentionWorkspace workspace;
+    workspace.in_bf16 = in_bf16;
+    ops::paged_attention(paged.qkv, c.heads, paged.sequences, paged.kv, workspace, out, stats);
+    EXPECT_LT(max_difference(out, expected), tolerance(c, in_bf16)) << "bf16: " << in_bf16;
+    EXPECT_LT(max_difference(stats, expected_stats), tolerance(c, in_bf16)) << "bf16: " << in_bf16;
+  }
 }
 
 TEST_P(AttentionTest, AppendMatchesReference) {
@@ -76,32 +90,35 @@ TEST_P(AttentionTest, AppendMatchesReference) {
 
 TEST_P(AttentionTest, RowsDoNotDependOnTheBatchOrTheThreads) {
   const AttentionCase c = get_case(std::get<0>(GetParam()));
-  PagedCase paged(c.heads, std::get<1>(GetParam()), c.shapes, 19);
-  ops::kv_append(paged.qkv, c.heads, paged.sequences, paged.kv);
-  const std::int64_t width = c.heads.num_heads * c.heads.head_dim;
-  at::Tensor together = at::empty({paged.qkv.size(0), width}, at::kFloat);
-  cpu::AttentionWorkspace workspace;
-  at::Tensor stats = at::empty({paged.qkv.size(0), c.heads.num_heads, 2}, at::kFloat);
-  set_num_kernel_threads(1);
-  ops::paged_attention(paged.qkv, c.heads, paged.sequences, paged.kv, workspace, together, stats);
-  set_num_kernel_threads(3);
-  for (const PagedSequence& sequence : paged.sequences) {
-    for (int i = 0; i < sequence.num_queries; ++i) {
-      PagedSequence single = sequence;  // one query of one sequence, as a decode step would run it
-      single.query_start = 0;
-      single.num_queries = 1;
-      single.cache.num_cached = sequence.cache.num_cached - sequence.num_queries + i + 1;
-      const std::int64_t row = sequence.query_start + i;
-      at::Tensor alone = at::empty({1, width}, at::kFloat);
-      at::Tensor alone_stats = at::empty({1, c.heads.num_heads, 2}, at::kFloat);
-      ops::paged_attention(paged.qkv.narrow(0, row, 1), c.heads, {&single, 1}, paged.kv, workspace, alone,
-                           alone_stats);
-      ASSERT_EQ(0, std::memcmp(alone.data_ptr(), together[row].data_ptr(), sizeof(float) * width))
-          << "row " << row;
-      ASSERT_TRUE(at::equal(alone_stats[0], stats[row])) << "row " << row;
+  for (const bool in_bf16 : roundings(c)) {
+    PagedCase paged(c.heads, std::get<1>(GetParam()), c.shapes, 19);
+    ops::kv_append(paged.qkv, c.heads, paged.sequences, paged.kv);
+    const std::int64_t width = c.heads.num_heads * c.heads.head_dim;
+    at::Tensor together = at::empty({paged.qkv.size(0), width}, at::kFloat);
+    cpu::AttentionWorkspace workspace;
+    workspace.in_bf16 = in_bf16;
+    at::Tensor stats = at::empty({paged.qkv.size(0), c.heads.num_heads, 2}, at::kFloat);
+    set_num_kernel_threads(1);
+    ops::paged_attention(paged.qkv, c.heads, paged.sequences, paged.kv, workspace, together, stats);
+    set_num_kernel_threads(3);
+    for (const PagedSequence& sequence : paged.sequences) {
+      for (int i = 0; i < sequence.num_queries; ++i) {
+        PagedSequence single = sequence;  // one query of one sequence, as a decode step would run it
+        single.query_start = 0;
+        single.num_queries = 1;
+        single.cache.num_cached = sequence.cache.num_cached - sequence.num_queries + i + 1;
+        const std::int64_t row = sequence.query_start + i;
+        at::Tensor alone = at::empty({1, width}, at::kFloat);
+        at::Tensor alone_stats = at::empty({1, c.heads.num_heads, 2}, at::kFloat);
+        ops::paged_attention(paged.qkv.narrow(0, row, 1), c.heads, {&single, 1}, paged.kv, workspace, alone,
+                             alone_stats);
+        ASSERT_EQ(0, std::memcmp(alone.data_ptr(), together[row].data_ptr(), sizeof(float) * width))
+            << "row " << row << ", bf16: " << in_bf16;
+        ASSERT_TRUE(at::equal(alone_stats[0], stats[row])) << "row " << row << ", bf16: " << in_bf16;
+      }
     }
+    set_num_kernel_threads(1);
   }
-  set_num_kernel_threads(1);
 }
 
 // Branches that take turns in the newest slots come to what each comes to alone.
@@ -111,39 +128,43 @@ TEST_P(AttentionTest, BranchesSeeTheirOwnSlotsOnly) {
   constexpr int kBranches = 3;
   constexpr int kSteps = 7;
   constexpr int kSlots = kBranches * kSteps;
-  PagedCase paged(c.heads, std::get<1>(GetParam()), {{shared + kSlots, kSlots}}, 29);
-  PagedSequence& together = paged.sequences[0];
-  ops::kv_append(paged.qkv, c.heads, paged.sequences, paged.kv);
-  together.num_branches = kBranches;
-  together.num_branch_slots = kSlots;
-  const std::int64_t width = c.heads.num_heads * c.heads.head_dim;
-  const auto attend = [&](const at::Tensor& qkv, const PagedSequence& sequence, bool by_reference) {
-    at::Tensor out = at::empty({qkv.size(0), width}, at::kFloat);
-    at::Tensor stats = at::empty({qkv.size(0), c.heads.num_heads, 2}, at::kFloat);
-    cpu::AttentionWorkspace workspace;
-    if (by_reference) {
-      reference::paged_attention(qkv, c.heads, {&sequence, 1}, paged.kv, out, stats);
-    } else {
-      ops::paged_attention(qkv, c.heads, {&sequence, 1}, paged.kv, workspace, out, stats);
+  for (const bool in_bf16 : roundings(c)) {
+    PagedCase paged(c.heads, std::get<1>(GetParam()), {{shared + kSlots, kSlots}}, 29);
+    PagedSequence& together = paged.sequences[0];
+    ops::kv_append(paged.qkv, c.heads, paged.sequences, paged.kv);
+    together.num_branches = kBranches;
+    together.num_branch_slots = kSlots;
+    const std::int64_t width = c.heads.num_heads * c.heads.head_dim;
+    const auto attend = [&](const at::Tensor& qkv, const PagedSequence& sequence, bool by_reference) {
+      at::Tensor out = at::empty({qkv.size(0), width}, at::kFloat);
+      at::Tensor stats = at::empty({qkv.size(0), c.heads.num_heads, 2}, at::kFloat);
+      cpu::AttentionWorkspace workspace;
+      workspace.in_bf16 = in_bf16;
+      if (by_reference) {
+        reference::paged_attention(qkv, c.heads, {&sequence, 1}, paged.kv, out, stats);
+      } else {
+        ops::paged_attention(qkv, c.heads, {&sequence, 1}, paged.kv, workspace, out, stats);
+      }
+      return std::make_pair(out, stats);
+    };
+    const auto [out, stats] = attend(paged.qkv, together, false);
+    const auto [expected, expected_stats] = attend(paged.qkv, together, true);
+    EXPECT_LT(max_difference(out, expected), tolerance(c, in_bf16));
+    EXPECT_LT(max_difference(stats, expected_stats), tolerance(c, in_bf16));
+    for (int b = 0; b < kBranches; ++b) {
+      // The branch's tokens, written over the others' slots.
+      const at::Tensor own = paged.qkv.slice(0, b, kSlots, kBranches).contiguous();
+      PagedSequence alone = together;
+      alone.num_queries = kSteps;
+      alone.cache.num_cached = shared + kSteps;
+      alone.num_branches = 1;
+      alone.num_branch_slots = 0;
+      ops::kv_append(own, c.heads, {&alone, 1}, paged.kv);
+      const auto [single, single_stats] = attend(own, alone, false);
+      EXPECT_LT(max_difference(out.slice(0, b, kSlots, kBranches), single), tolerance(c, in_bf16))
+          << "branch " << b;
+      EXPECT_LT(max_difference(stats.slice(0, b, kSlots, kBranches), single_stats), tolerance(c, in_bf16));
     }
-    return std::make_pair(out, stats);
-  };
-  const auto [out, stats] = attend(paged.qkv, together, false);
-  const auto [expected, expected_stats] = attend(paged.qkv, together, true);
-  EXPECT_LT(max_difference(out, expected), tolerance(c));
-  EXPECT_LT(max_difference(stats, expected_stats), tolerance(c));
-  for (int b = 0; b < kBranches; ++b) {
-    // The branch's tokens, written over the others' slots.
-    const at::Tensor own = paged.qkv.slice(0, b, kSlots, kBranches).contiguous();
-    PagedSequence alone = together;
-    alone.num_queries = kSteps;
-    alone.cache.num_cached = shared + kSteps;
-    alone.num_branches = 1;
-    alone.num_branch_slots = 0;
-    ops::kv_append(own, c.heads, {&alone, 1}, paged.kv);
-    const auto [single, single_stats] = attend(own, alone, false);
-    EXPECT_LT(max_difference(out.slice(0, b, kSlots, kBranches), single), tolerance(c)) << "branch " << b;
-    EXPECT_LT(max_difference(stats.slice(0, b, kSlots, kBranches), single_stats), tolerance(c));
   }
 }
 

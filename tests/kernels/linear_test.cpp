@@ -20,6 +20,7 @@ struct GemmShape {
 class LinearTest : public ::testing::TestWithParam<GemmShape> {};
 
 TEST_P(LinearTest, MatchesReference) {
+  cpu::QuantWorkspace workspace;
   const auto [m, n, k] = GetParam();
   const at::Tensor x = random_tensor({m, k}, 1);
   const at::Tensor w = random_tensor({n, k}, 2);
@@ -30,24 +31,25 @@ TEST_P(LinearTest, MatchesReference) {
   const at::Tensor bound = at::matmul(x.abs().to(at::kDouble), w.abs().to(at::kDouble).t()) * (k + 2) * kUnit;
 
   at::Tensor y = at::empty({m, n}, at::kFloat);
-  ops::linear(x, weight, y, false);
+  ops::linear(x, weight, workspace, y, false);
   EXPECT_TRUE((y.to(at::kDouble) - exact).abs().le(bound + 1e-12).all().item<bool>());
 
   at::Tensor sum = before.clone();
-  ops::linear(x, weight, sum, true);
+  ops::linear(x, weight, workspace, sum, true);
   const at::Tensor slack = bound + before.abs().to(at::kDouble) * kUnit + 1e-6;
   EXPECT_TRUE((sum.to(at::kDouble) - exact - before.to(at::kDouble)).abs().le(slack).all().item<bool>());
 }
 
 TEST_P(LinearTest, RowsDoNotDependOnTheBatch) {
+  cpu::QuantWorkspace workspace;
   const auto [m, n, k] = GetParam();
   const at::Tensor x = random_tensor({m, k}, 4);
   const LinearWeight weight = make_linear_weight(random_tensor({n, k}, 5), at::kCPU);
   at::Tensor together = at::empty({m, n}, at::kFloat);
-  ops::linear(x, weight, together, false);
+  ops::linear(x, weight, workspace, together, false);
   for (int row = 0; row < m; ++row) {
     at::Tensor alone = at::empty({1, n}, at::kFloat);
-    ops::linear(x.narrow(0, row, 1), weight, alone, false);
+    ops::linear(x.narrow(0, row, 1), weight, workspace, alone, false);
     ASSERT_EQ(0, std::memcmp(alone.data_ptr(), together[row].data_ptr(), sizeof(float) * n)) << "row " << row;
   }
 }
@@ -59,13 +61,14 @@ INSTANTIATE_TEST_SUITE_P(Shapes, LinearTest,
                                            GemmShape{2, 129, 3}));
 
 TEST(LinearBiasTest, AddsBias) {
+  cpu::QuantWorkspace workspace;
   const at::Tensor x = random_tensor({3, 8}, 1);
   const at::Tensor w = random_tensor({5, 8}, 2);
   LinearWeight weight = make_linear_weight(w, at::kCPU);
   weight.bias = random_tensor({5}, 3);
   at::Tensor y = at::empty({3, 5}, at::kFloat);
   at::Tensor expected = at::empty({3, 5}, at::kFloat);
-  ops::linear(x, weight, y, false);
+  ops::linear(x, weight, workspace, y, false);
   reference::linear(x, w, weight.bias, expected, false);
   EXPECT_LT(max_difference(y, expected), 1e-5);
 }

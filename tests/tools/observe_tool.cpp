@@ -62,7 +62,8 @@ int run(const std::string& path, int window, const std::vector<int>& layers) {
   BlockPool pool((num_tokens / cpu::kTileTokens + 1) * config.num_layers);
   KvStorage kv({.num_kv_heads = config.num_kv_heads, .head_dim = config.head_dim}, pool.num_blocks(),
                at::kCPU);
-  Decoder decoder(config, load_weights(model, num_tokens, at::kCPU), num_tokens, at::kCPU);
+  Decoder decoder(config, load_weights(model, num_tokens, at::kCPU, WeightStorage::kFloat32), num_tokens,
+                  at::kCPU);
   Sequence sequence{SequenceCache(pool, config.num_layers, make_kv_format(KvDtype::kF32, config.head_dim))};
   sequence.token_ids = prompt;
   if (!sequence.cache.try_extend(num_tokens)) return 1;

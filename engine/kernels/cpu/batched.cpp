@@ -58,14 +58,14 @@ namespace {
 
 // Cuts the batch into tasks of one sequence, KV head and a few queries. Where that leaves threads idle (few
 // long decodes), tasks are cut again along the cached partitions; the result is the same to the bit.
-void plan_tasks(std::span<const AttentionSequence> sequences, const KvPool& pool, int group,
+void plan_tasks(std::span<const AttentionSequence> sequences, const KvPool& pool, int group, int task_queries,
                 AttentionWorkspace& w) {
   w.tasks.clear();
   w.splits.clear();
   for (const AttentionSequence& sequence : sequences) {
     for (int h = 0; h < pool.num_kv_heads; ++h) {
-      for (int q = 0; q < sequence.num_queries; q += kMaxTaskQueries) {
-        const int queries = std::min(kMaxTaskQueries, sequence.num_queries - q);
+      for (int q = 0; q < sequence.num_queries; q += task_queries) {
+        const int queries = std::min(task_queries, sequence.num_queries - q);
         const int visible = sequence.cache.num_cached - sequence.num_queries + q + queries;
         w.tasks.push_back({&sequence, h, q, queries, 0, num_partitions(sequence.cache, visible), nullptr});
       }
@@ -109,11 +109,17 @@ void paged_attention(std::span<const AttentionSequence> sequences, const KvPool&
   const KernelTable& kernels = cpu_kernels();
   const int group = num_heads / pool.num_kv_heads;
   KVCRUSH_CHECK(group <= kMaxGroup && pool.head_dim <= kMaxHeadDim && pool.head_dim % 16 == 0);
-  plan_tasks(sequences, pool, group, workspace);
-  workspace.scratch.resize(attention_scratch_floats() * num_kernel_threads());
+  const bool in_bf16 = workspace.in_bf16 && kernels.attention_bf16 != nullptr && pool.head_dim % 32 == 0;
+  // Tiles take 16 rows at a time, and converting K and V pays over many: 96 rows, if a group leaves so few.
+  constexpr int kTileTaskRows = 96;
+  plan_tasks(sequences, pool, group, in_bf16 ? kTileTaskRows / group : kMaxTaskQueries, workspace);
+  const std::int64_t scratch_floats = in_bf16 ? attention_bf16_scratch_floats() : attention_scratch_floats();
+  workspace.scratch.resize(
+      std::max<std::size_t>(workspace.scratch.size(), scratch_floats * num_kernel_threads()));
+  const auto attention = in_bf16 ? kernels.attention_bf16 : kernels.attention;
   parallel_for(static_cast<std::int64_t>(workspace.tasks.size()), [&](std::int64_t i, int thread) {
-    kernels.attention(workspace.tasks[i], pool, q, q_stride, num_heads, scale,
-                      workspace.scratch.data() + attention_scratch_floats() * thread, out, row_stats);
+    attention(workspace.tasks[i], pool, q, q_stride, num_heads, scale,
+              workspace.scratch.data() + scratch_floats * thread, out, row_stats);
   });
   const int state = pool.head_dim + 2;
   for (const AttentionWorkspace::Split& split : workspace.splits) {

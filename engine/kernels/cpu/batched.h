@@ -34,6 +34,7 @@ void gemm(const float* x, std::int64_t ldx, int m, const PackedMatrix& w, float*
 
 // Scratch that attention reuses from step to step.
 struct AttentionWorkspace {
+  bool in_bf16 = false;  // Q, K, V and probabilities rounded to bfloat16, where the CPU is faster at it
   std::vector<AttentionTask> tasks;
   std::vector<float> scratch;   // one part per thread
   std::vector<float> partials;  // states of split rows

@@ -11,6 +11,7 @@
 #include <cstdint>
 
 #include "engine/kernels/cpu/kv_layout.h"
+#include "engine/kernels/cpu/quant_format.h"
 
 namespace kvcrush::cpu {
 
@@ -32,7 +33,7 @@ struct AttentionTask {
   const AttentionSequence* sequence = nullptr;
   std::int32_t kv_head = 0;
   std::int32_t first_query = 0;  // within the sequence
-  std::int32_t num_queries = 0;  // at most kMaxTaskQueries
+  std::int32_t num_queries = 0;  // at most kMaxTaskQueries, of attention_bf16() kMaxTaskRows / group
   std::int32_t first_partition = 0;
   std::int32_t last_partition = 0;
   float* partial =
@@ -40,7 +41,8 @@ struct AttentionTask {
 };
 inline constexpr int kPartitionTiles = 32;
 inline constexpr int kMaxTaskQueries = 8;
-inline constexpr int kMaxGroup = 16;  // query heads per KV head
+inline constexpr int kMaxGroup = 16;                              // query heads per KV head
+inline constexpr int kMaxTaskRows = kMaxTaskQueries * kMaxGroup;  // queries x query heads
 
 struct KernelTable {
   const char* isa;
@@ -53,6 +55,14 @@ struct KernelTable {
   // floats.
   void (*gemm_panels)(const float* x, std::int64_t ldx, int m, int k, const float* packed, int n,
                       int first_panel, int last_panel, float* y, std::int64_t ldy, bool accumulate);
+
+  // One row of activations [width] into place `index` of `out`.
+  void (*quantize_row)(const float* row, int width, int index, const QuantRows& out);
+  // y[num_rows, columns of the panels] = x w^T for panels [first_panel, last_panel) of w, which has
+  // num_columns output features; y is its first one. scratch: quant_scratch_bytes().
+  void (*quant_panels)(const QuantPanels& w, std::int64_t first_panel, std::int64_t last_panel,
+                       const QuantRows& x, int num_rows, std::int64_t num_columns, std::uint8_t* scratch,
+                       float* y, std::int64_t ldy, bool accumulate);
 
   void (*rms_norm_row)(const float* x, const float* weight, float eps, int n, float* y);
   void (*silu_mul_row)(const float* gate, const float* up, int n, float* y);
@@ -67,6 +77,10 @@ struct KernelTable {
   // maximum and 1 / sum: what probability_sums needs to have probabilities without a second pass.
   void (*attention)(const AttentionTask& task, const KvPool& pool, const float* q, std::int64_t q_stride,
                     int num_heads, float scale, float* scratch, float* out, float* row_stats);
+  // The same in bfloat16, for head_dim a multiple of 32; null: this instruction set has nothing for it.
+  // scratch: attention_bf16_scratch_floats().
+  void (*attention_bf16)(const AttentionTask& task, const KvPool& pool, const float* q, std::int64_t q_stride,
+                         int num_heads, float scale, float* scratch, float* out, float* row_stats);
   // Merges `num_partials` consecutive states of one row, each [head_dim + 2] and `stride` floats apart, into
   // out[head_dim] and row_stats[2].
   void (*merge_partials)(const float* partials, std::int64_t stride, int num_partials, int head_dim,
@@ -92,13 +106,21 @@ struct KernelTable {
                        int count, KvDtype dtype, float* scratch, std::byte* target);
 };
 
-const KernelTable& cpu_kernels();  // the best for this machine
-const KernelTable* cpu_kernels_for(
-    const char* isa);  // "generic", "avx2", "avx512"; null: this machine cannot run it
+const KernelTable& cpu_kernels();                     // the best for this machine
+const KernelTable* cpu_kernels_for(const char* isa);  // one of kCpuIsas; null: this machine cannot run it
+inline constexpr const char* kCpuIsas[] = {"amx", "avx512vnni", "avx512", "avx2", "generic"};  // best first
+
+inline constexpr int kPanelsInHand = 2;  // most panels that one call of quant_panels takes
+static constexpr std::int64_t quant_scratch_bytes(std::int64_t num_blocks) {
+  return kPanelsInHand * num_blocks * kQuantPanel * kQuantBlock;
+}
 
 static constexpr std::int64_t attention_scratch_floats() {
-  constexpr std::int64_t rows = kMaxTaskQueries * kMaxGroup;
-  return rows * (3 * kMaxHeadDim + 2 * kTileTokens + 8) + 3 * kMaxHeadDim * kTileTokens;
+  return kMaxTaskRows * (3 * kMaxHeadDim + 2 * kTileTokens + 8) + 3 * kMaxHeadDim * kTileTokens;
+}
+static constexpr std::int64_t attention_bf16_scratch_floats() {
+  constexpr std::int64_t chunk = 128;  // slots in hand
+  return attention_scratch_floats() + (kMaxTaskRows + 2 * chunk) * kMaxHeadDim / 2 + 16 * chunk * 3 / 2;
 }
 inline constexpr int kObservedRows = 32;  // query rows of one head that are in hand at a time
 static constexpr std::int64_t probability_scratch_floats() {

@@ -1,0 +1,150 @@
+#include "engine/kernels/cpu/quantized_matrix.h"
+
+#include <algorithm>
+#include <array>
+#include <cstdlib>
+#include <cstring>
+#include <new>
+
+#include "engine/core/status.h"
+#include "engine/kernels/parallel.h"
+
+namespace kvcrush::cpu {
+
+namespace {
+
+constexpr std::size_t kLine = 64;
+
+std::int64_t ceil_panels(std::int64_t rows) {
+  return (rows + kQuantPanel - 1) / kQuantPanel;
+}
+
+// Grows without keeping the content. Zeros: rows of a tile that no one fills are computed with, and thrown
+// away; what lay there before may be numbers that are slow to compute with.
+void reserve(AlignedBytes& bytes, std::int64_t size) {
+  if (bytes.size() >= static_cast<std::size_t>(size)) return;
+  bytes = AlignedBytes(static_cast<std::size_t>(size));
+  std::memset(bytes.data(), 0, bytes.size());
+}
+
+// Element i of a block as a code: 0..15 of a nibble, or the int8.
+std::uint8_t code_of(QuantSource source, const std::uint8_t* block, int i) {
+  if (source == QuantSource::kQ8_0) return block[2 + i];
+  const std::uint8_t pair = block[(source == QuantSource::kQ4_0 ? 2 : 4) + i % 16];
+  return i < 16 ? pair & 15 : pair >> 4;
+}
+
+// Output feature `o` of one block into its place among the panel's 16.
+void place_codes(QuantSource source, const std::uint8_t* block, int o, std::uint8_t* codes) {
+  if (source == QuantSource::kQ8_0) {
+    for (int g = 0; g < 8; ++g) std::memcpy(codes + 64 * g + 4 * o, block + 2 + 4 * g, 4);
+    return;
+  }
+  for (int g = 0; g < 4; ++g) {
+    for (int j = 0; j < 4; ++j) {
+      codes[64 * g + 4 * o + j] = static_cast<std::uint8_t>(code_of(source, block, 8 * g + j) |
+                                                            code_of(source, block, 8 * g + 4 + j) << 4);
+    }
+  }
+}
+
+}  // namespace
+
+AlignedBytes::AlignedBytes(std::size_t size) : size_((size + kLine - 1) / kLine * kLine) {
+  if (size_ == 0) return;
+  data_.reset(static_cast<std::uint8_t*>(std::aligned_alloc(kLine, size_)));
+  if (data_ == nullptr) throw std::bad_alloc();
+}
+void AlignedBytes::Free::operator()(std::uint8_t* p) const {
+  std::free(p);
+}
+
+QuantizedMatrix::QuantizedMatrix(std::int64_t in_features) : in_features_(in_features) {
+  KVCRUSH_CHECK(in_features > 0 && in_features % kQuantBlock == 0);
+}
+
+void QuantizedMatrix::add(QuantSource source, std::int64_t num_rows,
+                          const std::function<const std::byte*(std::int64_t)>& row) {
+  KVCRUSH_CHECK(num_rows > 0 && out_features_ % kQuantPanel == 0);
+  Part& part = parts_.emplace_back();
+  part.first_row = out_features_;
+  part.num_rows = num_rows;
+  part.panels.num_blocks = static_cast<std::int32_t>(in_features_ / kQuantBlock);
+  part.panels.is_int4 = source != QuantSource::kQ8_0;
+  part.panels.has_minima = source == QuantSource::kQ4_1;
+  part.panels.zero_point = source == QuantSource::kQ4_0 ? 8 : 0;
+  const std::int64_t num_blocks = part.panels.num_blocks;
+  const std::int64_t num_panels = ceil_panels(num_rows);
+  const std::int64_t code_bytes = part.panels.code_bytes();
+  const std::int64_t scales_per_block = part.panels.scales_per_block();
+  part.codes = AlignedBytes(static_cast<std::size_t>(num_panels * num_blocks * code_bytes));
+  part.scales = AlignedBytes(static_cast<std::size_t>(num_panels * num_blocks * scales_per_block) * 2);
+  std::uint8_t* const codes = part.codes.data();
+  auto* const scales = reinterpret_cast<std::uint16_t*>(part.scales.data());
+  part.panels.codes = codes;
+  part.panels.scales = scales;
+  out_features_ += num_rows;
+
+  parallel_for(num_panels, [&](std::int64_t p, int) {
+    std::uint8_t* panel_codes = codes + p * num_blocks * code_bytes;
+    std::uint16_t* panel_scales = scales + p * num_blocks * scales_per_block;
+    const std::int64_t rows = std::min<std::int64_t>(kQuantPanel, num_rows - p * kQuantPanel);
+    if (rows < kQuantPanel) {
+      std::memset(panel_codes, 0, static_cast<std::size_t>(num_blocks * code_bytes));
+      std::memset(panel_scales, 0, static_cast<std::size_t>(num_blocks * scales_per_block) * 2);
+    }
+    for (int o = 0; o < rows; ++o) {
+      const auto* block = reinterpret_cast<const std::uint8_t*>(row(p * kQuantPanel + o));
+      for (std::int64_t b = 0; b < num_blocks; ++b, block += quant_source_bytes(source)) {
+        place_codes(source, block, o, panel_codes + b * code_bytes);
+        std::uint16_t* at = panel_scales + b * scales_per_block + o;
+        std::memcpy(at, block, 2);
+        if (source == QuantSource::kQ4_1) std::memcpy(at + kQuantPanel, block + 2, 2);
+      }
+    }
+  });
+}
+
+QuantRows QuantWorkspace::quantize(const float* x, std::int64_t ldx, int m, std::int64_t in_features) {
+  const std::int64_t num_blocks = in_features / kQuantBlock;
+  const std::int64_t tiles = ceil_panels(m);
+  const std::int64_t block_rows = tiles * num_blocks * kQuantPanel;
+  reserve(codes_, block_rows * kQuantBlock);
+  reserve(scales_, block_rows * 4);
+  reserve(sums_, block_rows * 4);
+  reserve(code_sums_, block_rows * 4);
+  const QuantRows rows{.codes = reinterpret_cast<std::int8_t*>(codes_.data()),
+                       .scales = reinterpret_cast<float*>(scales_.data()),
+                       .sums = reinterpret_cast<float*>(sums_.data()),
+                       .code_sums = reinterpret_cast<std::int32_t*>(code_sums_.data()),
+                       .num_blocks = static_cast<std::int32_t>(num_blocks)};
+  parallel_for(tiles, [&](std::int64_t tile, int) {
+    const int last = std::min(m, static_cast<int>(tile + 1) * kQuantPanel);
+    for (int r = static_cast<int>(tile) * kQuantPanel; r < last; ++r)
+      cpu_kernels().quantize_row(x + r * ldx, static_cast<int>(in_features), r, rows);
+  });
+  return rows;
+}
+
+std::uint8_t* QuantWorkspace::thread_scratch(std::int64_t num_blocks) {
+  reserve(scratch_, quant_scratch_bytes(num_blocks) * num_kernel_threads());
+  return scratch_.data();
+}
+
+void quant_gemm(const float* x, std::int64_t ldx, int m, const QuantizedMatrix& w, QuantWorkspace& workspace,
+                float* y, std::int64_t ldy, bool accumulate) {
+  const KernelTable& kernels = cpu_kernels();
+  const QuantRows rows = workspace.quantize(x, ldx, m, w.in_features());
+  std::uint8_t* const scratch = workspace.thread_scratch(rows.num_blocks);
+  for (const QuantizedMatrix::Part& part : w.parts()) {
+    const std::int64_t panels = ceil_panels(part.num_rows);
+    parallel_for((panels + kPanelsInHand - 1) / kPanelsInHand, [&](std::int64_t unit, int thread) {
+      const std::int64_t first = unit * kPanelsInHand;
+      kernels.quant_panels(part.panels, first, std::min<std::int64_t>(first + kPanelsInHand, panels), rows, m,
+                           part.num_rows, scratch + thread * quant_scratch_bytes(rows.num_blocks),
+                           y + part.first_row, ldy, accumulate);
+    });
+  }
+}
+
+}  // namespace kvcrush::cpu

@@ -1,0 +1,81 @@
+// Projections whose weights stay in the few bits that the model file has them in.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "engine/kernels/cpu/cpu_kernels.h"
+
+namespace kvcrush::cpu {
+
+// Memory on cache lines, never initialised.
+class AlignedBytes {
+ public:
+  AlignedBytes() = default;
+  explicit AlignedBytes(std::size_t size);
+  std::uint8_t* data() const { return data_.get(); }
+  std::size_t size() const { return size_; }
+
+ private:
+  struct Free {
+    void operator()(std::uint8_t* p) const;
+  };
+  std::unique_ptr<std::uint8_t, Free> data_;
+  std::size_t size_ = 0;
+};
+
+// The 32-element blocks of GGUF that can stay as they are (engine/loader/dequantize.cpp has their layouts).
+enum class QuantSource { kQ8_0, kQ4_0, kQ4_1 };
+inline constexpr int quant_source_bytes(QuantSource source) {
+  return source == QuantSource::kQ8_0 ? 34 : source == QuantSource::kQ4_0 ? 18 : 20;
+}
+
+// w [out_features, in_features], packed as quant_format.h says. Parts of different kinds may be stacked.
+class QuantizedMatrix {
+ public:
+  QuantizedMatrix() = default;
+  explicit QuantizedMatrix(std::int64_t in_features);  // a multiple of kQuantBlock
+
+  // row(i): the blocks of row i < num_rows, called from several threads. Every part but the last has a
+  // multiple of kQuantPanel rows.
+  void add(QuantSource source, std::int64_t num_rows,
+           const std::function<const std::byte*(std::int64_t)>& row);
+
+  bool empty() const { return parts_.empty(); }
+  std::int64_t out_features() const { return out_features_; }
+  std::int64_t in_features() const { return in_features_; }
+
+  struct Part {
+    QuantPanels panels;
+    std::int64_t first_row = 0;
+    std::int64_t num_rows = 0;
+    AlignedBytes codes;
+    AlignedBytes scales;
+  };
+  const std::vector<Part>& parts() const { return parts_; }
+
+ private:
+  std::int64_t out_features_ = 0;
+  std::int64_t in_features_ = 0;
+  std::vector<Part> parts_;
+};
+
+// What projections reuse from call to call: activations in int8, and a little scratch per thread.
+class QuantWorkspace {
+ public:
+  // x [m, in_features], rows ldx floats apart, in int8.
+  QuantRows quantize(const float* x, std::int64_t ldx, int m, std::int64_t in_features);
+  std::uint8_t* thread_scratch(std::int64_t num_blocks);  // [threads][quant_scratch_bytes(num_blocks)]
+
+ private:
+  AlignedBytes codes_, scales_, sums_, code_sums_, scratch_;
+};
+
+// y [m, out] = x [m, in] w^T, or y += ... when `accumulate`. Rows are ld floats apart.
+void quant_gemm(const float* x, std::int64_t ldx, int m, const QuantizedMatrix& w, QuantWorkspace& workspace,
+                float* y, std::int64_t ldy, bool accumulate);
+
+}  // namespace kvcrush::cpu

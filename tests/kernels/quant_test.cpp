@@ -1,0 +1,250 @@
+// Projections with quantised weights against their definition in plain loops: to the bit, whatever the
+// instruction set, the number of rows and how they are cut.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "engine/kernels/cpu/half.h"
+#include "engine/kernels/cpu/quantized_matrix.h"
+#include "engine/kernels/parallel.h"
+
+namespace kvcrush::cpu {
+namespace {
+
+constexpr int kBlock = kQuantBlock;
+
+struct Source {
+  QuantSource kind = QuantSource::kQ4_1;
+  std::int64_t rows = 0;
+  std::int64_t columns = 0;
+  std::vector<std::uint8_t> bytes;
+
+  std::int64_t num_blocks() const { return columns / kBlock; }
+  const std::uint8_t* block(std::int64_t row, std::int64_t b) const {
+    return bytes.data() + (row * num_blocks() + b) * quant_source_bytes(kind);
+  }
+  int code(std::int64_t row, std::int64_t column) const {
+    const std::uint8_t* at = block(row, column / kBlock);
+    const auto i = static_cast<int>(column % kBlock);
+    if (kind == QuantSource::kQ8_0) return static_cast<std::int8_t>(at[2 + i]);
+    const std::uint8_t pair = at[(kind == QuantSource::kQ4_0 ? 2 : 4) + i % 16];
+    return (i < 16 ? pair & 15 : pair >> 4) - (kind == QuantSource::kQ4_0 ? 8 : 0);
+  }
+  float half_at(std::int64_t row, std::int64_t b, int offset) const {
+    std::uint16_t bits = 0;
+    std::memcpy(&bits, block(row, b) + offset, 2);
+    return f16_to_f32(bits);
+  }
+  float scale(std::int64_t row, std::int64_t b) const { return half_at(row, b, 0); }
+  float minimum(std::int64_t row, std::int64_t b) const {
+    return kind == QuantSource::kQ4_1 ? half_at(row, b, 2) : 0.0f;
+  }
+  float weight(std::int64_t row, std::int64_t column) const {
+    return static_cast<float>(code(row, column)) * scale(row, column / kBlock) +
+           minimum(row, column / kBlock);
+  }
+};
+
+Source random_source(QuantSource kind, std::int64_t rows, std::int64_t columns, std::mt19937& rng) {
+  Source source{.kind = kind, .rows = rows, .columns = columns, .bytes = {}};
+  source.bytes.resize(static_cast<std::size_t>(rows * columns / kBlock * quant_source_bytes(kind)));
+  std::uniform_int_distribution<int> byte(0, 255);
+  std::uniform_real_distribution<float> scale(-0.02f, 0.02f);
+  for (std::uint8_t& one : source.bytes) one = static_cast<std::uint8_t>(byte(rng));
+  for (std::int64_t block = 0; block < rows * source.num_blocks(); ++block) {
+    std::uint8_t* at = source.bytes.data() + block * quant_source_bytes(kind);
+    const std::uint16_t d = f32_to_f16(scale(rng));
+    const std::uint16_t m = f32_to_f16(scale(rng) * 8);
+    std::memcpy(at, &d, 2);
+    if (kind == QuantSource::kQ4_1) std::memcpy(at + 2, &m, 2);
+  }
+  return source;
+}
+
+void add_to(QuantizedMatrix& matrix, const Source& source) {
+  matrix.add(source.kind, source.rows,
+             [&](std::int64_t row) { return reinterpret_cast<const std::byte*>(source.block(row, 0)); });
+}
+
+struct Quantized {
+  std::vector<int> codes;
+  std::vector<float> scales;
+};
+// Adding it rounds to an integer, half to even; where multiply-adds are fused the product is not rounded
+// before.
+constexpr float kRound = 12582912.0f;
+Quantized quantize_plainly(const float* x, std::int64_t columns) {
+  const bool fused = std::string(cpu_kernels().isa) != "generic";
+  Quantized q;
+  for (std::int64_t first = 0; first < columns; first += kBlock) {
+    float top = 0.0f;
+    for (int i = 0; i < kBlock; ++i) top = std::max(top, std::abs(x[first + i]));
+    const float inverse = top > 1e-30f ? 127.0f / top : 0.0f;
+    q.scales.push_back(top / 127.0f);
+    for (int i = 0; i < kBlock; ++i)
+      q.codes.push_back(static_cast<int>(
+          (fused ? std::fma(x[first + i], inverse, kRound) : x[first + i] * inverse + kRound) - kRound));
+  }
+  return q;
+}
+
+float product(const Source& w, std::int64_t row, const Quantized& x) {
+  float sum = 0.0f;
+  for (std::int64_t b = 0; b < w.num_blocks(); ++b) {
+    int dot = 0;
+    int code_sum = 0;
+    for (std::int64_t i = b * kBlock; i < (b + 1) * kBlock; ++i) {
+      dot += w.code(row, i) * x.codes[static_cast<std::size_t>(i)];
+      code_sum += x.codes[static_cast<std::size_t>(i)];
+    }
+    const float scale = x.scales[static_cast<std::size_t>(b)];
+    sum = std::fma(static_cast<float>(dot) * scale, w.scale(row, b), sum);
+    if (w.kind == QuantSource::kQ4_1)
+      sum = std::fma(w.minimum(row, b), scale * static_cast<float>(code_sum), sum);
+  }
+  return sum;
+}
+
+// Instruction sets without fused multiply-add round once more a block.
+void expect_same(float actual, float expected, float magnitude, const std::string& where) {
+  if (std::string(cpu_kernels().isa) == "generic") {
+    EXPECT_NEAR(actual, expected, 1e-5f * magnitude) << where;
+  } else {
+    EXPECT_EQ(actual, expected) << where;
+  }
+}
+
+std::vector<float> random_rows(std::int64_t count, std::mt19937& rng) {
+  std::normal_distribution<float> normal;
+  std::vector<float> rows(static_cast<std::size_t>(count));
+  for (float& x : rows) x = normal(rng);
+  return rows;
+}
+
+class QuantGemm : public testing::TestWithParam<QuantSource> {};
+
+TEST_P(QuantGemm, EqualsItsDefinitionForAllShapes) {
+  std::mt19937 rng(1);
+  QuantWorkspace workspace;
+  for (const std::int64_t columns : {32, 64, 96, 576}) {
+    for (const std::int64_t outputs : {1, 16, 17, 40, 100}) {
+      const Source w = random_source(GetParam(), outputs, columns, rng);
+      QuantizedMatrix matrix(columns);
+      add_to(matrix, w);
+      for (const int m : {1, 2, 3, 4, 5, 8, 9, 15, 16, 17, 33}) {
+        const std::int64_t ldx = columns + 5;
+        const std::int64_t ldy = outputs + 3;
+        const std::vector<float> x = random_rows(m * ldx, rng);
+        const std::vector<float> before = random_rows(m * ldy, rng);
+        for (const bool accumulate : {false, true}) {
+          std::vector<float> y = before;
+          quant_gemm(x.data(), ldx, m, matrix, workspace, y.data(), ldy, accumulate);
+          for (int r = 0; r < m; ++r) {
+            const Quantized q = quantize_plainly(x.data() + r * ldx, columns);
+            for (std::int64_t o = 0; o < ldy; ++o) {
+              const auto at = static_cast<std::size_t>(r * ldy + o);
+              float expected = before[at];
+              if (o < outputs) expected = accumulate ? expected + product(w, o, q) : product(w, o, q);
+              expect_same(y[at], expected, static_cast<float>(columns),
+                          "row " + std::to_string(r) + ", output " + std::to_string(o) + " of " +
+                              std::to_string(m) + " x " + std::to_string(outputs) + " x " +
+                              std::to_string(columns));
+              if (HasFailure()) return;
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+// Against weights and activations that are not rounded: each activation is off by half a step at the most.
+TEST_P(QuantGemm, IsAsCloseAsInt8ActivationsAllow) {
+  std::mt19937 rng(2);
+  constexpr std::int64_t kColumns = 1536;
+  const Source w = random_source(GetParam(), 48, kColumns, rng);
+  QuantizedMatrix matrix(kColumns);
+  add_to(matrix, w);
+  const std::vector<float> x = random_rows(3 * kColumns, rng);
+  std::vector<float> y(3 * 48);
+  QuantWorkspace workspace;
+  quant_gemm(x.data(), kColumns, 3, matrix, workspace, y.data(), 48, false);
+  for (int r = 0; r < 3; ++r) {
+    const Quantized q = quantize_plainly(x.data() + r * kColumns, kColumns);
+    for (int o = 0; o < 48; ++o) {
+      double exact = 0;
+      double allowed = 1e-4;
+      for (int i = 0; i < kColumns; ++i) {
+        exact += static_cast<double>(w.weight(o, i)) * x[static_cast<std::size_t>(r * kColumns + i)];
+        allowed += 0.5 * std::abs(w.weight(o, i)) * q.scales[static_cast<std::size_t>(i / kBlock)];
+      }
+      EXPECT_NEAR(y[static_cast<std::size_t>(r * 48 + o)], exact, allowed);
+    }
+  }
+}
+
+TEST_P(QuantGemm, ShowsWhatIsNotFinite) {
+  std::mt19937 rng(3);
+  const Source w = random_source(GetParam(), 20, 64, rng);
+  QuantizedMatrix matrix(64);
+  add_to(matrix, w);
+  QuantWorkspace workspace;
+  for (const float poison : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(),
+                             -std::numeric_limits<float>::infinity()}) {
+    for (const int m : {1, 9}) {
+      std::vector<float> x = random_rows(m * 64, rng);
+      x[40] = poison;
+      std::vector<float> y(static_cast<std::size_t>(m) * 20);
+      quant_gemm(x.data(), 64, m, matrix, workspace, y.data(), 20, false);
+      for (int i = 0; i < m * 20; ++i) EXPECT_EQ(std::isnan(y[static_cast<std::size_t>(i)]), i < 20) << i;
+    }
+  }
+}
+
+TEST_P(QuantGemm, TinyActivationsCountAsZero) {
+  std::mt19937 rng(4);
+  const Source w = random_source(GetParam(), 16, 32, rng);
+  QuantizedMatrix matrix(32);
+  add_to(matrix, w);
+  QuantWorkspace workspace;
+  std::vector<float> x(32, 1e-38f);
+  std::vector<float> y(16, 1.0f);
+  quant_gemm(x.data(), 32, 1, matrix, workspace, y.data(), 16, false);
+  for (const float value : y) EXPECT_EQ(value, 0.0f);
+}
+
+INSTANTIATE_TEST_SUITE_P(Kinds, QuantGemm,
+                         testing::Values(QuantSource::kQ8_0, QuantSource::kQ4_0, QuantSource::kQ4_1));
+
+TEST(QuantGemmParts, StackedKindsLieSideBySide) {
+  std::mt19937 rng(5);
+  const Source a = random_source(QuantSource::kQ4_1, 32, 64, rng);
+  const Source b = random_source(QuantSource::kQ8_0, 16, 64, rng);
+  const Source c = random_source(QuantSource::kQ4_0, 7, 64, rng);
+  QuantizedMatrix matrix(64);
+  for (const Source* part : {&a, &b, &c}) add_to(matrix, *part);
+  EXPECT_EQ(matrix.out_features(), 55);
+  for (const int m : {1, 6}) {
+    const std::vector<float> x = random_rows(m * 64, rng);
+    std::vector<float> y(static_cast<std::size_t>(m) * 55);
+    QuantWorkspace workspace;
+    set_num_kernel_threads(2);
+    quant_gemm(x.data(), 64, m, matrix, workspace, y.data(), 55, false);
+    set_num_kernel_threads(1);
+    for (int r = 0; r < m; ++r) {
+      const Quantized q = quantize_plainly(x.data() + r * 64, 64);
+      const float* row = y.data() + r * 55;
+      for (int o = 0; o < 32; ++o) expect_same(row[o], product(a, o, q), 64, "a");
+      for (int o = 0; o < 16; ++o) expect_same(row[32 + o], product(b, o, q), 64, "b");
+      for (int o = 0; o < 7; ++o) expect_same(row[48 + o], product(c, o, q), 64, "c");
+    }
+  }
+}
+
+}  // namespace
+}  // namespace kvcrush::cpu
