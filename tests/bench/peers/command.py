@@ -8,6 +8,7 @@ import os
 import pathlib
 import platform
 import shlex
+import signal
 import sys
 from collections.abc import Callable
 
@@ -61,6 +62,7 @@ def about(args: argparse.Namespace, load: str) -> dict:
 
 
 def main(parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], None]) -> int:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the engines are ended too
     try:
         run(parser.parse_args())
     except EvalError as error:
