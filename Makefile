@@ -26,8 +26,8 @@ test: ## Set up, build, lint and run every test
 unit-test: ## C++ tests (CTest + GoogleTest)
 	@ctest --test-dir $(BUILD) --output-on-failure --no-tests=error --timeout 900
 
-oracle-test: ## Tokenizer, loader, chat templates and KVCrush against independent Python; the Python client
-	@KVCRUSH_BUILD_DIR=$(BUILD) .cache/venv/bin/python -m pytest -q tests/oracle tests/eval tests/unit/client
+oracle-test: ## Tokenizer, loader, chat templates and KVCrush against independent Python; eval and bench scripts; the Python client
+	@KVCRUSH_BUILD_DIR=$(BUILD) .cache/venv/bin/python -m pytest -q tests/oracle tests/eval tests/bench/peers tests/unit/client
 
 integration-test: ## The real server with the real model over real gRPC
 	@KVCRUSH_BUILD_DIR=$(BUILD) .cache/venv/bin/python -m pytest -q tests/integration

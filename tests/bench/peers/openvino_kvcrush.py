@@ -7,14 +7,10 @@ Run by hand. The peer is installed from PyPI into .cache/peers/openvino; the pro
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
-import datetime
 import functools
-import json
-import os
 import pathlib
-import platform
-import shlex
 import statistics
 import sys
 from collections.abc import Callable
@@ -23,16 +19,24 @@ ROOT = pathlib.Path(__file__).resolve().parents[3]
 sys.path[:0] = [str(ROOT / "tests" / "eval"), str(pathlib.Path(__file__).resolve().parent)]
 
 try:
-    import grpc
     from tqdm import tqdm
 
+    import command
     import engines
+    import openvino_kvcrush_report as kvcrush_report
     import report
+    import timing
     from kvcrush_eval import EvalError, data, metrics
 except ImportError as missing:
     sys.exit(f"error: {missing}: run this with the project's venv, .cache/venv/bin/python, and install tests/requirements.txt into it")
 
 LENGTHS = {"2k": (1700, 2300), "3k": (2700, 3300)}  # prompt tokens
+# row -> settings of our cache, {budget} in tokens
+OUR_ROWS = {"ours full": "full:f16", "ours pruned": "default:{budget}:f16", "ours paper": "paper:{budget}:f16",
+            "ours pruned in prefill": "prefill=default:{budget}:f16,when=during_prefill", "ours target 8": "target:8"}
+# row -> (pruned, KV precision, inference precision; "": the peer's default)
+PEER_ROWS = {"peer full": (False, "f16", ""), "peer pruned": (True, "f16", ""), "peer pruned u8": (True, "u8", ""),
+             "peer full f32": (False, "f16", "f32"), "peer pruned f32": (True, "f16", "f32")}
 SHORT_ANSWERS = ("hotpotqa", "2wikimqa", "triviaqa", "trec", "multifieldqa_en", "qasper", "passage_retrieval_en")
 DEFAULT_ROWS = ("peer full", "peer pruned", "peer pruned u8", "ours full", "ours pruned", "ours pruned in prefill", "ours target 8")
 KEPT = 0.25
@@ -77,19 +81,50 @@ def load_prompts(folder: data.DataFolder, tokenize, limit: int) -> dict[str, lis
 
 def budget_tokens(prompts: list[Prompt]) -> int:
     """A quarter of the median prompt in whole blocks of the peer, whose budget is a setting of the pipeline."""
-    tokens = KEPT * statistics.median(len(prompt.ids) for prompt in prompts)
-    return round(tokens / engines.BLOCK_TOKENS) * engines.BLOCK_TOKENS
+    return engines.whole_blocks(KEPT * statistics.median(len(prompt.ids) for prompt in prompts))
 
 
-def measure(args: argparse.Namespace, prompts: dict[str, list[Prompt]], budgets: dict[str, int], ours: engines.Ours,
-            peer: engines.Peer) -> list[dict]:
+class Engines:
+    """Both, by row."""
+
+    def __init__(self, args: argparse.Namespace, ours: engines.Ours, peer: engines.OpenVino) -> None:
+        self.ours, self.peer, self._anchor = ours, peer, args.anchor
+
+    def _peer_setting(self, row: str, budget: int) -> dict:
+        pruned, kv_precision, inference_precision = PEER_ROWS[row]
+        return {"kv_precision": kv_precision, "inference_precision": inference_precision,
+                "eviction": self.peer.eviction(budget, self._anchor) if pruned else None}
+
+    def prepare(self, row: str, budget: int) -> None:
+        if row in PEER_ROWS:
+            self.peer.prepare(self._peer_setting(row, budget))
+
+    def _our_bytes(self, row: str, num_tokens: int, budget: int, report) -> dict:
+        """From the block layout: the whole prompt in 16 bit where it is pruned at its end, else budget and a chunk at the most."""
+        info = self.ours.info
+        held = round(report.kv_bytes_full_16bit / report.compression_ratio) if report.compression_ratio else report.kv_bytes_before
+        if row == "ours pruned in prefill":
+            num_tokens = min(num_tokens, budget + self.ours.batch_tokens)
+        peak = -(-num_tokens // info.block_size_tokens) * info.block_bytes * info.num_layers
+        return {"peak_kv_bytes": max(peak, held), "held_kv_bytes": held, "prune_ms": report.prune_ms, "budget_tokens": report.budget_tokens,
+                "applied": str(report.applied).replace("\n", " "), "note": report.note}
+
+    def run(self, row: str, ids: list[int], budget: int, max_new_tokens: int) -> dict:
+        if row in PEER_ROWS:
+            result = self.peer.run(self._peer_setting(row, budget), [ids], max_new_tokens)
+            more = {key: result[key] for key in ("peak_kv_bytes", "held_kv_bytes")}
+        else:
+            result = self.ours.run(OUR_ROWS[row].format(budget=budget), [ids], max_new_tokens)
+            more = self._our_bytes(row, len(ids), budget, result["reports"][0])
+        times_ms = result["times_ms"][0]
+        return {"ids": result["ids"][0], "ttft_ms": times_ms[0], "tpot_ms": timing.tpot_ms(times_ms), **more}
+
+
+def measure(args: argparse.Namespace, prompts: dict[str, list[Prompt]], budgets: dict[str, int], both: Engines) -> list[dict]:
     """Round r takes prompt r of each length through every row, beginning one row later than the round before."""
-    def engine(row: str):
-        return peer if row in engines.PEER_ROWS else ours
-
     for length in tqdm(LENGTHS, desc="warming up", unit="length"):
         for row in args.rows:
-            engine(row).run(row, prompts[length][0].ids[:WARM_TOKENS], budgets[length], 4)
+            both.run(row, prompts[length][0].ids[:WARM_TOKENS], budgets[length], 4)
     records: list[dict] = []
     with tqdm(total=args.rounds * len(LENGTHS) * len(args.rows), desc="measuring", unit="request") as progress:
         for turn in range(args.rounds):
@@ -98,24 +133,16 @@ def measure(args: argparse.Namespace, prompts: dict[str, list[Prompt]], budgets:
                 for place in range(len(args.rows)):
                     row = args.rows[(turn + place) % len(args.rows)]
                     progress.set_postfix_str(f"{length}, {row}")
-                    result = engine(row).run(row, prompt.ids, budgets[length], args.max_new_tokens)
-                    text = ours.detokenize(result["ids"])
+                    result = both.run(row, prompt.ids, budgets[length], args.max_new_tokens)
+                    text = both.ours.detokenize(result["ids"])
                     records.append({"round": turn, "row": row, "length": length, "task": prompt.task, "prompt": prompt.id,
                                     "prompt_tokens": len(prompt.ids), "text": text, "score": prompt.score(text), **result})
                     progress.update()
     return records
 
 
-def _machine() -> str:
-    lines = pathlib.Path("/proc/cpuinfo").read_text().split("\n")
-    name = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
-    flags = next((line.split() for line in lines if line.startswith("flags")), [])
-    best = next((label for flag, label in (("amx_bf16", "AMX"), ("avx512f", "AVX-512"), ("avx2", "AVX2")) if flag in flags), "no AVX2")
-    return f"{os.cpu_count()} cores of {name} ({best})"
-
-
-def _method(peer: engines.Peer, budgets: dict[str, int], max_new_tokens: int) -> list[str]:
-    eviction = {length: peer.eviction(budget) for length, budget in budgets.items()}
+def _method(budgets: dict[str, int], max_new_tokens: int) -> list[str]:
+    eviction = {length: engines.OpenVino.eviction(budget, "mean") for length, budget in budgets.items()}
     blocks = ", ".join(f"{e['crush_blocks']} blocks at {length}" for length, e in eviction.items())
     return [
         "Both get the same token ids (our tokenizer, the file's chat template), ignore end tokens, so that both decode equally many; the "
@@ -134,89 +161,52 @@ def _method(peer: engines.Peer, budgets: dict[str, int], max_new_tokens: int) ->
         "machine's spread."]
 
 
-def write(args: argparse.Namespace, records: list[dict], meta: dict) -> None:
-    summary = report.summarise(records, args.rows, list(LENGTHS))
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    picture = pathlib.Path(f"{args.out}.png")
-    report.draw(summary, args.rows, picture)
-    pathlib.Path(f"{args.out}.md").write_text(report.markdown(summary, meta, picture.name), encoding="utf-8")
-    # Token ids stay out: the texts say the same in less.
-    lean = [{key: value for key, value in record.items() if key != "ids"} for record in records]
-    pathlib.Path(f"{args.out}.json").write_text(json.dumps({"meta": meta, **summary, "records": lean}, indent=1) + "\n", encoding="utf-8")
-
-
 def run(args: argparse.Namespace) -> None:
     folder = data.DataFolder(args.data)
-    if not args.model.is_file():
-        raise EvalError(f"--model {args.model} is not a file; `make setup` fetches it, or name another GGUF")
-    load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
-    engines.install_peer()
+    command.check(args)
+    load = command.load_average()
     ours = engines.Ours(args.server_binary, args.model, args.threads, args.batch_tokens)
-    peer = engines.Peer(args.model, args.threads, args.batch_tokens, args.anchor, LENGTHS["3k"][1] + args.max_new_tokens + CHAT_TOKENS)
-    try:
+    with contextlib.closing(ours), contextlib.closing(engines.OpenVino(
+            args.model, args.threads, args.batch_tokens, LENGTHS["3k"][1] + args.max_new_tokens + CHAT_TOKENS)) as peer:
+        both = Engines(args, ours, peer)
         prompts = load_prompts(folder, ours.tokenize, args.limit or args.rounds)
         budgets = {length: budget_tokens(chosen) for length, chosen in prompts.items()}
         for row in args.rows:
             for budget in budgets.values():
-                if row in engines.PEER_ROWS:
-                    peer.prepare(row, budget)
-        records = measure(args, prompts, budgets, ours, peer)
-    finally:
-        ours.close()
-        peer.close()
+                both.prepare(row, budget)
+        records = measure(args, prompts, budgets, both)
     sizes = {length: [len(p.ids) for p in chosen] for length, chosen in prompts.items()}
-    write(args, records, {
-        "date": datetime.date.today().isoformat(), "command": shlex.join([".cache/venv/bin/python", *sys.argv]), "machine": _machine(),
-        "peer_version": next(iter(peer.meta.values()))["version"] if peer.meta else "not run", "server_version": ours.info.server_version,
-        "model": args.model.name, "threads": args.threads, "batch_tokens": args.batch_tokens, "max_new_tokens": args.max_new_tokens,
-        "load_average": load, "notes": args.note, "budgets": budgets, "method": _method(peer, budgets, args.max_new_tokens),
-        "lengths": {length: f"{min(n)}-{max(n)} tokens, budget {budgets[length]} for both" for length, n in sizes.items()}})
+    summary = kvcrush_report.summarise(records, args.rows, list(LENGTHS))
+    meta = {**command.about(args, load), "peer_version": peer.meta["version"], "server_version": ours.meta["version"],
+            "max_new_tokens": args.max_new_tokens, "budgets": budgets, "method": _method(budgets, args.max_new_tokens),
+            "lengths": {length: f"{min(n)}-{max(n)} tokens, budget {budgets[length]} for both" for length, n in sizes.items()}}
+    picture = pathlib.Path(f"{args.out}.png")
+    kvcrush_report.draw(summary, args.rows, picture)
+    # Token ids stay out: the texts say the same in less.
+    lean = [{key: value for key, value in record.items() if key != "ids"} for record in records]
+    report.write(args.out, kvcrush_report.markdown(summary, meta, picture.name), {"meta": meta, **summary, "records": lean})
     print(f"wrote {args.out}.md, .json and .png", file=sys.stderr)
 
 
 def _rows(text: str) -> list[str]:
-    rows, known = [row.strip() for row in text.split(",")], [*engines.PEER_ROWS, *engines.OUR_ROWS]
+    rows, known = [row.strip() for row in text.split(",")], [*PEER_ROWS, *OUR_ROWS]
     if unknown := [row for row in rows if row not in known]:
         raise argparse.ArgumentTypeError(f"no row {unknown[0]!r}; there are: {', '.join(known)}")
     return rows
-
-
-def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
-    return int(text)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
     add("--data", type=pathlib.Path, required=True, metavar="DIR", help="folder with longbench/ and needle/")
-    add("--out", type=pathlib.Path, required=True, metavar="STEM", help="writes STEM.md, STEM.json and STEM.png, e.g. docs/results/DATE-openvino")
-    add("--rounds", type=_positive, default=6, metavar="N", help="each takes one prompt of each length through all rows (default: %(default)s)")
-    add("--limit", type=_positive, metavar="N", help="distinct prompts of each length; with fewer than rounds they come again (default: as many as rounds)")
+    add("--limit", type=command.positive, metavar="N",
+        help="distinct prompts of each length; with fewer than rounds they come again (default: as many as rounds)")
     add("--rows", type=_rows, default=list(DEFAULT_ROWS), metavar="A,B",
-        help=f"of: {', '.join([*engines.PEER_ROWS, *engines.OUR_ROWS])} (default: {', '.join(DEFAULT_ROWS)})")
-    add("--max-new-tokens", type=_positive, default=32, metavar="N", help="(default: %(default)s)")
-    add("--threads", type=_positive, default=os.cpu_count(), metavar="N", help="of either engine (default: all cores, %(default)s here)")
-    add("--batch-tokens", type=_positive, default=512, metavar="N", help="prompt tokens of a step, either engine (default: %(default)s)")
-    add("--anchor", choices=("random", "zeros", "ones", "mean", "alternating"), default="mean", help="of the peer's KVCrush (default: mean)")
-    add("--model", type=pathlib.Path, default=pathlib.Path(".cache/models/SmolLM2-135M-Instruct.Q4_1.gguf"), metavar="FILE.gguf",
-        help="(default: %(default)s)")
-    add("--server-binary", type=pathlib.Path, default=pathlib.Path("build/cpu-release/server/kvcrush-server"), metavar="FILE",
-        help="(default: %(default)s)")
-    add("--note", action="append", default=[], metavar="TEXT", help="a sentence for the report, e.g. what else ran; may be repeated")
-    try:
-        run(parser.parse_args())
-    except EvalError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except grpc.RpcError as error:
-        print(f"error: kvcrush-server answered {error.code().name}: {error.details()}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; nothing was written", file=sys.stderr)
-        return 130
-    return 0
+        help=f"of: {', '.join([*PEER_ROWS, *OUR_ROWS])} (default: {', '.join(DEFAULT_ROWS)})")
+    add("--max-new-tokens", type=command.positive, default=32, metavar="N", help="(default: %(default)s)")
+    command.add_options(parser, rounds=6, of_a_round="each takes one prompt of each length through all rows",
+                        example="docs/results/DATE-openvino")
+    return command.main(parser, run)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,10 @@
-"""OpenVINO GenAI behind a pipe: runs in the peer's own venv, one JSON object per line in and out.
-
-{"open": NAME, ...} builds a pipeline, {"run": NAME, "ids": [...], "max_new_tokens": N} answers with ids, times and KV bytes.
-Every failure is answered as {"error": TEXT}; the parent decides.
-"""
+"""OpenVINO GenAI's continuous batching behind a pipe (see pipe.py): a pipeline is what is opened."""
 
 from __future__ import annotations
 
-import json
-import os
-import sys
 import time
+
+import pipe
 
 BLOCK_TOKENS = 32  # of the CPU plugin's paged attention
 
@@ -51,47 +46,31 @@ class Worker:
         import numpy
         import openvino
 
-        genai = self._genai
         pipeline, num_blocks = self._pipelines[message["run"]]
-        config = genai.GenerationConfig()
+        config = self._genai.GenerationConfig()
         config.max_new_tokens = message["max_new_tokens"]
         config.do_sample = False
         config.ignore_eos = True
-        tensor = openvino.Tensor(numpy.array([message["ids"]], dtype=numpy.int64))
-        self._num_requests += 1
-        ids: list[int] = []
+        tensors = [openvino.Tensor(numpy.array([ids], dtype=numpy.int64)) for ids in message["prompts"]]
+        ids: list[list[int]] = [[] for _ in tensors]
+        times_ms: list[list[float]] = [[] for _ in tensors]
         usage_percent: list[float] = []
-        start_s = first_s = last_s = time.perf_counter()
-        handle = pipeline.add_request(self._num_requests, tensor, config)
+        start_s = time.perf_counter()
+        handles = [pipeline.add_request(self._num_requests + i, tensor, config) for i, tensor in enumerate(tensors)]
+        self._num_requests += len(tensors)
         while pipeline.has_non_finished_requests():
             pipeline.step()
-            last_s = time.perf_counter()
+            now_ms = 1000 * (time.perf_counter() - start_s)
             usage_percent.append(pipeline.get_metrics().cache_usage)
-            while handle.can_read():
-                for output in handle.read().values():
-                    first_s = first_s if ids else last_s
-                    ids += output.generated_ids
+            for i, handle in enumerate(handles):
+                while handle.can_read():
+                    for output in handle.read().values():
+                        ids[i] += output.generated_ids
+                        times_ms[i] += [now_ms] * len(output.generated_ids)
         block_bytes = pipeline.get_metrics().cache_size_in_bytes // num_blocks  # known only after a first request
         used_bytes = [round(percent / 100 * num_blocks) * block_bytes for percent in usage_percent]
-        return {"ids": ids, "ttft_ms": 1000 * (first_s - start_s), "tpot_ms": 1000 * (last_s - first_s) / max(len(ids) - 1, 1),
-                "peak_kv_bytes": max(used_bytes), "held_kv_bytes": used_bytes[-1]}
-
-
-def main() -> None:
-    # The libraries print to stdout; answers keep a descriptor of their own.
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-    worker = None
-    for line in sys.stdin:
-        message = json.loads(line)
-        try:
-            worker = worker or Worker()
-            answer = worker.open(message) if "open" in message else worker.run(message)
-        except Exception as error:  # noqa: BLE001: the parent shows whatever the peer raises
-            answer = {"error": f"{type(error).__name__}: {error}"}
-        answers.write(json.dumps(answer) + "\n")
-        answers.flush()
+        return {"ids": ids, "times_ms": times_ms, "peak_kv_bytes": max(used_bytes), "held_kv_bytes": used_bytes[-1]}
 
 
 if __name__ == "__main__":
-    main()
+    pipe.serve(Worker)
