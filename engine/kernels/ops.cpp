@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdlib>
 #include <string_view>
@@ -41,6 +42,16 @@ void check_rows(const at::Tensor& t) {
   KVCRUSH_CHECK(t.dim() == 2 && t.is_contiguous() && t.scalar_type() == at::kFloat);
 }
 
+// body(row) for every row, many of them at a time: one row is less work than handing it to a thread.
+template <typename Body>
+void for_each_row(std::int64_t num_rows, const Body& body) {
+  constexpr std::int64_t kRowsPerUnit = 32;
+  parallel_for((num_rows + kRowsPerUnit - 1) / kRowsPerUnit, [&](std::int64_t unit, int) {
+    const std::int64_t last = std::min(num_rows, (unit + 1) * kRowsPerUnit);
+    for (std::int64_t row = unit * kRowsPerUnit; row < last; ++row) body(row);
+  });
+}
+
 void check_same_rows(const at::Tensor& x, const at::Tensor& out) {
   check_rows(x);
   check_rows(out);
@@ -57,9 +68,9 @@ void rms_norm(const at::Tensor& x, const at::Tensor& weight, float eps, at::Tens
   const float* source = x.const_data_ptr<float>();
   const float* scale = weight.const_data_ptr<float>();
   float* target = out.data_ptr<float>();
-  for (std::int64_t row = 0; row < x.size(0); ++row) {
+  for_each_row(x.size(0), [&](std::int64_t row) {
     cpu::cpu_kernels().rms_norm_row(source + row * n, scale, eps, n, target + row * n);
-  }
+  });
 }
 
 void linear(const at::Tensor& x, const LinearWeight& w, cpu::QuantWorkspace& workspace, at::Tensor& out,
@@ -89,7 +100,7 @@ void silu_mul(const at::Tensor& gate_up, at::Tensor& out) {
   const auto n = static_cast<int>(out.size(1));
   const float* source = gate_up.const_data_ptr<float>();
   float* target = out.data_ptr<float>();
-  parallel_for(gate_up.size(0), [&](std::int64_t row, int) {
+  for_each_row(gate_up.size(0), [&](std::int64_t row) {
     const float* gate = source + row * 2 * n;
     cpu::cpu_kernels().silu_mul_row(gate, gate + n, n, target + row * n);
   });
@@ -103,11 +114,11 @@ void rope(at::Tensor& qkv, const HeadLayout& heads, std::span<const std::int32_t
   if (!use_cpu_kernels(qkv.device())) return reference::rope(qkv, heads, positions, cos_sin);
   float* rows = qkv.data_ptr<float>();
   const float* table = cos_sin.const_data_ptr<float>();
-  for (std::size_t row = 0; row < positions.size(); ++row) {
-    const float* cosines = table + static_cast<std::int64_t>(positions[row]) * heads.head_dim;
+  for_each_row(qkv.size(0), [&](std::int64_t row) {
+    const float* cosines = table + std::int64_t{positions[static_cast<std::size_t>(row)]} * heads.head_dim;
     cpu::cpu_kernels().rope_row(rows + row * heads.qkv_width(), heads.num_heads + heads.num_kv_heads,
                                 heads.head_dim, cosines, cosines + heads.head_dim / 2);
-  }
+  });
 }
 
 void kv_append(const at::Tensor& qkv, const HeadLayout& heads, std::span<const PagedSequence> sequences,
@@ -134,8 +145,9 @@ void hadamard(at::Tensor& x, int head_dim) {
   if (!use_cpu_kernels(x.device())) return reference::hadamard(x, head_dim);
   float* rows = x.data_ptr<float>();
   const auto num_heads = static_cast<int>(x.size(1) / head_dim);
-  for (std::int64_t row = 0; row < x.size(0); ++row)
+  for_each_row(x.size(0), [&](std::int64_t row) {
     cpu::cpu_kernels().hadamard_heads(rows + row * x.size(1), num_heads, head_dim);
+  });
 }
 
 void paged_attention(const at::Tensor& qkv, const HeadLayout& heads, std::span<const PagedSequence> sequences,
