@@ -16,10 +16,11 @@ PRUNED = {"policy": "snapkv", "budget_fraction": 0.5}
 
 @pytest.mark.parametrize("compression", [{"policy": "off"}, PRUNED, {"policy": "off", "kv_dtype": "int8"},
                                          {"target_compression": 4}], ids=["full", "snapkv", "int8", "target"])
-@pytest.mark.parametrize("sampling", [{"temperature": 0}, {"temperature": 0.5, "seed": 3, "repetition_penalty": 1.02}],
+@pytest.mark.parametrize("sampling", [{"temperature": 0}, {"temperature": 0.3, "seed": 3}],
                          ids=["greedy", "sampled"])
 def test_a_repetitive_answer_takes_fewer_steps_and_is_the_same(server, compression, sampling):
     options = {"max_tokens": 100, "ignore_eos": True, "compression": compression, "prefix_cache": {"bypass": True}, **sampling}
+    start = server.metrics()
     plain = generate(server, LIST, **options)
     assert plain.finish.usage.drafted_tokens == 0
     before = server.metrics()
@@ -35,17 +36,20 @@ def test_a_repetitive_answer_takes_fewer_steps_and_is_the_same(server, compressi
     assert after[ACCEPTED] - before[ACCEPTED] == usage.accepted_draft_tokens
     tokens = after["kvcrush_generation_tokens_total"] - before["kvcrush_generation_tokens_total"]
     assert tokens == 100
-    steps = after["kvcrush_iteration_tokens_count"] - before["kvcrush_iteration_tokens_count"]
-    assert steps <= 100 - usage.accepted_draft_tokens + 4, "a step each but for drafts, and those of the prompt"
+    steps = "kvcrush_iteration_tokens_count"
+    assert after[steps] - before[steps] <= before[steps] - start[steps] - usage.accepted_draft_tokens + 2
     wait_idle(server)
 
 
 def test_stop_strings_end_the_text_inside_a_run(server):
-    options = {"max_tokens": 150, "ignore_eos": True, "stop": ["Item 12"], "logprobs": 2}
+    options = {"max_tokens": 100, "ignore_eos": True, "logprobs": 2}
+    whole = generate(server, LIST, **options).text
+    late = next(whole[at:at + 12] for at in range(len(whole) * 6 // 10, len(whole)) if whole.find(whole[at:at + 12]) == at)
+    options["stop"] = [late]
     plain = generate(server, LIST, **options)
-    assert plain.finish.stop_match == "Item 12"
+    assert plain.finish.stop_match == late and len(plain.text) < len(whole)
     fast = generate(server, LIST, speculation=LOOKUP, **options)
-    assert (fast.text, fast.token_ids, fast.finish.stop_match) == (plain.text, plain.token_ids, "Item 12")
+    assert (fast.text, fast.token_ids, fast.finish.stop_match) == (plain.text, plain.token_ids, late)
     assert fast.finish.reason == pb.FINISH_REASON_STOP
     assert fast.finish.usage.completion_tokens == plain.finish.usage.completion_tokens
     assert fast.finish.usage.accepted_draft_tokens > 10
