@@ -69,9 +69,13 @@ struct EngineRequest {
   // Prompts meet in the prefix cache where tenant and salt are the same.
   std::string cache_salt;
   bool bypass_prefix_cache = false;  // neither begins with blocks of others nor leaves its own
+  // Most drafts of one step by prompt lookup, [0, kMaxLookupTokens]; 0: none. They change no token. Not with
+  // a policy that sums attention (h2o): its sums cannot forget a draft that was wrong.
+  int lookup_tokens = 0;
   // Scores come with a comparison to the full cache in the engine's dtype; at most kMaxComparedTokens.
   bool compare_to_full = false;
 };
+inline constexpr int kMaxLookupTokens = 64;
 // A comparison keeps the full cache's distributions of all these positions, 25 MB for a vocabulary of 49k.
 inline constexpr int kMaxComparedTokens = 128;
 

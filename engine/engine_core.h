@@ -82,20 +82,22 @@ class EngineCore {
   void ready_trunk(Sequence& trunk);
   void drop_trunk_if_done(ForkGroup& group);
   SampleResult sample(const Sequence& sequence, std::span<float> logits);
-  // End tokens, as long as the request wants more.
-  static std::span<const TokenId> banned_tokens(const Sequence& sequence);
+  // End tokens, as long as the request wants more than `num_output_tokens`.
+  static std::span<const TokenId> banned_tokens(const Sequence& sequence, int num_output_tokens);
   // False: that was its last token, and the sequence is gone.
   bool apply(Sequence& sequence, SampleResult sampled);
-  // Samples from a chunk of the newest token and drafts after it as far as the drafts were right, and takes
-  // the others out of the cache.
-  void check_drafts(Sequence& sequence, float* rows, int num_drafts);
+  // Takes tokens from a chunk of the newest token and drafts after it as far as the drafts were right, and
+  // the other drafts out of the cache. sample_row(i): what follows the i-th of the chunk's tokens; asked for
+  // in order, each once the one before has been taken.
+  template <typename SampleRow>
+  void check_drafts(Sequence& sequence, int num_drafts, const SampleRow& sample_row);
   void fail_running(const char* what);
   // There were NaNs among its logits: it ends with an error, and no prompt begins with its blocks any more.
   void fail_invalid(Sequence& sequence);
   // The same for a trunk: what waits for it ends.
   void fail_invalid_trunk(Sequence& trunk);
   void finish_sequence(SequenceId id, FinishReason reason);
-  void report_step(const StepPlan& plan, Clock::time_point started_at) const;
+  void report_step(const StepPlan& plan, Clock::time_point started_at);
   template <typename Matches>
   void finish_matching(FinishReason reason, const Matches& matches);
   std::int64_t kv_bytes_saved() const;
@@ -114,6 +116,8 @@ class EngineCore {
   SequenceId next_id_ = 1;
   std::vector<OutgoingEvent> events_;
   std::vector<std::pair<SequenceId, Settling>> to_settle_;  // of the last step
+  int num_step_drafts_ = 0;                                 // of the last step: looked up and checked,
+  int num_step_accepted_drafts_ = 0;                        // and of them right
   bool prefix_cache_;
   SwapMeter swap_meter_;
 };

@@ -1,5 +1,6 @@
 // What the engine says about itself between steps.
 #include <algorithm>
+#include <utility>
 
 #include "engine/engine_core.h"
 #include "engine/finish_report.h"
@@ -32,9 +33,11 @@ std::int64_t EngineCore::kv_bytes_saved() const {
   return bytes;
 }
 
-void EngineCore::report_step(const StepPlan& plan, Clock::time_point started_at) const {
+void EngineCore::report_step(const StepPlan& plan, Clock::time_point started_at) {
   observer_.on_step({.num_prefill_tokens = plan.num_prefill_tokens,
                      .num_decode_tokens = plan.num_decode_tokens,
+                     .num_draft_tokens = std::exchange(num_step_drafts_, 0),
+                     .num_accepted_draft_tokens = std::exchange(num_step_accepted_drafts_, 0),
                      .num_running = static_cast<int>(scheduler_.running().size()),
                      .num_waiting = num_waiting(),
                      .num_waiting_tokens = num_waiting_tokens(),

@@ -56,6 +56,8 @@ FinishEvent make_finish_event(const Sequence& sequence, FinishReason reason, con
                     .swaps = sequence.num_swaps,
                     .cached_prompt_tokens =
                         std::min(sequence.prefix.num_hit_tokens.value_or(0), sequence.num_prompt_tokens),
+                    .drafted_tokens = sequence.num_drafted_tokens,
+                    .accepted_draft_tokens = sequence.num_accepted_drafts,
                     .compression = sequence.compression_outcome};
   CompressionOutcome& outcome = event.compression;
   outcome.kv_bytes_before = uncompressed_kv_bytes(sequence, accounting);

@@ -16,6 +16,11 @@ Status check_room(const EngineRequest& request, const RoomContext& context) {
       scores ? static_cast<int>(request.continuation_token_ids.size()) : request.sampling.max_tokens;
   const auto num_blocks = static_cast<int>(context.limits.num_blocks);
   for (const CachePolicy& policy : request.cache_policies) {
+    if (request.lookup_tokens > 0 && needs_of(policy).attention_sums)
+      return invalid_argument(
+          "speculation.lookup_tokens is " + std::to_string(request.lookup_tokens) +
+          " and compression.policy is h2o; allowed with it: 0, for its sums of attention cannot "
+          "forget a draft that was wrong");
     if (context.on_gpu && policy.compression && policy.compression->granularity == Granularity::kBlock)
       return invalid_argument("granularity is block; allowed on a GPU: token");
     const int room = max_new_tokens(policy, context.model, context.default_dtype,

@@ -95,6 +95,7 @@ std::unique_ptr<Sequence> make_sample(const EngineRequest& request, int index,
       can_fork(sequence->policy, trunk_dtype(request, context.default_dtype), context.default_dtype);
   sequence->sampling = request.sampling;
   sequence->end_token_ids = end_tokens(request.sampling, *context.model_stop_ids);
+  if (request.lookup_tokens > 0) sequence->lookup.emplace(request.lookup_tokens);
   if (!request.continuation_token_ids.empty()) {
     sequence->kind = SequenceKind::kScore;
     sequence->token_ids.insert(sequence->token_ids.end(), request.continuation_token_ids.begin(),

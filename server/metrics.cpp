@@ -70,6 +70,10 @@ ServerMetrics::ServerMetrics(const std::string& server_version)
                                      "Prompt tokens that were looked up in the prefix cache")),
       prefix_hit_tokens_(counter(*registry_, "kvcrush_prefix_cache_hit_tokens_total",
                                  "Prompt tokens that were found in the prefix cache")),
+      draft_tokens_(counter(*registry_, "kvcrush_spec_decode_num_draft_tokens_total",
+                            "Tokens that prompt lookup guessed and that were checked")),
+      accepted_draft_tokens_(counter(*registry_, "kvcrush_spec_decode_num_accepted_tokens_total",
+                                     "Guessed tokens that were right and cost no step of their own")),
       blocks_freed_(
           counter(*registry_, "kvcrush_blocks_freed_by_pruning_total", "KV blocks that pruning freed")),
       tokens_evicted_(counter(*registry_, "kvcrush_tokens_evicted_total",
@@ -194,6 +198,8 @@ void ServerMetrics::step(const StepReport& report) {
   if (num_tokens == 0) return;  // only the gauges had news
   iteration_tokens_.Observe(num_tokens);
   step_seconds_.Observe(report.step_seconds);
+  draft_tokens_.Increment(report.num_draft_tokens);
+  accepted_draft_tokens_.Increment(report.num_accepted_draft_tokens);
 }
 
 void ServerMetrics::refresh(const EngineStats& stats) {

@@ -88,6 +88,8 @@ class ServerMetrics {
   prometheus::Counter& preempted_swap_;
   prometheus::Counter& prefix_queried_tokens_;
   prometheus::Counter& prefix_hit_tokens_;
+  prometheus::Counter& draft_tokens_;
+  prometheus::Counter& accepted_draft_tokens_;
   prometheus::Counter& blocks_freed_;
   prometheus::Counter& tokens_evicted_;
   prometheus::Histogram& first_token_seconds_;

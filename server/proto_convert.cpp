@@ -111,6 +111,8 @@ void fill_finish_info(const FinishEvent& event, const v1::KvCompression& applied
   usage.set_preemptions(event.preemptions);
   usage.set_swaps(event.swaps);
   usage.set_cached_prompt_tokens(event.cached_prompt_tokens);
+  usage.set_drafted_tokens(event.drafted_tokens);
+  usage.set_accepted_draft_tokens(event.accepted_draft_tokens);
   fill_report(event.compression, *info.mutable_compression());
   v1::KvCompression& as_done = *info.mutable_compression()->mutable_applied();
   as_done = applied;

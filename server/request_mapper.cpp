@@ -72,6 +72,13 @@ Status check_counts(const v1::SamplingParams& wire) {
   return {};
 }
 
+Status map_speculation(const v1::Speculation& wire, EngineRequest& engine) {
+  engine.lookup_tokens = wire.lookup_tokens();
+  if (engine.lookup_tokens >= 0 && engine.lookup_tokens <= kMaxLookupTokens) return {};
+  return invalid_argument(fmt::format("speculation.lookup_tokens is {}, allowed: [0, {}]",
+                                      engine.lookup_tokens, kMaxLookupTokens));
+}
+
 // One for all samples, or one sample per variant.
 Status map_cache_policies(const v1::GenerateRequest& request, const MapperContext& context,
                           EngineRequest& engine) {
@@ -110,6 +117,7 @@ Result<MappedRequest> map_generate_request(const v1::GenerateRequest& request, c
   KVCRUSH_RETURN_IF_ERROR(id.status());
   engine.request_id = std::move(id).value();
   KVCRUSH_RETURN_IF_ERROR(map_scheduling(request, engine));
+  KVCRUSH_RETURN_IF_ERROR(map_speculation(request.speculation(), engine));
   KVCRUSH_RETURN_IF_ERROR(check_counts(sampling));
   std::vector<std::string> stop;
   KVCRUSH_RETURN_IF_ERROR(map_stop_strings(sampling, stop));

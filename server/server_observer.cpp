@@ -111,6 +111,8 @@ void ServerObserver::on_finished(RequestTag tag, const FinishEvent& event) {
       .with("time_to_first_token_ms", event.time_to_first_token_ms)
       .with("total_ms", event.total_ms)
       .with("cached_prompt_tokens", event.cached_prompt_tokens)
+      .with("drafted_tokens", event.drafted_tokens)
+      .with("accepted_draft_tokens", event.accepted_draft_tokens)
       .with("preemptions", event.preemptions)
       .with("pruned", event.compression.pruned)
       .with("kv_bytes_before", event.compression.kv_bytes_before)

@@ -39,6 +39,7 @@ json to_json(const WorkloadOptions& workload) {
           {"output_tokens", to_json(workload.output_tokens)},
           {"tenants", tenants},
           {"seed", workload.seed},
+          {"lookup_tokens", workload.base.speculation().lookup_tokens()},
           {"compression", json::parse(cli::to_json_line(workload.base.compression()))}};
 }
 

@@ -2,6 +2,7 @@
 
 #include "client/cli/compression_options.h"
 #include "client/cli/prompt_source.h"
+#include "client/cli/request_options.h"
 
 namespace kvcrush::cli {
 namespace {
@@ -112,6 +113,7 @@ void add_bench_options(CLI::App& app, BenchOptions& options) {
       ->type_name("FILE")
       ->group(kReport);
   add_compression_options(app, options.workload.base);
+  add_speculation_options(app, options.workload.base);
 }
 
 client::Status settle(BenchOptions& options, const ServerOptions& server) {

@@ -37,6 +37,16 @@ void add_scheduling_options(CLI::App& app, v1::GenerateRequest& request) {
 
 }  // namespace
 
+void add_speculation_options(CLI::App& app, v1::GenerateRequest& request) {
+  app.add_option_function<std::int32_t>(
+         "--lookup-tokens",
+         [&request](const std::int32_t& v) { request.mutable_speculation()->set_lookup_tokens(v); },
+         "Guess up to so many tokens a step from earlier occurrences of the newest ones, [0, 64]: the same "
+         "answer "
+         "in fewer steps where it quotes its prompt; 0 = off (default 0)")
+      ->group("Speculation");
+}
+
 void add_sampling_options(CLI::App& app, v1::GenerateRequest& request) {
   auto* s = request.mutable_sampling();
   const auto real = [&](const char* name, void (v1::SamplingParams::*set)(float), const char* help) {
@@ -81,6 +91,7 @@ void add_sampling_options(CLI::App& app, v1::GenerateRequest& request) {
   whole("--logprobs", &P::set_logprobs, "Print log-probabilities with the K likeliest, [0, 20]");
   whole("--n", &P::set_n, "Samples, [1, 16]; sample i uses seed + i (default 1)");
   add_scheduling_options(app, request);
+  add_speculation_options(app, request);
 }
 
 }  // namespace kvcrush::cli

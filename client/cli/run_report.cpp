@@ -126,6 +126,9 @@ void print_summary(std::ostream& out, const v1::FinishInfo& finish) {
       << " ms per token, " << fixed(usage.total_ms(), 1) << " ms in all";
   if (usage.preemptions() > 0) out << ", " << usage.preemptions() << " preemptions";
   out << '\n';
+  if (usage.drafted_tokens() > 0)
+    out << "drafts:      " << usage.drafted_tokens() << " by prompt lookup, " << usage.accepted_draft_tokens()
+        << " of them right\n";
   print_compression(out, finish.compression());
 }
 

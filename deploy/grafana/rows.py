@@ -37,7 +37,7 @@ def state():
 def throughput():
     return [
         graph("Tokens", "short", "Prefill: what the engine ran beyond the tokens it gave out, so also tokens computed again after "
-              "a preemption, and lookahead. Prompt: tokens of the prompts that came in; where this stays above prefill, the queue grows.",
+              "a preemption, lookahead, and wrong drafts. Prompt: tokens of the prompts that came in; where this stays above prefill, the queue grows.",
               {"generated": rate("kvcrush_generation_tokens_total"),
                "prefill": f"clamp_min({rate('kvcrush_iteration_tokens_sum')} - {rate('kvcrush_generation_tokens_total')}, 0)",
                "prompt": rate("kvcrush_prompt_tokens_total")}),

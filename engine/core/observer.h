@@ -18,7 +18,9 @@ struct RequestTag {
 
 struct StepReport {
   int num_prefill_tokens = 0;
-  int num_decode_tokens = 0;
+  int num_decode_tokens = 0;          // drafts included
+  int num_draft_tokens = 0;           // that were looked up and checked,
+  int num_accepted_draft_tokens = 0;  // and of them right
   int num_running = 0;
   int num_waiting = 0;
   int num_waiting_tokens = 0;

@@ -83,8 +83,10 @@ struct FinishEvent {
   double time_to_first_token_ms = 0;  // arrival to first token; 0 when there was none
   double total_ms = 0;
   int preemptions = 0;
-  int swaps = 0;                 // preemptions after which nothing was recomputed
-  int cached_prompt_tokens = 0;  // found in the prefix cache
+  int swaps = 0;                  // preemptions after which nothing was recomputed
+  int cached_prompt_tokens = 0;   // found in the prefix cache
+  int drafted_tokens = 0;         // looked up and checked
+  int accepted_draft_tokens = 0;  // of them right: they cost no step of their own
   CompressionOutcome compression;
 };
 

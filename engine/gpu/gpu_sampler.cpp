@@ -13,11 +13,6 @@ namespace kvcrush {
 
 namespace {
 
-bool penalises(const SamplingParams& sampling) {
-  return sampling.repetition_penalty != 1.0F || sampling.presence_penalty != 0.0F ||
-         sampling.frequency_penalty != 0.0F;
-}
-
 // Of a row's answer, 4 bytes each: token, its log-probability, the likeliest tokens, theirs.
 constexpr std::int64_t kAnswerWords = 2 + 2 * cuda::kMaxTopLogprobs;
 
@@ -93,11 +88,11 @@ std::vector<SampleResult> GpuSampler::sample(std::span<const SampleJob> jobs, co
                     .frequency_penalty = sampling.frequency_penalty,
                     .num_logprobs = sampling.num_logprobs.value_or(-1),
                     .stream_key = job.stream_key,
-                    .step = job.sequence->num_output_tokens(),
+                    .step = job.step,
                     .num_banned = static_cast<int>(job.banned.size()),
                     .banned = staging.add(job.banned),
                     .seen = {}});
-    if (penalises(sampling)) rows.back().seen = observe(*job.sequence, staging, updates);
+    if (sampling.penalises()) rows.back().seen = observe(*job.sequence, staging, updates);
   }
   for (const cuda::SeenUpdate& update : updates) max_tokens = std::max(max_tokens, update.num_tokens);
   const cuda::SeenUpdate* device_updates = staging.add(updates);

@@ -19,6 +19,7 @@ namespace kvcrush {
 struct SampleJob {
   const Sequence* sequence = nullptr;
   int row = 0;
+  int step = 0;                  // token number of the output
   std::uint64_t stream_key = 0;  // Sampler::stream_key()
   std::span<const TokenId> banned = {};
 };

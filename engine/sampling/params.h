@@ -25,6 +25,11 @@ struct SamplingParams {
                                         // in ids, not in text
   bool ignore_eos = false;              // the model's own end tokens do not end the sequence
   std::optional<int> num_logprobs;      // [0, 20]; unset: no logprobs; 0: of the sampled token only
+
+  // Whether tokens depend on those before them by more than the model.
+  bool penalises() const {
+    return repetition_penalty != 1.0f || presence_penalty != 0.0f || frequency_penalty != 0.0f;
+  }
 };
 
 // INVALID_ARGUMENT naming field ("sampling.top_p"), value and allowed range. NaN and infinities are refused.

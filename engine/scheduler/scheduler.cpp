@@ -8,6 +8,19 @@ namespace kvcrush {
 
 namespace {
 
+// Drafts that are looked up take at most one so many-th of a step, in equal parts: prompts get the rest of
+// it.
+constexpr int kLookupShare = 4;
+
+// From which chance on a draft pays. A step takes as long as kRowsOfStep rows (it reads the weights once),
+// and as long again for each of its rows. So with r running sequences a token costs kRowsOfStep / r + 1 rows,
+// and a draft that costs one saves that much where it is right. The more run together, the surer drafts must
+// be. The row more is a margin: what hardly pays is not worth the other sequences' waiting.
+double least_chance(int num_running) {
+  constexpr double kRowsOfStep = 8;  // measured on a CPU (docs/results/prompt-lookup.md); GPUs have more
+  return (num_running + 1) / (num_running + kRowsOfStep);
+}
+
 bool was_preempted(const Sequence& sequence, const StepPlan& plan) {
   return std::any_of(plan.preemptions.begin(), plan.preemptions.end(),
                      [&](const Preemption& preemption) { return preemption.sequence == &sequence; });
@@ -49,7 +62,7 @@ void Scheduler::schedule_decodes(StepPlan& plan) {
     if (was_preempted(*sequence, plan) || !sequence->is_decoding()) continue;
     if (sequence->lookahead.running() && !has_room_for_lookahead(*sequence, plan)) continue;
     const int tokens =
-        sequence->lookahead.running() ? sequence->lookahead.shape.branches : 1 + drafts_for(*sequence, plan);
+        sequence->lookahead.running() ? sequence->lookahead.shape.branches : 1 + take_drafts(*sequence, plan);
     if (reserve_or_preempt(*sequence, tokens, plan)) schedule_chunk(*sequence, tokens, plan);
   }
 }
@@ -66,14 +79,32 @@ bool Scheduler::has_room_for_lookahead(const Sequence& sequence, const StepPlan&
                       [](const ScheduledChunk& chunk) { return chunk.is_lookahead(); });
 }
 
-int Scheduler::drafts_for(const Sequence& sequence, const StepPlan& plan) const {
-  if (sequence.drafts.empty()) return 0;
-  const int spare = spare_tokens(plan);
+int Scheduler::most_drafts(const Sequence& sequence, const StepPlan& plan) const {
   const int to_boundary =
       sequence.schedule.tokens_to_boundary(sequence.num_computed_tokens, sequence.cache) - 1;
   const int to_end = sequence.sampling.max_tokens - sequence.num_output_tokens();
-  const int drafts = std::min({static_cast<int>(sequence.drafts.size()), spare, to_boundary - 1, to_end - 1});
-  return drafts > 0 && sequence.cache.blocks_missing_for(1 + drafts) <= pool_.num_free() ? drafts : 0;
+  return std::min({spare_tokens(plan), to_boundary - 1, to_end - 1});
+}
+
+// Not what others are sure of: the rest of their prompts, or a block a layer to grow into.
+bool Scheduler::has_blocks_for_drafts(const Sequence& sequence) const {
+  int wanted = sequence.cache.blocks_missing_for(1 + static_cast<int>(sequence.drafts.size()));
+  for (const auto& other : running_) wanted += other.get() == &sequence ? 0 : unclaimed_blocks(*other);
+  return wanted <= pool_.num_free();
+}
+
+int Scheduler::take_drafts(Sequence& sequence, const StepPlan& plan) const {
+  const int most = std::max(0, most_drafts(sequence, plan));
+  const auto running = static_cast<int>(running_.size());
+  sequence.drafts_are_looked_up = sequence.lookup && sequence.drafts.empty();
+  if (sequence.drafts_are_looked_up)
+    sequence.drafts = sequence.lookup->propose(
+        sequence.token_ids, std::min(most, config_.max_batch_tokens / kLookupShare / running),
+        least_chance(running));
+  // The others would come a token late in the next step.
+  if (static_cast<int>(sequence.drafts.size()) > most) sequence.drafts.resize(static_cast<std::size_t>(most));
+  if (!sequence.drafts.empty() && !has_blocks_for_drafts(sequence)) sequence.drafts.clear();
+  return static_cast<int>(sequence.drafts.size());
 }
 
 // In the order of admission, so that later ones of a higher priority never keep a prompt from its end. The

@@ -96,10 +96,14 @@ class Scheduler {
   bool reserve_or_preempt(Sequence& sequence, int num_tokens, StepPlan& plan);
   void schedule_chunk(Sequence& sequence, int num_tokens, StepPlan& plan);
   ScheduledChunk make_chunk(Sequence& sequence, int num_tokens) const;
-  // Drafts that may be checked beside the sequence's newest token without a preemption or a boundary.
   int spare_tokens(const StepPlan& plan) const;
   bool has_room_for_lookahead(const Sequence& sequence, const StepPlan& plan) const;
-  int drafts_for(const Sequence& sequence, const StepPlan& plan) const;
+  // Leaves those of the sequence's drafts that are checked beside its newest token, looked up where it has
+  // none. Without a preemption, now or of others, and without a boundary.
+  int take_drafts(Sequence& sequence, const StepPlan& plan) const;
+  // Most of them that get the sequence on as tokens one by one would.
+  int most_drafts(const Sequence& sequence, const StepPlan& plan) const;
+  bool has_blocks_for_drafts(const Sequence& sequence) const;
   int prefill_tokens_for(const Sequence& sequence, int tokens_left) const;
 
   // scheduler_admission.cpp

@@ -15,6 +15,7 @@
 #include "engine/sampling/params.h"
 #include "engine/scheduler/cache_schedule.h"
 #include "engine/scheduler/lookahead.h"
+#include "engine/scheduler/prompt_lookup.h"
 
 namespace kvcrush {
 
@@ -80,6 +81,10 @@ struct Sequence {
   Lookahead lookahead;
   std::vector<TokenId>
       drafts;  // guesses at what follows token_ids: checked in one chunk with the newest token
+  std::optional<PromptLookup> lookup;  // where drafts come from when there are none; unset: not asked for
+  bool drafts_are_looked_up = false;   // else they come from the lookahead
+  int num_drafted_tokens = 0;          // that were looked up and checked,
+  int num_accepted_drafts = 0;         // and of them right
   ScoreProgress score;
 
   int num_computed_tokens =

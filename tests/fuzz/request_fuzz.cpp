@@ -89,6 +89,7 @@ void check_mapped(const MappedRequest& mapped, const MapperContext& context) {
   KVCRUSH_CHECK(validate(engine.sampling, context.tokenizer->vocab_size()).ok());
   KVCRUSH_CHECK(num_prompt_tokens + engine.sampling.max_tokens <= kMaxContextTokens);
   KVCRUSH_CHECK(engine.num_samples >= 1 && engine.num_samples <= 256);
+  KVCRUSH_CHECK(engine.lookup_tokens >= 0 && engine.lookup_tokens <= kMaxLookupTokens);
   const auto num_samples = static_cast<std::size_t>(engine.num_samples);
   KVCRUSH_CHECK(engine.cache_policies.size() == 1 || engine.cache_policies.size() == num_samples);
   for (const CachePolicy& policy : engine.cache_policies) {

@@ -72,13 +72,14 @@ def build_request(
     variants: Sequence[Mapping[str, Any]] | None = None,
     priority: int | None = None,
     prefix_cache: Mapping[str, Any] | None = None,
+    speculation: Mapping[str, Any] | None = None,
     **sampling: Any,
 ) -> pb.GenerateRequest:
     """A GenerateRequest from a string, a list of chat messages or a list of token ids.
 
     `sampling` are fields of SamplingParams, `compression` those of KvCompression; None leaves the server's default.
     `variants` asks for one sample per entry, each with a compression of its own, instead of `compression` and `n`.
-    `prefix_cache` are fields of PrefixCaching: `bypass`, `salt`.
+    `prefix_cache` are fields of PrefixCaching: `bypass`, `salt`; `speculation` those of Speculation: `lookup_tokens`.
     """
     request = pb.GenerateRequest(request_id=request_id)
     _set_prompt(request, prompt)
@@ -91,6 +92,8 @@ def build_request(
         request.priority = priority
     if prefix_cache is not None:
         _fill(request.prefix_cache, prefix_cache)
+    if speculation is not None:
+        _fill(request.speculation, speculation)
     return request
 
 

@@ -40,6 +40,13 @@ TEST_F(RequestOptionsTest, FillsScheduling) {
   EXPECT_EQ(request_.prefix_cache().salt(), "team a");
 }
 
+TEST_F(RequestOptionsTest, FillsSpeculation) {
+  parse({"hello"});
+  EXPECT_FALSE(request_.has_speculation());
+  parse({"--lookup-tokens", "16", "hello"});
+  EXPECT_EQ(request_.speculation().lookup_tokens(), 16);
+}
+
 TEST_F(RequestOptionsTest, RefusesWhatIsNoNumber) {
   EXPECT_THROW(parse({"--top-k", "many"}), CLI::ConversionError);
 }

@@ -26,6 +26,13 @@ def test_variants_are_one_compression_each():
     assert request.variants[2].target_compression == 8
 
 
+def test_speculation_arrives():
+    assert build_request("hi", speculation={"lookup_tokens": 16}).speculation.lookup_tokens == 16
+    assert not build_request("hi").HasField("speculation")
+    with pytest.raises(ValueError, match="Speculation has no field 'tokens'"):
+        build_request("hi", speculation={"tokens": 1})
+
+
 def test_score_request():
     request = build_score_request([{"role": "user", "content": "hi"}], "answer", variants=[{"kv_dtype": "f16"}])
     assert request.chat.messages[0].content == "hi" and request.continuation_text == "answer"

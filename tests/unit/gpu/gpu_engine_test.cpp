@@ -127,6 +127,41 @@ TEST_F(GpuEngineTest, SamplesOnTheDeviceAsTheCpuDoes) {
   EXPECT_GE(same, all * 8 / 10) << "of " << all;
 }
 
+// Rows of one chunk are sampled on the device each at its own step; with penalties on the host. A chunk of
+// several tokens goes through another attention kernel than one of a token, so texts may part where two
+// tokens are as likely.
+TEST_F(GpuEngineTest, DraftsThatAreLookedUpSaveStepsAndChangeNoToken) {
+  int same = 0;
+  int all = 0;
+  int accepted = 0;
+  int wrong = 0;
+  for (int i = 0; i < 6; ++i) {
+    EngineRequest request =
+        greedy_request("d" + std::to_string(i), random_prompt(30 + 5 * i, kTinyVocab, 700 + i), 80);
+    request.sampling.temperature = i % 3 == 2 ? 0.3F : 0.0F;
+    request.sampling.seed = static_cast<std::uint64_t>(i);
+    request.sampling.frequency_penalty = i == 4 ? 0.02F : 0.0F;
+    request.sampling.min_tokens = i == 1 ? 70 : 0;
+    request.sampling.ignore_eos = i != 1;
+    if (i == 3) request.cache_policies[0].compression = quarter(BasePolicy::kSnapKv);
+    const Outcome expected = run(*gpu_, request);
+    request.lookup_tokens = 8;
+    const Outcome actual = run(*gpu_, request);
+    const auto length = std::min(actual.tokens.size(), expected.tokens.size());
+    const auto parted =
+        std::mismatch(actual.tokens.begin(), actual.tokens.begin() + static_cast<std::ptrdiff_t>(length),
+                      expected.tokens.begin())
+            .first;
+    same += static_cast<int>(parted - actual.tokens.begin());
+    all += static_cast<int>(expected.tokens.size());
+    accepted += actual.finish.accepted_draft_tokens;
+    wrong += actual.finish.drafted_tokens - actual.finish.accepted_draft_tokens;
+  }
+  EXPECT_GE(same, all * 9 / 10) << "of " << all;
+  EXPECT_GT(accepted, 40);
+  EXPECT_GT(wrong, 5);
+}
+
 TEST_F(GpuEngineTest, SixteenBitWeightsComeClose) {
   for (const char* const weights : {"bf16", "f16"}) {
     auto engine = make_engine("cuda", weights);

@@ -33,6 +33,8 @@ TEST(Metrics, EveryNameIsThereBeforeAnythingHappens) {
                            "kvcrush_kv_bytes_used",
                            "kvcrush_kv_bytes_saved",
                            "kvcrush_blocks_freed_by_pruning_total",
+                           "kvcrush_spec_decode_num_draft_tokens_total",
+                           "kvcrush_spec_decode_num_accepted_tokens_total",
                            "kvcrush_tokens_evicted_total",
                            "kvcrush_compression_ratio",
                            "kvcrush_kv_full_16bit_ratio",
@@ -83,6 +85,7 @@ TEST(Metrics, EngineEventsAreCounted) {
   metrics.shed(ShedReason::kQueueTokens);
   metrics.ended_slow_stream();
   metrics.set_engine_stalled(true);
+  observer.on_step({.num_decode_tokens = 9, .num_draft_tokens = 8, .num_accepted_draft_tokens = 5});
   FinishEvent late;
   late.reason = FinishReason::kDeadline;
   observer.on_finished(tag, late);
@@ -94,6 +97,8 @@ TEST(Metrics, EngineEventsAreCounted) {
   expect_line(text, R"(kvcrush_num_preemptions_total{how="swap"} 0)");
   expect_line(text, "kvcrush_tokens_evicted_total 900");
   expect_line(text, "kvcrush_blocks_freed_by_pruning_total 60");
+  expect_line(text, "kvcrush_spec_decode_num_draft_tokens_total 8");
+  expect_line(text, "kvcrush_spec_decode_num_accepted_tokens_total 5");
   expect_line(text, "kvcrush_time_to_first_token_seconds_sum 0.25");
   expect_line(text, "kvcrush_inter_token_latency_seconds_count 2");
   expect_line(text, "kvcrush_inter_token_latency_seconds_sum 0.75");

@@ -45,6 +45,8 @@ TEST(ProtoConvert, FinishEventFillsEveryField) {
   event.time_to_first_token_ms = 4;
   event.total_ms = 5;
   event.preemptions = 6;
+  event.drafted_tokens = 8;
+  event.accepted_draft_tokens = 7;
   event.compression = {.enabled = true,
                        .pruned = true,
                        .budget_tokens = 7,
@@ -73,6 +75,8 @@ TEST(ProtoConvert, FinishEventFillsEveryField) {
   EXPECT_EQ(info.usage().time_to_first_token_ms(), 4);
   EXPECT_EQ(info.usage().total_ms(), 5);
   EXPECT_EQ(info.usage().preemptions(), 6);
+  EXPECT_EQ(info.usage().drafted_tokens(), 8);
+  EXPECT_EQ(info.usage().accepted_draft_tokens(), 7);
   const v1::CompressionReport& report = info.compression();
   EXPECT_TRUE(report.enabled() && report.pruned());
   EXPECT_EQ(report.budget_tokens(), 7);

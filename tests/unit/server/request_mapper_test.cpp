@@ -139,6 +139,19 @@ TEST(RequestMapper, WrongSamplingNamesFieldValueAndRange) {
   }
 }
 
+TEST(RequestMapper, SpeculationArrivesAndIsChecked) {
+  v1::GenerateRequest request = text_request();
+  EXPECT_EQ(map_good(request).engine.lookup_tokens, 0);
+  for (const int lookup_tokens : {0, 1, 64}) {
+    request.mutable_speculation()->set_lookup_tokens(lookup_tokens);
+    EXPECT_EQ(map_good(request).engine.lookup_tokens, lookup_tokens);
+  }
+  request.mutable_speculation()->set_lookup_tokens(65);
+  expect_refused(request, "speculation.lookup_tokens is 65", "allowed: [0, 64]");
+  request.mutable_speculation()->set_lookup_tokens(-1);
+  expect_refused(request, "speculation.lookup_tokens is -1", "allowed: [0, 64]");
+}
+
 TEST(RequestMapper, SchedulingArrivesAndIsChecked) {
   v1::GenerateRequest request = text_request();
   EXPECT_EQ(map_good(request).engine.priority, 0);
