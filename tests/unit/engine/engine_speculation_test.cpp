@@ -172,6 +172,28 @@ TEST_F(EngineSpeculationTest, SameTokensToTheEnd) {
   expect_no_blocks_used(*engine);
 }
 
+// The end token itself is a right draft with others after it, in blocks that only they need.
+TEST_F(EngineSpeculationTest, SameTokensWhereTheEndIsInsideARun) {
+  model_ = make_repeating_model(/*over_layers=*/15.0F);
+  auto engine = make_engine(4096);
+  int inside = 0;
+  for (int length = 60; length < 92; ++length) {
+    std::vector<TokenId> circle;
+    for (int i = 0; i < length; ++i) circle.push_back(30 + i % 10);
+    EngineRequest request = greedy_request("r", circle, 100);
+    request.sampling.stop_token_ids = {30 + (length + 4) % 10};
+    const Outcome plain = run(*engine, request);
+    const Outcome fast = run(*engine, with_lookup(request));
+    EXPECT_EQ(fast.tokens, plain.tokens) << length;
+    expect_same_reports(fast.finish, plain.finish, std::to_string(length));
+    // The first token comes without drafts, all others in one step that had more of them.
+    const bool at_once = fast.tokens.size() == 5 && fast.finish.accepted_draft_tokens == 4;
+    inside += at_once && fast.finish.drafted_tokens > 8 ? 1 : 0;
+  }
+  EXPECT_GT(inside, 20);
+  expect_no_blocks_used(*engine);
+}
+
 TEST_F(EngineSpeculationTest, SameTokensAndLogprobs) {
   auto engine = make_engine(4096);
   EngineRequest request = greedy_request("r", random_prompt(80, kTinyVocab, 4), 120);

@@ -70,22 +70,22 @@ inline std::shared_ptr<const ModelFile> make_tiny_model(int num_layers = 3, int 
 }
 
 // The same, but that mostly goes round in circles of ten tokens: 34 follows 33, and 30 follows 39. What it
-// attends to throws it off now and then.
-inline std::shared_ptr<const ModelFile> make_repeating_model(int num_layers = 3, int head_dim = 16) {
-  constexpr float kOverLayers = 5.0F;  // a token's own part of the sum against what layers add to it
+// attends to throws it off now and then, the less the larger over_layers: a token's own part of the sum
+// against what layers add to it.
+inline std::shared_ptr<const ModelFile> make_repeating_model(float over_layers = 5.0F) {
   struct Storage {
     std::shared_ptr<const ModelFile> tiny;
     std::vector<float> embeddings, lm_head;
   };
   auto storage = std::make_shared<Storage>();
-  storage->tiny = make_tiny_model(num_layers, head_dim);
+  storage->tiny = make_tiny_model();
   auto model = std::make_shared<ModelFile>(*storage->tiny);
   const WeightView tied = model->weights.at("embed_tokens");
   const auto width = static_cast<std::size_t>(model->config.hidden_size);
   storage->embeddings.resize(kTinyVocab * width);
   storage->lm_head.resize(kTinyVocab * width);
   read_f32(tied, storage->embeddings);
-  for (float& value : storage->embeddings) value *= kOverLayers;
+  for (float& value : storage->embeddings) value *= over_layers;
   for (std::size_t token = 0; token < kTinyVocab - 1; ++token) {
     const std::size_t before = token / 10 * 10 + (token + 9) % 10;
     std::copy_n(storage->embeddings.data() + before * width, width, storage->lm_head.data() + token * width);
