@@ -58,16 +58,21 @@ std::vector<float> last_logits(ModelRunner& runner, BlockPool& pool, const Model
   }
 }
 
-TEST(ModelGoldenTest, LogitsMatchTransformers) {
+struct LogitErrors {
+  double worst = 0;
+  double mean = 0;
+  int compared = 0;
+};
+
+LogitErrors compare_logits(WeightStorage storage) {
   set_num_kernel_threads(static_cast<int>(std::max(1U, std::thread::hardware_concurrency())));
   const std::shared_ptr<const ModelFile> model = load_real_model();
   const ModelConfig& config = model->config;
   const KvLayout layout{.num_kv_heads = config.num_kv_heads, .head_dim = config.head_dim};
   BlockPool pool(4096 * config.num_layers / cpu::kTileTokens);
-  ModelRunner runner(config, load_weights(model, 4096, at::kCPU, WeightStorage::kFloat32), layout,
-                     pool.num_blocks(), 256, at::kCPU);
-  double worst = 0;
-  int compared = 0;
+  ModelRunner runner(config, load_weights(model, 4096, at::kCPU, storage), layout, pool.num_blocks(), 256,
+                     at::kCPU);
+  LogitErrors errors;
   for (const auto& golden : load_cases()) {
     const auto output = golden["output"].get<std::vector<TokenId>>();
     for (const auto& step : golden["steps"]) {
@@ -76,14 +81,29 @@ TEST(ModelGoldenTest, LogitsMatchTransformers) {
       const std::vector<float> logits = last_logits(runner, pool, config, std::move(ids));
       for (std::size_t i = 0; i < step["ids"].size(); ++i) {
         const double error = std::abs(logits[step["ids"][i].get<int>()] - step["logits"][i].get<double>());
-        worst = std::max(worst, error);
-        ASSERT_LT(error, kLogitTolerance) << "step " << step["step"] << ", token " << step["ids"][i];
-        ++compared;
+        errors.worst = std::max(errors.worst, error);
+        errors.mean += error;
+        ++errors.compared;
       }
     }
   }
-  EXPECT_EQ(compared, 20 * 3 * 256);
-  std::printf("worst logit error over %d logits: %.2e (allowed %.0e)\n", compared, worst, kLogitTolerance);
+  errors.mean /= errors.compared;
+  EXPECT_EQ(errors.compared, 20 * 3 * 256);
+  std::printf("error over %d logits: worst %.2e, mean %.2e\n", errors.compared, errors.worst, errors.mean);
+  return errors;
+}
+
+TEST(ModelGoldenTest, LogitsMatchTransformers) {
+  EXPECT_LT(compare_logits(WeightStorage::kFloat32).worst, kLogitTolerance);
+}
+
+// Weights in the file's blocks are the same weights; what differs is that activations are rounded to int8 on
+// their way into 120 projections, by 1/254 of a block's largest at the most, and K, V and probabilities to
+// bfloat16 on some CPUs. Logits here spread over 25; a wrong row order or scale makes them wrong by several.
+TEST(ModelGoldenTest, QuantisedArithmeticStaysCloseInLogits) {
+  const LogitErrors errors = compare_logits(WeightStorage::kAsStored);
+  EXPECT_LT(errors.mean, 0.2);
+  EXPECT_LT(errors.worst, 2.0);
 }
 
 TEST(ModelGoldenTest, GreedyTokensEqualTransformersAloneAndBatched) {

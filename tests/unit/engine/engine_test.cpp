@@ -9,6 +9,21 @@ namespace {
 
 using namespace testing;  // NOLINT(google-build-using-namespace)
 
+TEST(EngineConfigTest, TheCpuRefusesWeightTypesItDoesNotComputeIn) {
+  EngineObserver observer;
+  EngineConfig config;
+  config.kv_memory_bytes = 8 << 20;
+  for (const char* type : {"bf16", "f16", "int3"}) {
+    config.weight_dtype = type;
+    const auto engine = Engine::create(make_tiny_model(), config, observer);
+    ASSERT_FALSE(engine.ok());
+    EXPECT_EQ(engine.status().code(), StatusCode::kInvalidArgument);
+    EXPECT_NE(engine.status().message().find("weight_dtype is '" + std::string(type) + "'; allowed"),
+              std::string::npos)
+        << engine.status().message();
+  }
+}
+
 TEST_F(EngineTest, GeneratesTheWantedNumberOfTokens) {
   auto engine = make_engine(512);
   const Outcome outcome = run(*engine, greedy_request("a", {5, 6, 7}, 20));
