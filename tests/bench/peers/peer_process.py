@@ -32,7 +32,8 @@ OPENVINO = Package("OpenVINO GenAI", ROOT / ".cache" / "peers" / "openvino", ("o
 # and AMX instructions trap (ggml-org/llama.cpp pull request 26954).
 LLAMA_CPP = Package("llama.cpp", ROOT / ".cache" / "peers" / "llama_cpp", ("llama-cpp-python==0.3.*", "numpy"), ("llama_cpp", "numpy"),
                     "It is compiled here for this CPU, which takes a C++ compiler and up to 20 minutes",
-                    {"CMAKE_BUILD_PARALLEL_LEVEL": str(os.cpu_count()), "CMAKE_ARGS": "-DCMAKE_CXX_FLAGS=-fno-dse"})
+                    {"CMAKE_BUILD_PARALLEL_LEVEL": str(os.cpu_count()), "CMAKE_ARGS": "-DCMAKE_CXX_FLAGS=-fno-dse",
+                     "PIP_NO_CACHE_DIR": "1"})  # a wheel in pip's cache may have been compiled with other flags
 
 
 def install(package: Package) -> pathlib.Path:

@@ -103,13 +103,13 @@ def test_missing_tokens_are_no_figures():
 def test_default_plan_leaves_optional_rows_out():
     plan = speed.chosen([])
     assert list(plan) == list(speed.EVERYWHERE)
-    assert plan["6000"] == ["ours f16", "llama.cpp f16", "OpenVINO f16", "ours int8", "OpenVINO u8", "ours pruned", "ours pruned no-lookahead",
-                            "OpenVINO pruned"]
+    assert plan["6000"] == ["ours f16", "llama.cpp f16", "llama.cpp f16 no-flash", "OpenVINO f16", "ours int8", "OpenVINO u8", "ours pruned",
+                            "ours pruned no-lookahead", "OpenVINO pruned"]
 
 
 def test_patterns_choose_rows_and_points():
     assert speed.chosen(["*no-flash/128", "ours int8/*"]) == {
-        "128": ["llama.cpp f16 no-flash"], **{point: ["ours int8"] for point in ("2048", "6000", "batch 8", "memory")}}
+        "128": ["llama.cpp f16 no-flash"], **{point: ["ours int8"] for point in ("6000", "batch 8", "memory")}}
     assert speed.chosen(["nothing"]) == {}
 
 
