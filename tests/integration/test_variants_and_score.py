@@ -84,12 +84,12 @@ def test_full_cache_scored_against_itself_is_exact(scored):
 
 def test_cheaper_caches_cost_more(scored):
     means = [np.mean(v.kl_divergences[1:]) for v in scored.variants]
-    assert 0 < means[2] < 0.01, "int8"
+    assert 0 < means[2] < 0.03, "int8, and what rounding activations to int8 makes of it"
     assert means[2] < means[3] and means[2] < means[5]
     for variant in scored.variants:
         if variant.compression.applied.when != pb.PRUNE_WHEN_DURING_PREFILL:
             # Nothing is pruned yet; int8 and int4 have prefilled in float16, which activations rounded to int8 make more of.
-            assert variant.logprobs[0] == pytest.approx(scored.full_logprobs[0], abs=5e-2)
+            assert variant.logprobs[0] == pytest.approx(scored.full_logprobs[0], abs=0.2)
         assert len(variant.logprobs) == len(variant.kl_divergences) == len(scored.continuation_token_ids)
 
 
