@@ -71,6 +71,12 @@ void add_to(QuantizedMatrix& matrix, const Source& source) {
              [&](std::int64_t row) { return reinterpret_cast<const std::byte*>(source.block(row, 0)); });
 }
 
+QuantizedMatrix pack(const Source& source) {
+  QuantizedMatrix matrix(source.columns);
+  add_to(matrix, source);
+  return matrix;
+}
+
 struct Quantized {
   std::vector<int> codes;
   std::vector<float> scales;
@@ -134,8 +140,7 @@ TEST_P(QuantGemm, EqualsItsDefinitionForAllShapes) {
   for (const std::int64_t columns : {32, 64, 96, 576}) {
     for (const std::int64_t outputs : {1, 16, 17, 40, 100}) {
       const Source w = random_source(GetParam(), outputs, columns, rng);
-      QuantizedMatrix matrix(columns);
-      add_to(matrix, w);
+      const QuantizedMatrix matrix = pack(w);
       for (const int m : {1, 2, 3, 4, 5, 8, 9, 15, 16, 17, 33}) {
         const std::int64_t ldx = columns + 5;
         const std::int64_t ldy = outputs + 3;
@@ -168,8 +173,7 @@ TEST_P(QuantGemm, IsAsCloseAsInt8ActivationsAllow) {
   std::mt19937 rng(2);
   constexpr std::int64_t kColumns = 1536;
   const Source w = random_source(GetParam(), 48, kColumns, rng);
-  QuantizedMatrix matrix(kColumns);
-  add_to(matrix, w);
+  const QuantizedMatrix matrix = pack(w);
   const std::vector<float> x = random_rows(3 * kColumns, rng);
   std::vector<float> y(3 * 48);
   QuantWorkspace workspace;
@@ -191,8 +195,7 @@ TEST_P(QuantGemm, IsAsCloseAsInt8ActivationsAllow) {
 TEST_P(QuantGemm, ShowsWhatIsNotFinite) {
   std::mt19937 rng(3);
   const Source w = random_source(GetParam(), 20, 64, rng);
-  QuantizedMatrix matrix(64);
-  add_to(matrix, w);
+  const QuantizedMatrix matrix = pack(w);
   QuantWorkspace workspace;
   for (const float poison : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(),
                              -std::numeric_limits<float>::infinity()}) {
@@ -209,8 +212,7 @@ TEST_P(QuantGemm, ShowsWhatIsNotFinite) {
 TEST_P(QuantGemm, TinyActivationsCountAsZero) {
   std::mt19937 rng(4);
   const Source w = random_source(GetParam(), 16, 32, rng);
-  QuantizedMatrix matrix(32);
-  add_to(matrix, w);
+  const QuantizedMatrix matrix = pack(w);
   QuantWorkspace workspace;
   std::vector<float> x(32, 1e-38f);
   std::vector<float> y(16, 1.0f);

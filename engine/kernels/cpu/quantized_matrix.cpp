@@ -59,6 +59,10 @@ void AlignedBytes::Free::operator()(std::uint8_t* p) const {
   std::free(p);
 }
 
+std::int64_t QuantizedMatrix::Part::num_units() const {
+  return (ceil_panels(num_rows) + kPanelsInHand - 1) / kPanelsInHand;
+}
+
 QuantizedMatrix::QuantizedMatrix(std::int64_t in_features) : in_features_(in_features) {
   KVCRUSH_CHECK(in_features > 0 && in_features % kQuantBlock == 0);
 }
@@ -121,7 +125,7 @@ QuantRows QuantWorkspace::quantize(const float* x, std::int64_t ldx, int m, std:
   parallel_for(tiles, [&](std::int64_t tile, int) {
     const int last = std::min(m, static_cast<int>(tile + 1) * kQuantPanel);
     for (int r = static_cast<int>(tile) * kQuantPanel; r < last; ++r)
-      cpu_kernels().quantize_row(x + r * ldx, static_cast<int>(in_features), r, rows);
+      cpu_kernels().quantize_row(x + r * ldx, r, rows);
   });
   return rows;
 }
@@ -136,15 +140,18 @@ void quant_gemm(const float* x, std::int64_t ldx, int m, const QuantizedMatrix& 
   const KernelTable& kernels = cpu_kernels();
   const QuantRows rows = workspace.quantize(x, ldx, m, w.in_features());
   std::uint8_t* const scratch = workspace.thread_scratch(rows.num_blocks);
-  for (const QuantizedMatrix::Part& part : w.parts()) {
-    const std::int64_t panels = ceil_panels(part.num_rows);
-    parallel_for((panels + kPanelsInHand - 1) / kPanelsInHand, [&](std::int64_t unit, int thread) {
-      const std::int64_t first = unit * kPanelsInHand;
-      kernels.quant_panels(part.panels, first, std::min<std::int64_t>(first + kPanelsInHand, panels), rows, m,
-                           part.num_rows, scratch + thread * quant_scratch_bytes(rows.num_blocks),
-                           y + part.first_row, ldy, accumulate);
-    });
-  }
+  std::int64_t num_units = 0;
+  for (const QuantizedMatrix::Part& part : w.parts()) num_units += part.num_units();
+  // One parallel region for all parts: entering one costs as much as a small part takes at one row.
+  parallel_for(num_units, [&](std::int64_t unit, int thread) {
+    auto part = w.parts().begin();
+    for (; unit >= part->num_units(); ++part) unit -= part->num_units();
+    const std::int64_t first = unit * kPanelsInHand;
+    const std::int64_t last = std::min(first + kPanelsInHand, ceil_panels(part->num_rows));
+    kernels.quant_panels(part->panels, first, last, rows, m, part->num_rows,
+                         scratch + thread * quant_scratch_bytes(rows.num_blocks), y + part->first_row, ldy,
+                         accumulate);
+  });
 }
 
 }  // namespace kvcrush::cpu

@@ -54,6 +54,7 @@ class QuantizedMatrix {
     std::int64_t num_rows = 0;
     AlignedBytes codes;
     AlignedBytes scales;
+    std::int64_t num_units() const;  // of work: kPanelsInHand panels each
   };
   const std::vector<Part>& parts() const { return parts_; }
 
