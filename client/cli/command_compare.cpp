@@ -99,11 +99,12 @@ client::Result<std::vector<RunRecord>> run_together(client::Client& client, clie
   return records;
 }
 
-// One request after the other.
+// One request after the other, each from nothing: the first must not leave its prompt to the second.
 client::Result<std::vector<RunRecord>> run_separately(client::Client& client, client::Client& observer,
-                                                      const v1::GenerateRequest& request,
+                                                      v1::GenerateRequest request,
                                                       const std::vector<Side>& sides,
                                                       const std::stop_token& stop) {
+  request.mutable_prefix_cache()->set_bypass(true);
   std::vector<RunRecord> records;
   for (const Side& side : sides) {
     auto record = run_together(client, observer, request, {side}, stop);
@@ -135,8 +136,8 @@ int run_compare(CompareOptions& options, const ServerOptions& server, Interrupt&
   options.request.set_request_id("compare-" + std::to_string(getpid()));
   // Samples of one request have seeds of their own.
   const bool separate = options.separate || options.request.sampling().temperature() > 0;
-  const auto run = separate ? run_separately : run_together;
-  const auto records = run(*client, *observer, options.request, sides, stop);
+  const auto records = separate ? run_separately(*client, *observer, options.request, sides, stop)
+                                : run_together(*client, *observer, options.request, sides, stop);
   if (!records.ok()) return fail(records.status(), stop);
   const RunRecord& first = records->at(0);
   const RunRecord& second = records->at(1);

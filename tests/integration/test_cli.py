@@ -109,6 +109,13 @@ def test_compare(cli, tmp_path):
     assert "texts: " in out
 
 
+def test_compare_separately_times_both_from_nothing(cli, server):
+    hits = "kvcrush_prefix_cache_hit_tokens_total"
+    before = server.metrics()[hits]
+    checked(cli("compare", "--separate", PROMPT * 20, "--max-tokens", "4", "--budget", "0.5"))
+    assert server.metrics()[hits] == before
+
+
 def test_exit_codes_and_messages(cli, server):
     refused = cli("generate", PROMPT, "--top-p", "7")
     assert refused.returncode == 1
