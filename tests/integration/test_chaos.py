@@ -127,10 +127,14 @@ def test_chaos(long_prompt):
         eventually(lambda: answers(server), "an answer after all that")
 
         long_one = server.stub.Generate(build_request(prompt[:50], max_tokens=30, ignore_eos=True, temperature=0))
-        next(iter(long_one))
-        server.terminate()
-        for _ in long_one:
-            pass
+        try:
+            next(iter(long_one))
+            server.terminate()
+            for _ in long_one:
+                pass
+        except grpc.RpcError as error:  # one of its 30 steps may meet a fault, which must not keep the server
+            assert error.code() == grpc.StatusCode.INTERNAL, error
+            server.terminate()
         assert server.wait(60 * SLOWNESS) == 0, server.log()[-3000:]
 
 

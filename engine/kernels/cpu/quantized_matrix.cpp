@@ -142,7 +142,7 @@ void quant_gemm(const float* x, std::int64_t ldx, int m, const QuantizedMatrix& 
   std::uint8_t* const scratch = workspace.thread_scratch(rows.num_blocks);
   std::int64_t num_units = 0;
   for (const QuantizedMatrix::Part& part : w.parts()) num_units += part.num_units();
-  // One parallel region for all parts: entering one costs as much as a small part takes at one row.
+  // One parallel region for all parts: a small one would leave a thread idle at its end.
   parallel_for(num_units, [&](std::int64_t unit, int thread) {
     auto part = w.parts().begin();
     for (; unit >= part->num_units(); ++part) unit -= part->num_units();
