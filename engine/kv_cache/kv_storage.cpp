@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 
+#include "engine/core/huge_pages.h"
 #include "engine/core/status.h"
 
 namespace kvcrush {
@@ -17,6 +18,7 @@ cpu::KvFormat make_kv_format(KvDtype dtype, int head_dim) {
 KvStorage::KvStorage(const KvLayout& layout, int num_blocks, at::Device device) : layout_(layout) {
   bytes_ = at::empty({num_blocks, layout.num_kv_heads, cpu::block_head_bytes(layout.head_dim)},
                      at::TensorOptions(at::kByte).device(device));
+  if (device.is_cpu()) prefer_huge_pages(bytes_.data_ptr(), bytes_.nbytes());
 }
 
 cpu::KvPool KvStorage::cpu_pool() const {

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "engine/core/huge_pages.h"
 #include "engine/core/status.h"
 #include "engine/model/rope_table.h"
 
@@ -48,6 +49,7 @@ struct WeightReader {
   const ModelFile& model;
   at::Device device;
   WeightStorage storage;
+  std::shared_ptr<std::pmr::memory_resource> memory;  // of the weights that stay quantised
 
   LinearWeight linear(const std::string& prefix, std::initializer_list<const char*> names) const {
     std::vector<const WeightView*> views;
@@ -55,7 +57,7 @@ struct WeightReader {
     if (storage == WeightStorage::kFloat32 || !use_cpu_kernels(device) || !can_stay_quantized(views))
       return make_linear_weight(read_stacked(model, prefix, names), device);
     LinearWeight weight;
-    weight.quantized = cpu::QuantizedMatrix(views.front()->shape[1]);
+    weight.quantized = cpu::QuantizedMatrix(views.front()->shape[1], memory);
     for (const WeightView* view : views) {
       weight.quantized.add(*quant_source(view->dtype), view->shape[0],
                            [view](std::int64_t row) { return view->row_bytes(row).data(); });
@@ -131,7 +133,7 @@ void EmbeddingTable::lookup(std::span<const TokenId> ids, at::Tensor& rows) cons
 ModelWeights load_weights(const std::shared_ptr<const ModelFile>& model, int max_context_tokens,
                           at::Device device, WeightStorage storage) {
   const ModelConfig& config = model->config;
-  const WeightReader reader{*model, device, storage};
+  const WeightReader reader{*model, device, storage, make_huge_page_memory()};
   ModelWeights weights{.quantized = false,
                        .embedding = EmbeddingTable(model, device),
                        .layers = {},

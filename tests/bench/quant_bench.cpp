@@ -4,20 +4,24 @@
 #include <random>
 #include <vector>
 
+#include "engine/core/huge_pages.h"
 #include "engine/kernels/cpu/quantized_matrix.h"
 #include "engine/kernels/parallel.h"
 
 namespace kvcrush::cpu {
 namespace {
 
-// Enough copies of a projection that they do not stay in the core's caches between uses.
+// As many copies of a projection as a small model has weights: they do not stay in the core's caches between uses.
 std::vector<QuantizedMatrix> make_matrices(QuantSource source, std::int64_t in, std::int64_t out) {
   std::mt19937 rng(1);
   std::vector<std::byte> row(static_cast<std::size_t>(in / kQuantBlock * quant_source_bytes(source)));
   for (std::byte& byte : row) byte = static_cast<std::byte>(rng() & 0x3f);
+  const auto memory = make_huge_page_memory();
   std::vector<QuantizedMatrix> matrices;
-  for (int i = 0; i < 16; ++i) {
-    matrices.emplace_back(in);
+  constexpr std::int64_t kBytes = 64 << 20;
+  const std::int64_t copies = kBytes / (in * out / kQuantBlock * quant_source_bytes(source));
+  for (std::int64_t i = 0; i < copies; ++i) {
+    matrices.emplace_back(in, memory);
     matrices.back().add(source, out, [&](std::int64_t) { return row.data(); });
   }
   return matrices;

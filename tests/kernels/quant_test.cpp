@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "engine/core/huge_pages.h"
 #include "engine/kernels/cpu/half.h"
 #include "engine/kernels/cpu/quantized_matrix.h"
 #include "engine/kernels/parallel.h"
@@ -72,7 +73,7 @@ void add_to(QuantizedMatrix& matrix, const Source& source) {
 }
 
 QuantizedMatrix pack(const Source& source) {
-  QuantizedMatrix matrix(source.columns);
+  QuantizedMatrix matrix(source.columns, make_huge_page_memory());
   add_to(matrix, source);
   return matrix;
 }
@@ -228,7 +229,7 @@ TEST(QuantGemmParts, StackedKindsLieSideBySide) {
   const Source a = random_source(QuantSource::kQ4_1, 32, 64, rng);
   const Source b = random_source(QuantSource::kQ8_0, 16, 64, rng);
   const Source c = random_source(QuantSource::kQ4_0, 7, 64, rng);
-  QuantizedMatrix matrix(64);
+  QuantizedMatrix matrix(64, make_huge_page_memory());
   for (const Source* part : {&a, &b, &c}) add_to(matrix, *part);
   EXPECT_EQ(matrix.out_features(), 55);
   for (const int m : {1, 6}) {

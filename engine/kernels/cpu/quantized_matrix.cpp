@@ -63,7 +63,8 @@ std::int64_t QuantizedMatrix::Part::num_units() const {
   return (ceil_panels(num_rows) + kPanelsInHand - 1) / kPanelsInHand;
 }
 
-QuantizedMatrix::QuantizedMatrix(std::int64_t in_features) : in_features_(in_features) {
+QuantizedMatrix::QuantizedMatrix(std::int64_t in_features, std::shared_ptr<std::pmr::memory_resource> memory)
+    : in_features_(in_features), memory_(std::move(memory)) {
   KVCRUSH_CHECK(in_features > 0 && in_features % kQuantBlock == 0);
 }
 
@@ -81,10 +82,11 @@ void QuantizedMatrix::add(QuantSource source, std::int64_t num_rows,
   const std::int64_t num_panels = ceil_panels(num_rows);
   const std::int64_t code_bytes = part.panels.code_bytes();
   const std::int64_t scales_per_block = part.panels.scales_per_block();
-  part.codes = AlignedBytes(static_cast<std::size_t>(num_panels * num_blocks * code_bytes));
-  part.scales = AlignedBytes(static_cast<std::size_t>(num_panels * num_blocks * scales_per_block) * 2);
-  std::uint8_t* const codes = part.codes.data();
-  auto* const scales = reinterpret_cast<std::uint16_t*>(part.scales.data());
+  const auto allocate = [&](std::int64_t size_bytes) {
+    return memory_->allocate(static_cast<std::size_t>(size_bytes), kLine);
+  };
+  auto* const codes = static_cast<std::uint8_t*>(allocate(num_panels * num_blocks * code_bytes));
+  auto* const scales = static_cast<std::uint16_t*>(allocate(num_panels * num_blocks * scales_per_block * 2));
   part.panels.codes = codes;
   part.panels.scales = scales;
   out_features_ += num_rows;

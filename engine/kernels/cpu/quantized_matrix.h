@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <memory_resource>
 #include <vector>
 
 #include "engine/kernels/cpu/cpu_kernels.h"
@@ -37,7 +38,9 @@ inline constexpr int quant_source_bytes(QuantSource source) {
 class QuantizedMatrix {
  public:
   QuantizedMatrix() = default;
-  explicit QuantizedMatrix(std::int64_t in_features);  // a multiple of kQuantBlock
+  // in_features: a multiple of kQuantBlock. Everything lies in `memory`, which may serve many matrices and gets
+  // nothing back from them.
+  QuantizedMatrix(std::int64_t in_features, std::shared_ptr<std::pmr::memory_resource> memory);
 
   // row(i): the blocks of row i < num_rows, called from several threads. Every part but the last has a
   // multiple of kQuantPanel rows.
@@ -52,8 +55,6 @@ class QuantizedMatrix {
     QuantPanels panels;
     std::int64_t first_row = 0;
     std::int64_t num_rows = 0;
-    AlignedBytes codes;
-    AlignedBytes scales;
     std::int64_t num_units() const;  // of work: kPanelsInHand panels each
   };
   const std::vector<Part>& parts() const { return parts_; }
@@ -62,6 +63,7 @@ class QuantizedMatrix {
   std::int64_t out_features_ = 0;
   std::int64_t in_features_ = 0;
   std::vector<Part> parts_;
+  std::shared_ptr<std::pmr::memory_resource> memory_;
 };
 
 // What projections reuse from call to call: activations in int8, and a little scratch per thread.
