@@ -59,8 +59,8 @@ void AlignedBytes::Free::operator()(std::uint8_t* p) const {
   std::free(p);
 }
 
-std::int64_t QuantizedMatrix::Part::num_units() const {
-  return (ceil_panels(num_rows) + kPanelsInHand - 1) / kPanelsInHand;
+std::int64_t QuantizedMatrix::Part::num_panels() const {
+  return ceil_panels(num_rows);
 }
 
 QuantizedMatrix::QuantizedMatrix(std::int64_t in_features, std::shared_ptr<std::pmr::memory_resource> memory)
@@ -137,22 +137,42 @@ std::uint8_t* QuantWorkspace::thread_scratch(std::int64_t num_blocks) {
   return scratch_.data();
 }
 
+namespace {
+
+// Panels of a unit of work. With few rows time goes into reading weights: long stretches, so that little of what a
+// thread asks for ahead is another thread's.
+std::int64_t unit_panels(const QuantizedMatrix& w, int m) {
+  constexpr int kFewRows = 16;
+  constexpr std::int64_t kUnitsPerThread = 2;
+  if (m > kFewRows) return kPanelsInHand;
+  const std::int64_t units = kUnitsPerThread * num_kernel_threads();
+  return std::max(kPanelsInHand, (ceil_panels(w.out_features()) + units - 1) / units);
+}
+
+}  // namespace
+
 void quant_gemm(const float* x, std::int64_t ldx, int m, const QuantizedMatrix& w, QuantWorkspace& workspace,
                 float* y, std::int64_t ldy, bool accumulate) {
   const KernelTable& kernels = cpu_kernels();
   const QuantRows rows = workspace.quantize(x, ldx, m, w.in_features());
   std::uint8_t* const scratch = workspace.thread_scratch(rows.num_blocks);
+  const std::int64_t panels_per_unit = unit_panels(w, m);
+  const auto units_of = [&](const QuantizedMatrix::Part& part) {
+    return (part.num_panels() + panels_per_unit - 1) / panels_per_unit;
+  };
   std::int64_t num_units = 0;
-  for (const QuantizedMatrix::Part& part : w.parts()) num_units += part.num_units();
+  for (const QuantizedMatrix::Part& part : w.parts()) num_units += units_of(part);
   // One parallel region for all parts: a small one would leave a thread idle at its end.
   parallel_for(num_units, [&](std::int64_t unit, int thread) {
     auto part = w.parts().begin();
-    for (; unit >= part->num_units(); ++part) unit -= part->num_units();
-    const std::int64_t first = unit * kPanelsInHand;
-    const std::int64_t last = std::min(first + kPanelsInHand, ceil_panels(part->num_rows));
-    kernels.quant_panels(part->panels, first, last, rows, m, part->num_rows,
-                         scratch + thread * quant_scratch_bytes(rows.num_blocks), y + part->first_row, ldy,
-                         accumulate);
+    for (; unit >= units_of(*part); ++part) unit -= units_of(*part);
+    const std::int64_t first = unit * panels_per_unit;
+    const std::int64_t last = std::min(first + panels_per_unit, part->num_panels());
+    for (std::int64_t p = first; p < last; p += kPanelsInHand) {
+      kernels.quant_panels(part->panels, p, std::min(p + kPanelsInHand, last), rows, m, part->num_rows,
+                           scratch + thread * quant_scratch_bytes(rows.num_blocks), y + part->first_row, ldy,
+                           accumulate);
+    }
   });
 }
 

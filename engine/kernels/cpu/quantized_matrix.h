@@ -55,7 +55,7 @@ class QuantizedMatrix {
     QuantPanels panels;
     std::int64_t first_row = 0;
     std::int64_t num_rows = 0;
-    std::int64_t num_units() const;  // of work: kPanelsInHand panels each
+    std::int64_t num_panels() const;
   };
   const std::vector<Part>& parts() const { return parts_; }
 
