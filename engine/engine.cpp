@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <condition_variable>
 #include <exception>
+#include <future>
 #include <map>
 #include <mutex>
 #include <thread>
@@ -19,6 +20,7 @@
 #include "engine/faults.h"
 #include "engine/kernels/parallel.h"
 #include "engine/loader/model_file.h"
+#include "engine/model/weights.h"
 #include "engine/request_checks.h"
 #include "engine/request_sequences.h"
 
@@ -220,6 +222,10 @@ void Engine::Impl::settle() {
   if (none_live) idle_.notify_all();
 }
 
+bool keeps_weights_quantized(const ModelFile& model) {
+  return keeps_quantized(model);
+}
+
 Result<std::unique_ptr<Engine>> Engine::create(std::shared_ptr<const ModelFile> model,
                                                const EngineConfig& config, EngineObserver& observer) {
   KVCRUSH_CHECK(model != nullptr);
@@ -247,8 +253,13 @@ Result<std::unique_ptr<Engine>> Engine::create(std::shared_ptr<const ModelFile> 
   at::set_num_threads(
       1);  // ATen only moves small things here; a second pool of threads would fight with ours
   try {
+    // On a thread of its own: OpenMP keeps the workers of every thread that ever had some, and where there
+    // are more of them than cores it lets the loop thread's sleep between two kernels, which costs more than
+    // many kernels.
     std::unique_ptr<ModelExecutor> executor =
-        with_faults(make_executor(model, *sized, *limits, layout, *device), *faults);
+        std::async(std::launch::async, [&] {
+          return with_faults(make_executor(model, *sized, *limits, layout, *device), *faults);
+        }).get();
     return std::unique_ptr<Engine>(new Engine(std::make_unique<Impl>(
         std::move(model), *sized, *limits, *dtype, std::move(executor), on_gpu, observer)));
   } catch (const std::exception& error) {

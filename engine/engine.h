@@ -22,6 +22,9 @@ namespace kvcrush {
 
 struct ModelFile;
 
+// Whether weight_dtype "auto" keeps the weights of this model quantised on the CPU.
+bool keeps_weights_quantized(const ModelFile& model);
+
 struct EngineConfig {
   // "cpu", "cuda:N", or "auto": a GPU where this build serves one and there is one, else the CPU.
   std::string device = "cpu";

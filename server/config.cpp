@@ -97,7 +97,7 @@ void add_engine_options(CLI::App& app, ServerConfig& config, RawOptions& raw) {
   engine.kv_dtype = "auto";
   add(app, kGroup, "kv-dtype", engine.kv_dtype,
       "How keys and values are stored where a request does not say: f32, bf16, f16, int8 or int4; auto: f16 "
-      "on a GPU, f32 on the CPU")
+      "on a GPU; on the CPU bf16 where weights stay quantised, else f32")
       ->check(CLI::IsMember({"auto", "f32", "bf16", "f16", "int8", "int4"}).description(""));
   add(app, kGroup, "max-batch-tokens", engine.max_batch_tokens,
       "Tokens of one engine step, prefill and decode together")
@@ -149,12 +149,12 @@ Status apply_swap_memory(const std::string& text, EngineConfig& engine) {
   return {};
 }
 
-Status apply_raw(const RawOptions& raw, const DtypeOfDevice& automatic, ServerConfig& config) {
+Status apply_raw(const RawOptions& raw, const AutomaticKvDtype& automatic, ServerConfig& config) {
   config.http_listen = raw.http_listen == "off" ? "" : raw.http_listen;
   config.drain_timeout = to_milliseconds(raw.drain_timeout_s);
   config.stalled_client_timeout = to_milliseconds(raw.stalled_client_timeout_s);
   config.log.format = raw.log_format == "json" ? LogFormat::kJson : LogFormat::kText;
-  if (config.engine.kv_dtype == "auto") config.engine.kv_dtype = automatic(config.engine.device);
+  if (config.engine.kv_dtype == "auto") config.engine.kv_dtype = automatic(config);
   Result<CompressionDefaults> compression = resolve_compression(raw.compression, config.engine.kv_dtype);
   KVCRUSH_RETURN_IF_ERROR(compression.status());
   config.compression = std::move(compression).value();
@@ -202,7 +202,7 @@ ConfigOutcome usage_error(const std::string& what) {
 
 }  // namespace
 
-ConfigOutcome parse_config(const std::vector<std::string>& args, const DtypeOfDevice& automatic) {
+ConfigOutcome parse_config(const std::vector<std::string>& args, const AutomaticKvDtype& automatic) {
   ServerConfig config;
   RawOptions raw;
   CLI::App app("KVCrush Serve: LLM inference over gRPC with a pruned KV cache.", "kvcrush-server");

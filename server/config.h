@@ -40,13 +40,13 @@ struct ConfigOutcome {
   std::string message;                 // to stdout when exit_code is 0, else to stderr
 };
 
-// What --kv-dtype auto is on the device of that name.
-using DtypeOfDevice = std::function<std::string(const std::string& device)>;
+// What --kv-dtype auto is for the model, device and weights that the rest of the options name.
+using AutomaticKvDtype = std::function<std::string(const ServerConfig& config)>;
 
 // `args` without the program's name. Reads the environment and, where named, the file. Never throws.
 ConfigOutcome parse_config(
     const std::vector<std::string>& args,
-    const DtypeOfDevice& automatic = [](const std::string& /*device*/) { return "f32"; });
+    const AutomaticKvDtype& automatic = [](const ServerConfig& /*config*/) { return "f32"; });
 
 // Rules that span options; the message names the option as spelled on the command line.
 Status check_config(const ServerConfig& config);

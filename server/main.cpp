@@ -9,6 +9,7 @@
 #include <thread>
 #include <vector>
 
+#include "engine/loader/model_file.h"
 #include "server/config.h"
 #include "server/logging.h"
 #include "server/model_loading.h"
@@ -77,10 +78,14 @@ void survive_failed_writes() {
   for (const int signal : {SIGPIPE, SIGXFSZ}) sigaction(signal, &ignore, nullptr);
 }
 
-// A device that is unknown is refused later.
-std::string automatic_kv_dtype(const std::string& name) {
-  const Result<std::string> device = resolve_device(name);
-  return device.ok() && *device != "cpu" ? "f16" : "f32";
+// Quantised arithmetic rounds keys and values to bfloat16 where it meets them, so more bits in the cache
+// would be bytes without use. A device that is unknown and a model that cannot be read are refused later.
+std::string automatic_kv_dtype(const ServerConfig& config) {
+  const Result<std::string> device = resolve_device(config.engine.device);
+  if (device.ok() && *device != "cpu") return "f16";
+  if (config.engine.weight_dtype == "f32") return "f32";
+  const Result<ModelFile> model = load_model_file(config.model_path);
+  return model.ok() && keeps_weights_quantized(*model) ? "bf16" : "f32";
 }
 
 int run(const std::vector<std::string>& args) {

@@ -9,10 +9,12 @@
 
 namespace kvcrush {
 
-// Asks for huge pages in those parts of [data, data + size_bytes) that could be any. A wish: no error is reported.
+// Asks for huge pages in those parts of [data, data + size_bytes) that could be any. A wish: no error is
+// reported.
 void prefer_huge_pages(void* data, std::size_t size_bytes);
 
-// Memory for many things that end together: nothing is given back before the resource itself goes. Not thread-safe.
+// Memory for many things that end together: nothing is given back before the resource itself goes. Not
+// thread-safe.
 std::shared_ptr<std::pmr::memory_resource> make_huge_page_memory();
 
 }  // namespace kvcrush

@@ -130,6 +130,12 @@ void EmbeddingTable::lookup(std::span<const TokenId> ids, at::Tensor& rows) cons
   }
 }
 
+bool keeps_quantized(const ModelFile& model) {
+  const std::string prefix = "layers.0.";
+  return can_stay_quantized(
+      {&find(model, prefix + "q_proj"), &find(model, prefix + "k_proj"), &find(model, prefix + "v_proj")});
+}
+
 ModelWeights load_weights(const std::shared_ptr<const ModelFile>& model, int max_context_tokens,
                           at::Device device, WeightStorage storage) {
   const ModelConfig& config = model->config;

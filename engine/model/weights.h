@@ -59,6 +59,8 @@ enum class WeightStorage {
   kFloat32,
   kAsStored,  // quantised ones in the file's own blocks, where every part of a projection is
 };
+// Whether kAsStored keeps this model's projections in few bits: those of its first layer decide.
+bool keeps_quantized(const ModelFile& model);
 ModelWeights load_weights(const std::shared_ptr<const ModelFile>& model, int max_context_tokens,
                           at::Device device, WeightStorage storage);
 

@@ -57,6 +57,7 @@ inline EngineRequest make_request(int prompt_tokens, int new_tokens, int vocab_s
   static int counter = 0;
   EngineRequest request;
   request.request_id = "bench-" + std::to_string(counter++);
+  request.bypass_prefix_cache = true;  // prompts come again, from round to round
   for (int i = 0; i < prompt_tokens; ++i)
     request.prompt_token_ids.push_back((i * 7919 + salt * 104729 + 100) % (vocab_size - 100) + 50);
   request.sampling.temperature = 0;

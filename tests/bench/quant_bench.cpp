@@ -11,7 +11,8 @@
 namespace kvcrush::cpu {
 namespace {
 
-// As many copies of a projection as a small model has weights: they do not stay in the core's caches between uses.
+// As many copies of a projection as a small model has weights: they do not stay in the core's caches between
+// uses.
 std::vector<QuantizedMatrix> make_matrices(QuantSource source, std::int64_t in, std::int64_t out) {
   std::mt19937 rng(1);
   std::vector<std::byte> row(static_cast<std::size_t>(in / kQuantBlock * quant_source_bytes(source)));

@@ -200,6 +200,6 @@ def test_model_info(client):
     assert (info.num_layers, info.num_heads, info.num_kv_heads, info.head_dim) == (30, 9, 3, 64)
     assert (info.max_context_tokens, info.vocab_size) == (8192, 49152)
     assert info.num_parameters == pytest.approx(135e6, rel=0.01)
-    assert info.block_bytes == info.block_size_tokens * info.num_kv_heads * info.head_dim * 2 * 4
+    assert info.block_bytes == info.block_size_tokens * info.num_kv_heads * info.head_dim * 2 * 2  # bfloat16
     assert info.num_blocks == (768 << 20) // info.block_bytes
     assert info.chat_template and info.server_version and info.device == "cpu"

@@ -58,7 +58,7 @@ def test_cancelling_variants_frees_everything(server, long_prompt):
 
 
 def test_a_pool_too_small_for_a_trunk_serves_samples_one_by_one(long_prompt):
-    with running_server("--kv-memory", "24MiB") as server:  # room for some 500 float32 tokens
+    with running_server("--kv-memory", "24MiB", "--kv-dtype", "f32") as server:  # room for some 500 float32 tokens
         samples = collect(server.stub.Generate(build_request(long_prompt(400), temperature=0, max_tokens=8, ignore_eos=True, n=3)))
         assert len(samples) == 3 and len({tuple(s.token_ids) for s in samples.values()}) == 1
         wait_idle(server)

@@ -139,8 +139,8 @@ std::uint8_t* QuantWorkspace::thread_scratch(std::int64_t num_blocks) {
 
 namespace {
 
-// Panels of a unit of work. With few rows time goes into reading weights: long stretches, so that little of what a
-// thread asks for ahead is another thread's.
+// Panels of a unit of work. With few rows time goes into reading weights: long stretches, so that little of
+// what a thread asks for ahead is another thread's.
 std::int64_t unit_panels(const QuantizedMatrix& w, int m) {
   constexpr int kFewRows = 16;
   constexpr std::int64_t kUnitsPerThread = 2;

@@ -38,8 +38,8 @@ inline constexpr int quant_source_bytes(QuantSource source) {
 class QuantizedMatrix {
  public:
   QuantizedMatrix() = default;
-  // in_features: a multiple of kQuantBlock. Everything lies in `memory`, which may serve many matrices and gets
-  // nothing back from them.
+  // in_features: a multiple of kQuantBlock. Everything lies in `memory`, which may serve many matrices and
+  // gets nothing back from them.
   QuantizedMatrix(std::int64_t in_features, std::shared_ptr<std::pmr::memory_resource> memory);
 
   // row(i): the blocks of row i < num_rows, called from several threads. Every part but the last has a

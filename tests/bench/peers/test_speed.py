@@ -23,11 +23,11 @@ def timed(turn: int, row: str, decode_per_s: float) -> dict:
 
 
 RECORDS = [
-    record(0, "ours f16", "memory", peak_rss_bytes=300, rss_bytes=200), record(0, "OpenVINO f16", "memory", peak_rss_bytes=600, rss_bytes=200),
+    record(0, "ours bf16", "memory", peak_rss_bytes=300, rss_bytes=200), record(0, "OpenVINO f16", "memory", peak_rss_bytes=600, rss_bytes=200),
     record(0, "llama.cpp f16", "memory", peak_rss_bytes=150, rss_bytes=100), record(0, "ours pruned", "memory", peak_rss_bytes=150, rss_bytes=100),
     # Round 1 is twice as slow for all: ratios within a round do not see it. llama.cpp is the best peer of round 0, OpenVINO of round 1.
-    timed(0, "ours f16", 60), timed(0, "llama.cpp f16", 40), timed(0, "llama.cpp f16 no-flash", 30), timed(0, "OpenVINO f16", 20),
-    timed(1, "ours f16", 30), timed(1, "llama.cpp f16", 10), timed(1, "llama.cpp f16 no-flash", 15), timed(1, "OpenVINO f16", 20),
+    timed(0, "ours bf16", 60), timed(0, "llama.cpp f16", 40), timed(0, "llama.cpp f16 no-flash", 30), timed(0, "OpenVINO f16", 20),
+    timed(1, "ours bf16", 30), timed(1, "llama.cpp f16", 10), timed(1, "llama.cpp f16 no-flash", 15), timed(1, "OpenVINO f16", 20),
     timed(0, "ours pruned", 120), timed(1, "ours pruned", 60), timed(0, "OpenVINO pruned", 10), timed(1, "OpenVINO pruned", 10),
 ]
 
@@ -42,7 +42,7 @@ def summary():
 
 
 def test_ratios_are_taken_within_a_round_over_each_peers_best_row(summary):
-    over = ratio(summary, "512", "ours f16", "decode_per_s")
+    over = ratio(summary, "512", "ours bf16", "decode_per_s")
     assert over["llama.cpp"] == report.spread([60 / 40, 30 / 15])
     assert over["OpenVINO"] == report.spread([60 / 20, 30 / 20])
     assert over["best peer"] == report.spread([60 / 40, 30 / 20])
@@ -55,12 +55,12 @@ def test_rows_are_compared_with_rows_of_the_same_cache(summary):
 
 
 def test_of_memory_the_smallest_peer_is_best(summary):
-    assert ratio(summary, "memory", "ours f16", "peak_rss_bytes")["best peer"]["median"] == pytest.approx(2)
+    assert ratio(summary, "memory", "ours bf16", "peak_rss_bytes")["best peer"]["median"] == pytest.approx(2)
 
 
 def test_pruning_is_measured_against_the_engines_own_full_cache(summary):
     found = {(p["point"], p["row"]): p for p in summary["pruning"]}
-    assert found["512", "ours pruned"]["base"] == "ours f16"
+    assert found["512", "ours pruned"]["base"] == "ours bf16"
     assert found["512", "ours pruned"]["tpot_ms"] == report.spread([0.5, 0.5])
     assert found["512", "OpenVINO pruned"]["tpot_ms"] == report.spread([2, 2])
     assert found["memory", "ours pruned"]["peak_rss_bytes"]["median"] == pytest.approx(0.5)
@@ -68,7 +68,7 @@ def test_pruning_is_measured_against_the_engines_own_full_cache(summary):
 
 def test_report_and_picture(summary, tmp_path):
     text = speed_report.markdown(summary, ABOUT, "x.png")
-    assert "| 512 | ours f16 | 1000 (1000-1000) | 512 (512-512) | 25.0 (16.7-33.3) | 45.0 (30.0-60.0) | 2 |" in text
+    assert "| 512 | ours bf16 | 1000 (1000-1000) | 512 (512-512) | 25.0 (16.7-33.3) | 45.0 (30.0-60.0) | 2 |" in text
     assert "| 512 | decode | ours pruned | 9.00 (6.00-12.00) | - | 9.00 (6.00-12.00) |" in text
     assert "Something else ran." in text and "AMX_INT8 = 1" in text
     speed_report.draw(summary, list(speed.ROWS), tmp_path / "x.png")
@@ -76,9 +76,9 @@ def test_report_and_picture(summary, tmp_path):
 
 
 def test_only_what_was_measured_is_reported():
-    summary = speed_report.summarise([record(0, "ours f16", "memory", peak_rss_bytes=2**20, rss_bytes=2**20)], ["ours f16"], POINTS)
+    summary = speed_report.summarise([record(0, "ours bf16", "memory", peak_rss_bytes=2**20, rss_bytes=2**20)], ["ours bf16"], POINTS)
     text = speed_report.markdown(summary, ABOUT, "x.png")
-    assert "| ours f16 | 1 (1-1) | 1 (1-1) |" in text
+    assert "| ours bf16 | 1 (1-1) | 1 (1-1) |" in text
     assert "One request" not in text and "Ratios" not in text
 
 
@@ -103,7 +103,7 @@ def test_missing_tokens_are_no_figures():
 def test_default_plan_leaves_optional_rows_out():
     plan = speed.chosen([])
     assert list(plan) == list(speed.EVERYWHERE)
-    assert plan["6000"] == ["ours f16", "llama.cpp f16", "llama.cpp f16 no-flash", "OpenVINO f16", "ours int8", "OpenVINO u8", "ours pruned",
+    assert plan["6000"] == ["ours bf16", "llama.cpp f16", "llama.cpp f16 no-flash", "OpenVINO f16", "ours int8", "OpenVINO u8", "ours pruned",
                             "ours pruned no-lookahead", "OpenVINO pruned"]
 
 

@@ -57,7 +57,9 @@ void expect_mentions(const std::string& message, const std::vector<std::string>&
 }
 
 TEST(Config, AutomaticKvDtypeIsTheDevices) {
-  const auto automatic = [](const std::string& device) { return device == "cuda:1" ? "f16" : "f32"; };
+  const auto automatic = [](const ServerConfig& config) {
+    return config.engine.device == "cuda:1" ? "f16" : config.engine.weight_dtype == "auto" ? "bf16" : "f32";
+  };
   const auto dtype_of = [&](std::vector<std::string> args) {
     args.insert(args.begin(), {"--model", "some.gguf"});
     const ConfigOutcome outcome = parse_config(args, automatic);
@@ -65,7 +67,8 @@ TEST(Config, AutomaticKvDtypeIsTheDevices) {
     EXPECT_EQ(to_string(outcome.config->compression.engine_dtype), outcome.config->engine.kv_dtype);
     return outcome.config->engine.kv_dtype;
   };
-  EXPECT_EQ(dtype_of({}), "f32");
+  EXPECT_EQ(dtype_of({}), "bf16");
+  EXPECT_EQ(dtype_of({"--weight-dtype=f32"}), "f32");
   EXPECT_EQ(dtype_of({"--device", "cuda:1"}), "f16");
   EXPECT_EQ(dtype_of({"--kv-dtype=auto", "--device=cuda:1"}), "f16");
   EXPECT_EQ(dtype_of({"--kv-dtype=int8", "--device=cuda:1"}), "int8");
