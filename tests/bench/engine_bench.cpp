@@ -166,6 +166,7 @@ int main(int argc, char** argv) {
       ->capture_default_str();
   app.add_option("--context", options.context, "Prompt tokens of the comparison")->capture_default_str();
   app.add_option("--new-tokens", options.new_tokens, "Output tokens of the comparison")
+      ->check(CLI::Range(2, 1 << 20))
       ->capture_default_str();
   app.add_option("--rounds", options.rounds, "Repetitions; medians are printed")->capture_default_str();
   app.add_option("--budget", options.budget, "Share of the prompt that KVCrush keeps")->capture_default_str();
