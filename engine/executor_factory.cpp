@@ -5,7 +5,9 @@
 
 namespace kvcrush {
 
-std::unique_ptr<ModelExecutor> make_executor(const std::shared_ptr<const ModelFile>& model,
+namespace {
+
+std::unique_ptr<ModelExecutor> load_executor(const std::shared_ptr<const ModelFile>& model,
                                              const EngineConfig& config, const EngineLimits& limits,
                                              const KvLayout& layout, const std::string& device) {
   // A lookahead may make a step so many rows larger (Scheduler).
@@ -24,6 +26,17 @@ std::unique_ptr<ModelExecutor> make_executor(const std::shared_ptr<const ModelFi
                                        .num_blocks = num_blocks,
                                        .max_context_tokens = limits.max_context_tokens,
                                        .max_batch_tokens = most_rows});
+}
+
+}  // namespace
+
+std::unique_ptr<ModelExecutor> make_executor(const std::shared_ptr<const ModelFile>& model,
+                                             const EngineConfig& config, const EngineLimits& limits,
+                                             const KvLayout& layout, const std::string& device) {
+  std::unique_ptr<ModelExecutor> executor = load_executor(model, config, limits, layout, device);
+  // Weights have been packed or copied. Rows of the embedding come again as they are looked up.
+  if (model->release_pages) model->release_pages();
+  return executor;
 }
 
 }  // namespace kvcrush

@@ -1,5 +1,7 @@
 #include "server/model_loading.h"
 
+#include <malloc.h>
+
 #include <utility>
 
 #include "engine/loader/model_file.h"
@@ -64,6 +66,10 @@ Result<LoadedModel> load_model(const ServerConfig& config, EngineObserver& obser
   KVCRUSH_RETURN_IF_ERROR(tokenizer.status());
   loaded.tokenizer = std::move(tokenizer).value();
   load_chat_template(file->tokenizer.chat_template, loaded);
+  // The engine keeps the file, and has no use for a second vocabulary.
+  TokenizerSpec for_engine;
+  for_engine.stop_ids = std::move(file->tokenizer.stop_ids);
+  file->tokenizer = std::move(for_engine);
 
   progress("loading weights and allocating the KV pool");
   Result<std::unique_ptr<Engine>> engine =
@@ -71,6 +77,7 @@ Result<LoadedModel> load_model(const ServerConfig& config, EngineObserver& obser
   KVCRUSH_RETURN_IF_ERROR(engine.status());
   loaded.config = (*engine)->model_config();
   loaded.backend = std::make_unique<EngineBackend>(std::move(engine).value());
+  malloc_trim(0);  // what loading left behind goes back to the system
   return loaded;
 }
 

@@ -38,7 +38,11 @@ Result<ModelFile> read_hf_model(const std::string& directory) {
   if (!weights.ok()) return weights.status();
   KVCRUSH_RETURN_IF_ERROR(
       map_weights(weights->weights, NameScheme::kHuggingFace, config->attention_bias, directory, model));
-  model.mapping = std::make_shared<const std::vector<MappedFile>>(std::move(weights->files));
+  const auto files = std::make_shared<const std::vector<MappedFile>>(std::move(weights->files));
+  model.release_pages = [all = files.get()] {
+    for (const MappedFile& file : *all) file.release_pages();
+  };
+  model.mapping = files;
   return model;
 }
 

@@ -69,6 +69,11 @@ MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
   return *this;
 }
 
+void MappedFile::release_pages() const {
+  if (data_ != nullptr)
+    static_cast<void>(::madvise(const_cast<std::byte*>(data_), size_bytes_, MADV_DONTNEED));
+}
+
 MappedFile::~MappedFile() {
   unmap();
 }

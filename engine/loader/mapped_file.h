@@ -24,6 +24,8 @@ class MappedFile {
   // Empty for an empty file. The file must not shrink while it is mapped: the system would answer reads with
   // SIGBUS.
   std::span<const std::byte> bytes() const { return {data_, size_bytes_}; }
+  // Takes what was read so far out of this process' memory. It is read again when it is wanted.
+  void release_pages() const;
 
  private:
   MappedFile(const std::byte* data, std::size_t size_bytes) : data_(data), size_bytes_(size_bytes) {}

@@ -20,7 +20,9 @@ Result<ModelFile> load_model_file(const std::string& path) {
   }
   auto mapping = std::make_shared<const MappedFile>(std::move(*file));
   Result<ModelFile> model = read_gguf_model(mapping->bytes(), path);
-  if (model.ok()) model->mapping = std::move(mapping);
+  if (!model.ok()) return model;
+  model->release_pages = [file = mapping.get()] { file->release_pages(); };
+  model->mapping = std::move(mapping);
   return model;
 }
 

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <span>
@@ -47,6 +48,8 @@ struct ModelFile {
   std::uint64_t num_parameters = 0;
   std::string weight_dtype;             // most bytes are of this type, e.g. "Q4_1"
   std::shared_ptr<const void> mapping;  // keeps the bytes alive
+  // Gives the bytes' memory back until they are read again; empty where they are not a file's.
+  std::function<void()> release_pages;
 };
 
 // Loads a `.gguf` file or a Hugging Face directory (config.json, *.safetensors, tokenizer.json).

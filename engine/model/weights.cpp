@@ -119,6 +119,11 @@ void EmbeddingTable::lookup(std::span<const TokenId> ids, at::Tensor& rows) cons
     rows.copy_(dense_.index_select(0, index));
     return;
   }
+  if (!packed_.empty()) {
+    for (std::size_t i = 0; i < ids.size(); ++i)
+      packed_.read_row(ids[i], rows.data_ptr<float>() + static_cast<std::int64_t>(i) * rows.size(1));
+    return;
+  }
   const std::size_t row_bytes = view_->bytes.size() / static_cast<std::size_t>(view_->shape[0]);
   const auto width = static_cast<std::size_t>(view_->shape[1]);
   WeightView row = *view_;
@@ -150,6 +155,8 @@ ModelWeights load_weights(const std::shared_ptr<const ModelFile>& model, int max
   for (int layer = 0; layer < config.num_layers; ++layer) weights.layers.push_back(load_layer(reader, layer));
   weights.final_norm = read_stacked(*model, "", {"norm"}).to(device);
   weights.lm_head = reader.linear("", {config.tied_embeddings ? "embed_tokens" : "lm_head"});
+  if (config.tied_embeddings && !weights.lm_head.quantized.empty())
+    weights.embedding.read_from(weights.lm_head.quantized);
   weights.quantized = !weights.layers.empty() && !weights.layers.front().qkv.quantized.empty();
   weights.rope_table = make_rope_tensor(config, max_context_tokens).to(device);
   return weights;

@@ -23,11 +23,13 @@ struct LayerWeights {
   LinearWeight down;               // [hidden, intermediate]
 };
 
-// Rows of the embedding matrix, converted from the mapped file as they are needed: a vocabulary's worth of
-// float32 would cost more memory than the rest of a small model.
+// Rows of the embedding matrix, converted as they are needed: a vocabulary's worth of float32 would cost more
+// memory than the rest of a small model.
 class EmbeddingTable {
  public:
   EmbeddingTable(std::shared_ptr<const ModelFile> model, at::Device device);
+  // From now on rows come from `packed`, the same matrix, and the file is not touched again.
+  void read_from(const cpu::QuantizedMatrix& packed) { packed_ = packed; }
   // rows [ids.size(), hidden]
   void lookup(std::span<const TokenId> ids, at::Tensor& rows) const;
 
@@ -35,7 +37,8 @@ class EmbeddingTable {
   std::shared_ptr<const ModelFile> model_;  // keeps the mapping alive
   const WeightView* view_;
   at::Device device_;
-  at::Tensor dense_;  // [vocab, hidden] on other devices
+  cpu::QuantizedMatrix packed_;  // empty: rows come from the file
+  at::Tensor dense_;             // [vocab, hidden] on other devices
 };
 
 struct ModelWeights {

@@ -135,6 +135,21 @@ std::vector<float> random_rows(std::int64_t count, std::mt19937& rng) {
 
 class QuantGemm : public testing::TestWithParam<QuantSource> {};
 
+TEST_P(QuantGemm, RowsComeBackAsTheirBlocks) {
+  std::mt19937 rng(2);
+  const Source w = random_source(GetParam(), 35, 96, rng);
+  const QuantizedMatrix matrix = pack(w);
+  std::vector<float> row(96);
+  for (std::int64_t r = 0; r < w.rows; ++r) {
+    matrix.read_row(r, row.data());
+    for (std::int64_t i = 0; i < w.columns; ++i) {
+      const float minimum = w.kind == QuantSource::kQ4_1 ? w.minimum(r, i / kBlock) : 0.0f;
+      const float product = w.scale(r, i / kBlock) * static_cast<float>(w.code(r, i));
+      ASSERT_EQ(row[static_cast<std::size_t>(i)], product + minimum) << r << ", " << i;
+    }
+  }
+}
+
 TEST_P(QuantGemm, EqualsItsDefinitionForAllShapes) {
   std::mt19937 rng(1);
   QuantWorkspace workspace;

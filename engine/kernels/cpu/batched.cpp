@@ -110,8 +110,8 @@ void paged_attention(std::span<const AttentionSequence> sequences, const KvPool&
   const int group = num_heads / pool.num_kv_heads;
   KVCRUSH_CHECK(group <= kMaxGroup && pool.head_dim <= kMaxHeadDim && pool.head_dim % 16 == 0);
   const bool in_bf16 = workspace.in_bf16 && kernels.attention_bf16 != nullptr && pool.head_dim % 32 == 0;
-  // Tiles take 16 rows at a time, and converting K and V pays over many: 96 rows, if a group leaves so few.
-  constexpr int kTileTaskRows = 96;
+  // Converting K and V for the tiles pays over many rows.
+  constexpr int kTileTaskRows = kMaxTaskRows;
   plan_tasks(sequences, pool, group, in_bf16 ? kTileTaskRows / group : kMaxTaskQueries, workspace);
   const std::int64_t scratch_floats = in_bf16 ? attention_bf16_scratch_floats() : attention_scratch_floats();
   workspace.scratch.resize(

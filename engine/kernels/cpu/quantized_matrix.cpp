@@ -7,6 +7,7 @@
 #include <new>
 
 #include "engine/core/status.h"
+#include "engine/kernels/cpu/half.h"
 #include "engine/kernels/parallel.h"
 
 namespace kvcrush::cpu {
@@ -109,6 +110,28 @@ void QuantizedMatrix::add(QuantSource source, std::int64_t num_rows,
       }
     }
   });
+}
+
+void QuantizedMatrix::read_row(std::int64_t row, float* out) const {
+  auto part = parts_.begin();
+  while (row >= part->first_row + part->num_rows) ++part;
+  const QuantPanels& w = part->panels;
+  const std::int64_t panel = (row - part->first_row) / kQuantPanel;
+  const auto o = static_cast<int>((row - part->first_row) % kQuantPanel);
+  for (int b = 0; b < w.num_blocks; ++b, out += kQuantBlock) {
+    const std::int64_t block = panel * w.num_blocks + b;
+    const std::uint8_t* codes = w.codes + block * w.code_bytes();
+    const std::uint16_t* scales = w.scales + block * w.scales_per_block() + o;
+    const float d = f16_to_f32(scales[0]);
+    const float m = w.has_minima ? f16_to_f32(scales[kQuantPanel]) : 0.0f;
+    for (int i = 0; i < kQuantBlock; ++i) {
+      const std::uint8_t byte =
+          w.is_int4 ? codes[i / 8 * 64 + 4 * o + i % 4] : codes[i / 4 * 64 + 4 * o + i % 4];
+      const int q =
+          !w.is_int4 ? static_cast<std::int8_t>(byte) : (i % 8 < 4 ? byte & 15 : byte >> 4) - w.zero_point;
+      out[i] = w.has_minima ? d * static_cast<float>(q) + m : d * static_cast<float>(q);
+    }
+  }
 }
 
 QuantRows QuantWorkspace::quantize(const float* x, std::int64_t ldx, int m, std::int64_t in_features) {

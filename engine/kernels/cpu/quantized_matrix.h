@@ -47,6 +47,9 @@ class QuantizedMatrix {
   void add(QuantSource source, std::int64_t num_rows,
            const std::function<const std::byte*(std::int64_t)>& row);
 
+  // Row `row` in float32, [in_features]: what its blocks stand for.
+  void read_row(std::int64_t row, float* out) const;
+
   bool empty() const { return parts_.empty(); }
   std::int64_t out_features() const { return out_features_; }
   std::int64_t in_features() const { return in_features_; }

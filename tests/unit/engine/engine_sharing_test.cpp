@@ -73,16 +73,19 @@ TEST_F(EngineSharingTest, EndingASwappedSampleSameTokensForOthers) {
 }
 
 TEST_F(EngineSharingTest, ADeadlineEndsWaitingAndRunningSamples) {
-  auto engine = make_engine(2048, 64, /*max_running=*/1);
-  EngineRequest running = greedy_request("running", random_prompt(100, kTinyVocab, 1), 1500);
+  EngineConfig config = config_for(2048);
+  config.max_running_sequences = 1;
+  config.faults = "stall=1,stall-ms=20";  // however fast the machine is, 100 tokens outlast the deadline
+  auto engine = make_engine(config);
+  EngineRequest running = greedy_request("running", random_prompt(100, kTinyVocab, 1), 100);
   EngineRequest waiting = greedy_request("waiting", random_prompt(100, kTinyVocab, 2), 10);
   const auto now = std::chrono::steady_clock::now();
-  running.deadline = now + std::chrono::milliseconds(120);
-  waiting.deadline = now + std::chrono::milliseconds(40);
+  running.deadline = now + std::chrono::milliseconds(1200);
   Collector first;
   Collector second;
   ASSERT_TRUE(engine->submit(running, first.stream()).ok());
   ASSERT_TRUE(first.wait_for_tokens(1));
+  waiting.deadline = std::chrono::steady_clock::now() + std::chrono::milliseconds(40);
   ASSERT_TRUE(engine->submit(waiting, second.stream()).ok());
   ASSERT_TRUE(second.wait());
   EXPECT_EQ(second.finish().reason, FinishReason::kDeadline);
