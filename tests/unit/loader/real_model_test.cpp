@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <random>
+#include <vector>
 
 #include "engine/loader/gguf.h"
 #include "engine/loader/mapped_file.h"
@@ -15,6 +16,19 @@ namespace kvcrush {
 namespace {
 
 constexpr const char* kPath = ".cache/models/SmolLM2-135M-Instruct.Q4_1.gguf";
+
+TEST(RealModel, ReleasedPagesComeBackWhenTheyAreRead) {
+  const Result<ModelFile> model = load_model_file(kPath);
+  ASSERT_TRUE(model.ok()) << model.status().message();
+  const WeightView& norm = model->weights.at("norm");
+  const WeightView& embedding = model->weights.at("embed_tokens");
+  const std::vector<std::byte> norm_before(norm.bytes.begin(), norm.bytes.end());
+  const std::vector<std::byte> rows_before(embedding.bytes.begin(), embedding.bytes.begin() + 10'000);
+  ASSERT_TRUE(model->release_pages);
+  model->release_pages();
+  EXPECT_TRUE(std::equal(norm_before.begin(), norm_before.end(), norm.bytes.begin()));
+  EXPECT_TRUE(std::equal(rows_before.begin(), rows_before.end(), embedding.bytes.begin()));
+}
 
 TEST(RealModel, ConfigurationTokenizerAndWeights) {
   const Result<ModelFile> model = load_model_file(kPath);
