@@ -8,7 +8,7 @@ from harness import build_request, build_score_request, collect, eventually, gen
 
 VARIANTS = [
     {"policy": "off"},
-    {"policy": "off", "kv_dtype": "f32"},
+    {"policy": "off", "kv_dtype": "bf16"},  # the default, by name
     {"policy": "off", "kv_dtype": "int8"},
     {"policy": "snapkv", "budget_fraction": 0.25},
     {"policy": "h2o", "budget_fraction": 0.5, "representative_share": 0.25},
@@ -102,16 +102,17 @@ def test_scores_are_log_probabilities(server, long_prompt, scored):
         assert logprob == pytest.approx(reported.sampled.logprob, abs=1e-4)
 
 
-def test_looking_ahead_keeps_what_greedy_output_asks_for(server, long_prompt):
-    prompt = long_prompt(PROMPT_TOKENS)
-    written = generate(server, prompt, max_tokens=24, ignore_eos=True).token_ids
-    ours = {"policy": "snapkv", "budget_fraction": 0.25}
-    response = server.stub.Score(build_score_request(prompt, written, variants=[ours, ours | {"lookahead_tokens": 0}]))
-    ahead, blind = response.variants
-    assert (ahead.compression.lookahead_tokens, blind.compression.lookahead_tokens) == (2 * 8, 0)
-    assert np.mean(ahead.kl_divergences[1:]) < 0.5 * np.mean(blind.kl_divergences[1:])
-    report = generate(server, prompt, max_tokens=24, ignore_eos=True, compression=ours).finish.compression
-    assert report.lookahead_tokens == 2 * 8 and 0 < report.lookahead_tokens_used < 8
+def test_looking_ahead_keeps_what_greedy_output_asks_for(long_prompt):
+    with running_server("--kv-dtype", "f32") as server:
+        prompt = long_prompt(PROMPT_TOKENS)
+        written = generate(server, prompt, max_tokens=24, ignore_eos=True).token_ids
+        ours = {"policy": "snapkv", "budget_fraction": 0.25}
+        response = server.stub.Score(build_score_request(prompt, written, variants=[ours, ours | {"lookahead_tokens": 0}]))
+        ahead, blind = response.variants
+        assert (ahead.compression.lookahead_tokens, blind.compression.lookahead_tokens) == (2 * 8, 0)
+        assert np.mean(ahead.kl_divergences[1:]) < 0.5 * np.mean(blind.kl_divergences[1:])
+        report = generate(server, prompt, max_tokens=24, ignore_eos=True, compression=ours).finish.compression
+        assert report.lookahead_tokens == 2 * 8 and 0 < report.lookahead_tokens_used < 8
 
 
 def test_long_continuations_are_scored_with_pruning_as_they_go(server, long_prompt):
