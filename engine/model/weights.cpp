@@ -157,7 +157,8 @@ ModelWeights load_weights(const std::shared_ptr<const ModelFile>& model, int max
   weights.lm_head = reader.linear("", {config.tied_embeddings ? "embed_tokens" : "lm_head"});
   if (config.tied_embeddings && !weights.lm_head.quantized.empty())
     weights.embedding.read_from(weights.lm_head.quantized);
-  weights.quantized = !weights.layers.empty() && !weights.layers.front().qkv.quantized.empty();
+  weights.quantized =
+      storage == WeightStorage::kAsStored && use_cpu_kernels(device) && keeps_quantized(*model);
   weights.rope_table = make_rope_tensor(config, max_context_tokens).to(device);
   return weights;
 }
