@@ -15,12 +15,12 @@ namespace {
 // uses.
 std::vector<QuantizedMatrix> make_matrices(QuantSource source, std::int64_t in, std::int64_t out) {
   std::mt19937 rng(1);
-  std::vector<std::byte> row(static_cast<std::size_t>(in / kQuantBlock * quant_source_bytes(source)));
+  std::vector<std::byte> row(static_cast<std::size_t>(in / kQuantHalf * quant_source_bytes(source)));
   for (std::byte& byte : row) byte = static_cast<std::byte>(rng() & 0x3f);
   const auto memory = make_huge_page_memory();
   std::vector<QuantizedMatrix> matrices;
   constexpr std::int64_t kBytes = 64 << 20;
-  const std::int64_t copies = kBytes / (in * out / kQuantBlock * quant_source_bytes(source));
+  const std::int64_t copies = kBytes / (in * out / kQuantHalf * quant_source_bytes(source));
   for (std::int64_t i = 0; i < copies; ++i) {
     matrices.emplace_back(in, memory);
     matrices.back().add(source, out, [&](std::int64_t) { return row.data(); });
@@ -44,7 +44,7 @@ void projection(benchmark::State& state, QuantSource source) {
   }
   const double macs = static_cast<double>(state.iterations()) * static_cast<double>(m * in * out);
   state.counters["GMAC/s"] = benchmark::Counter(macs / 1e9, benchmark::Counter::kIsRate);
-  state.counters["GB/s"] = benchmark::Counter(macs / m / kQuantBlock * quant_source_bytes(source) / 1e9,
+  state.counters["GB/s"] = benchmark::Counter(macs / m / kQuantHalf * quant_source_bytes(source) / 1e9,
                                               benchmark::Counter::kIsRate);
 }
 

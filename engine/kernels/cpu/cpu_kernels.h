@@ -56,7 +56,7 @@ struct KernelTable {
   void (*gemm_panels)(const float* x, std::int64_t ldx, int m, int k, const float* packed, int n,
                       int first_panel, int last_panel, float* y, std::int64_t ldy, bool accumulate);
 
-  // One row of activations [out.num_blocks * kQuantBlock] into place `index` of `out`.
+  // One row of activations [out.in_features] into place `index` of `out`.
   void (*quantize_row)(const float* row, int index, const QuantRows& out);
   // y[num_rows, columns of the panels] = x w^T for panels [first_panel, last_panel) of w, which has
   // num_columns output features; y is its first one. scratch: quant_scratch_bytes().
@@ -111,8 +111,8 @@ const KernelTable* cpu_kernels_for(const char* isa);  // one of kCpuIsas; null: 
 inline constexpr const char* kCpuIsas[] = {"amx", "avx512vnni", "avx512", "avx2", "generic"};  // best first
 
 inline constexpr std::int64_t kPanelsInHand = 2;  // most panels that one call of quant_panels takes
-static constexpr std::int64_t quant_scratch_bytes(std::int64_t num_blocks) {
-  return kPanelsInHand * num_blocks * kQuantPanel * kQuantBlock;
+static constexpr std::int64_t quant_scratch_bytes(std::int64_t num_groups) {
+  return kPanelsInHand * num_groups * kQuantPanel * kQuantGroup;
 }
 
 static constexpr std::int64_t attention_scratch_floats() {

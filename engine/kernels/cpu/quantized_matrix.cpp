@@ -8,6 +8,7 @@
 
 #include "engine/core/status.h"
 #include "engine/kernels/cpu/half.h"
+#include "engine/kernels/cpu/quant_fit.h"
 #include "engine/kernels/parallel.h"
 
 namespace kvcrush::cpu {
@@ -28,25 +29,53 @@ void reserve(AlignedBytes& bytes, std::int64_t size) {
   std::memset(bytes.data(), 0, bytes.size());
 }
 
-// Element i of a block as a code: 0..15 of a nibble, or the int8.
-std::uint8_t code_of(QuantSource source, const std::uint8_t* block, int i) {
-  if (source == QuantSource::kQ8_0) return block[2 + i];
-  const std::uint8_t pair = block[(source == QuantSource::kQ4_0 ? 2 : 4) + i % 16];
-  return i < 16 ? pair & 15 : pair >> 4;
+CodeBlock read_block(QuantSource source, const std::uint8_t* bytes) {
+  CodeBlock block;
+  std::uint16_t half = 0;
+  std::memcpy(&half, bytes, 2);
+  block.d = f16_to_f32(half);
+  if (source == QuantSource::kQ8_0) {
+    std::memcpy(block.codes.data(), bytes + 2, kQuantHalf);
+    return block;
+  }
+  if (source == QuantSource::kQ4_1) {
+    std::memcpy(&half, bytes + 2, 2);
+    block.m = f16_to_f32(half) + kCodeZero * block.d;
+  }
+  std::array<std::uint8_t, kQuantHalf / 2> pairs;
+  std::memcpy(pairs.data(), bytes + (source == QuantSource::kQ4_0 ? 2 : 4), pairs.size());
+  for (std::size_t i = 0; i < pairs.size(); ++i) {
+    block.codes[i] = static_cast<std::int8_t>((pairs[i] & 15) - kCodeZero);
+    block.codes[i + pairs.size()] = static_cast<std::int8_t>((pairs[i] >> 4) - kCodeZero);
+  }
+  return block;
 }
 
-// Output feature `o` of one block into its place among the panel's 16.
-void place_codes(QuantSource source, const std::uint8_t* block, int o, std::uint8_t* codes) {
-  if (source == QuantSource::kQ8_0) {
-    for (int g = 0; g < 8; ++g) std::memcpy(codes + 64 * g + 4 * o, block + 2 + 4 * g, 4);
-    return;
-  }
-  for (int g = 0; g < 4; ++g) {
+// Output feature `o` of one group into its place among the panel's 16.
+void place_int8(const CodeGroup& group, int o, std::uint8_t* codes, std::uint8_t* sides) {
+  const Int8Group fit = fit_int8(group);
+  const std::uint16_t scale = f32_to_f16(fit.scale * kScaledCode);
+  std::memcpy(sides + 2 * o, &scale, 2);
+  for (int g = 0; g < kQuantGroup / 4; ++g) std::memcpy(codes + 64 * g + 4 * o, fit.codes.data() + 4 * g, 4);
+}
+
+void place_int4(const CodeGroup& group, int o, std::uint8_t* codes, std::uint8_t* sides) {
+  const AffineGroup fit = fit_affine(group);
+  const std::uint16_t scale = f32_to_f16(fit.scale * kScaledCode);
+  std::memcpy(sides + 2 * o, &scale, 2);
+  std::memcpy(sides + QuantPanels::kMultipliers + 2 * o, fit.multipliers.data(), 2);
+  std::memcpy(sides + QuantPanels::kOffsets + 2 * o, fit.offsets.data(), 2);
+  for (int g = 0; g < kQuantGroup / 8; ++g) {
+    const std::int8_t* eight = group[g / 4].codes.data() + g % 4 * 8;
     for (int j = 0; j < 4; ++j) {
-      codes[64 * g + 4 * o + j] = static_cast<std::uint8_t>(code_of(source, block, 8 * g + j) |
-                                                            code_of(source, block, 8 * g + 4 + j) << 4);
+      codes[64 * g + 4 * o + j] =
+          static_cast<std::uint8_t>((eight[j] + kCodeZero) | (eight[j + 4] + kCodeZero) << 4);
     }
   }
+}
+
+std::int64_t num_groups_of(std::int64_t in_features) {
+  return (in_features + kQuantGroup - 1) / kQuantGroup;
 }
 
 }  // namespace
@@ -66,7 +95,7 @@ std::int64_t QuantizedMatrix::Part::num_panels() const {
 
 QuantizedMatrix::QuantizedMatrix(std::int64_t in_features, std::shared_ptr<std::pmr::memory_resource> memory)
     : in_features_(in_features), memory_(std::move(memory)) {
-  KVCRUSH_CHECK(in_features > 0 && in_features % kQuantBlock == 0);
+  KVCRUSH_CHECK(in_features > 0 && in_features % kQuantHalf == 0);
 }
 
 void QuantizedMatrix::add(QuantSource source, std::int64_t num_rows,
@@ -75,78 +104,92 @@ void QuantizedMatrix::add(QuantSource source, std::int64_t num_rows,
   Part& part = parts_.emplace_back();
   part.first_row = out_features_;
   part.num_rows = num_rows;
-  part.panels.num_blocks = static_cast<std::int32_t>(in_features_ / kQuantBlock);
+  part.panels.num_groups = static_cast<std::int32_t>(num_groups_of(in_features_));
   part.panels.is_int4 = source != QuantSource::kQ8_0;
-  part.panels.has_minima = source == QuantSource::kQ4_1;
-  part.panels.zero_point = source == QuantSource::kQ4_0 ? 8 : 0;
-  const std::int64_t num_blocks = part.panels.num_blocks;
+  const std::int64_t num_groups = part.panels.num_groups;
   const std::int64_t num_panels = ceil_panels(num_rows);
   const std::int64_t code_bytes = part.panels.code_bytes();
-  const std::int64_t scales_per_block = part.panels.scales_per_block();
+  const std::int64_t side_bytes = part.panels.side_bytes();
   const auto allocate = [&](std::int64_t size_bytes) {
-    return memory_->allocate(static_cast<std::size_t>(size_bytes), kLine);
+    return static_cast<std::uint8_t*>(memory_->allocate(static_cast<std::size_t>(size_bytes), kLine));
   };
-  auto* const codes = static_cast<std::uint8_t*>(allocate(num_panels * num_blocks * code_bytes));
-  auto* const scales = static_cast<std::uint16_t*>(allocate(num_panels * num_blocks * scales_per_block * 2));
+  std::uint8_t* const codes = allocate(num_panels * num_groups * code_bytes);
+  std::uint8_t* const sides = allocate(num_panels * num_groups * side_bytes);
   part.panels.codes = codes;
-  part.panels.scales = scales;
+  part.panels.sides = sides;
   out_features_ += num_rows;
 
+  const auto place = part.panels.is_int4 ? place_int4 : place_int8;
   parallel_for(num_panels, [&](std::int64_t p, int) {
-    std::uint8_t* panel_codes = codes + p * num_blocks * code_bytes;
-    std::uint16_t* panel_scales = scales + p * num_blocks * scales_per_block;
+    std::uint8_t* panel_codes = codes + p * num_groups * code_bytes;
+    std::uint8_t* panel_sides = sides + p * num_groups * side_bytes;
     const std::int64_t rows = std::min<std::int64_t>(kQuantPanel, num_rows - p * kQuantPanel);
     if (rows < kQuantPanel) {
-      std::memset(panel_codes, 0, static_cast<std::size_t>(num_blocks * code_bytes));
-      std::memset(panel_scales, 0, static_cast<std::size_t>(num_blocks * scales_per_block) * 2);
+      std::memset(panel_codes, 0, static_cast<std::size_t>(num_groups * code_bytes));
+      std::memset(panel_sides, 0, static_cast<std::size_t>(num_groups * side_bytes));
     }
     for (int o = 0; o < rows; ++o) {
       const auto* block = reinterpret_cast<const std::uint8_t*>(row(p * kQuantPanel + o));
-      for (std::int64_t b = 0; b < num_blocks; ++b, block += quant_source_bytes(source)) {
-        place_codes(source, block, o, panel_codes + b * code_bytes);
-        std::uint16_t* at = panel_scales + b * scales_per_block + o;
-        std::memcpy(at, block, 2);
-        if (source == QuantSource::kQ4_1) std::memcpy(at + kQuantPanel, block + 2, 2);
+      const std::uint8_t* const end = block + in_features_ / kQuantHalf * quant_source_bytes(source);
+      for (std::int64_t g = 0; g < num_groups; ++g) {
+        CodeGroup group;  // a half that is not there stays zeros
+        for (CodeBlock& half : group) {
+          if (block == end) break;
+          half = read_block(source, block);
+          block += quant_source_bytes(source);
+        }
+        place(group, o, panel_codes + g * code_bytes, panel_sides + g * side_bytes);
       }
     }
   });
 }
 
-void QuantizedMatrix::read_row(std::int64_t row, float* out) const {
+float QuantizedMatrix::read_group(std::int64_t row, std::int64_t group, std::int8_t* out) const {
   auto part = parts_.begin();
   while (row >= part->first_row + part->num_rows) ++part;
   const QuantPanels& w = part->panels;
-  const std::int64_t panel = (row - part->first_row) / kQuantPanel;
+  const std::int64_t at = (row - part->first_row) / kQuantPanel * w.num_groups + group;
   const auto o = static_cast<int>((row - part->first_row) % kQuantPanel);
-  for (int b = 0; b < w.num_blocks; ++b, out += kQuantBlock) {
-    const std::int64_t block = panel * w.num_blocks + b;
-    const std::uint8_t* codes = w.codes + block * w.code_bytes();
-    const std::uint16_t* scales = w.scales + block * w.scales_per_block() + o;
-    const float d = f16_to_f32(scales[0]);
-    const float m = w.has_minima ? f16_to_f32(scales[kQuantPanel]) : 0.0f;
-    for (int i = 0; i < kQuantBlock; ++i) {
-      const std::uint8_t byte =
-          w.is_int4 ? codes[i / 8 * 64 + 4 * o + i % 4] : codes[i / 4 * 64 + 4 * o + i % 4];
-      const int q =
-          !w.is_int4 ? static_cast<std::int8_t>(byte) : (i % 8 < 4 ? byte & 15 : byte >> 4) - w.zero_point;
-      out[i] = w.has_minima ? d * static_cast<float>(q) + m : d * static_cast<float>(q);
+  const std::uint8_t* codes = w.codes + at * w.code_bytes();
+  const std::uint8_t* sides = w.sides + at * w.side_bytes();
+  for (int i = 0; i < kQuantGroup; ++i) {
+    if (!w.is_int4) {
+      out[i] = static_cast<std::int8_t>(codes[i / 4 * 64 + 4 * o + i % 4]);
+      continue;
     }
+    const std::uint8_t pair = codes[i / 8 * 64 + 4 * o + i % 4];
+    const std::uint8_t* side = sides + 2 * o + i / kQuantHalf;
+    const int code = (i % 8 < 4 ? pair & 15 : pair >> 4) - kCodeZero;
+    out[i] = static_cast<std::int8_t>(static_cast<std::int8_t>(side[QuantPanels::kMultipliers]) * code +
+                                      static_cast<std::int8_t>(side[QuantPanels::kOffsets]));
+  }
+  std::uint16_t scale = 0;
+  std::memcpy(&scale, sides + 2 * o, 2);
+  return f16_to_f32(scale) / kScaledCode;
+}
+
+void QuantizedMatrix::read_row(std::int64_t row, float* out) const {
+  std::array<std::int8_t, kQuantGroup> codes;
+  for (std::int64_t i = 0; i < in_features_; i += kQuantGroup) {
+    const float scale = read_group(row, i / kQuantGroup, codes.data());
+    const std::int64_t count = std::min<std::int64_t>(kQuantGroup, in_features_ - i);
+    for (std::int64_t j = 0; j < count; ++j)
+      out[i + j] = scale * static_cast<float>(codes[static_cast<std::size_t>(j)]);
   }
 }
 
 QuantRows QuantWorkspace::quantize(const float* x, std::int64_t ldx, int m, std::int64_t in_features) {
-  const std::int64_t num_blocks = in_features / kQuantBlock;
+  const std::int64_t num_groups = num_groups_of(in_features);
   const std::int64_t tiles = ceil_panels(m);
-  const std::int64_t block_rows = tiles * num_blocks * kQuantPanel;
-  reserve(codes_, block_rows * kQuantBlock);
-  reserve(scales_, block_rows * 4);
-  reserve(sums_, block_rows * 4);
-  reserve(code_sums_, block_rows * 4);
+  const std::int64_t group_rows = tiles * num_groups * kQuantPanel;
+  reserve(codes_, group_rows * kQuantGroup);
+  reserve(scales_, group_rows * 4);
+  reserve(sums_, group_rows * static_cast<std::int64_t>(sizeof(CodeSums)));
   const QuantRows rows{.codes = reinterpret_cast<std::int8_t*>(codes_.data()),
                        .scales = reinterpret_cast<float*>(scales_.data()),
-                       .sums = reinterpret_cast<float*>(sums_.data()),
-                       .code_sums = reinterpret_cast<std::int32_t*>(code_sums_.data()),
-                       .num_blocks = static_cast<std::int32_t>(num_blocks)};
+                       .sums = reinterpret_cast<CodeSums*>(sums_.data()),
+                       .num_groups = static_cast<std::int32_t>(num_groups),
+                       .in_features = static_cast<std::int32_t>(in_features)};
   parallel_for(tiles, [&](std::int64_t tile, int) {
     const int last = std::min(m, static_cast<int>(tile + 1) * kQuantPanel);
     for (int r = static_cast<int>(tile) * kQuantPanel; r < last; ++r)
@@ -155,8 +198,8 @@ QuantRows QuantWorkspace::quantize(const float* x, std::int64_t ldx, int m, std:
   return rows;
 }
 
-std::uint8_t* QuantWorkspace::thread_scratch(std::int64_t num_blocks) {
-  reserve(scratch_, quant_scratch_bytes(num_blocks) * num_kernel_threads());
+std::uint8_t* QuantWorkspace::thread_scratch(std::int64_t num_groups) {
+  reserve(scratch_, quant_scratch_bytes(num_groups) * num_kernel_threads());
   return scratch_.data();
 }
 
@@ -178,7 +221,7 @@ void quant_gemm(const float* x, std::int64_t ldx, int m, const QuantizedMatrix& 
                 float* y, std::int64_t ldy, bool accumulate) {
   const KernelTable& kernels = cpu_kernels();
   const QuantRows rows = workspace.quantize(x, ldx, m, w.in_features());
-  std::uint8_t* const scratch = workspace.thread_scratch(rows.num_blocks);
+  std::uint8_t* const scratch = workspace.thread_scratch(rows.num_groups);
   const std::int64_t panels_per_unit = unit_panels(w, m);
   const auto units_of = [&](const QuantizedMatrix::Part& part) {
     return (part.num_panels() + panels_per_unit - 1) / panels_per_unit;
@@ -193,7 +236,7 @@ void quant_gemm(const float* x, std::int64_t ldx, int m, const QuantizedMatrix& 
     const std::int64_t last = std::min(first + panels_per_unit, part->num_panels());
     for (std::int64_t p = first; p < last; p += kPanelsInHand) {
       kernels.quant_panels(part->panels, p, std::min(p + kPanelsInHand, last), rows, m, part->num_rows,
-                           scratch + thread * quant_scratch_bytes(rows.num_blocks), y + part->first_row, ldy,
+                           scratch + thread * quant_scratch_bytes(rows.num_groups), y + part->first_row, ldy,
                            accumulate);
     }
   });

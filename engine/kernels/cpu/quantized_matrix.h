@@ -1,4 +1,4 @@
-// Projections whose weights stay in the few bits that the model file has them in.
+// Projections whose weights stay in the few bits that the model file has them in (quant_format.h).
 #pragma once
 
 #include <cstddef>
@@ -38,7 +38,7 @@ inline constexpr int quant_source_bytes(QuantSource source) {
 class QuantizedMatrix {
  public:
   QuantizedMatrix() = default;
-  // in_features: a multiple of kQuantBlock. Everything lies in `memory`, which may serve many matrices and
+  // in_features: a multiple of kQuantHalf. Everything lies in `memory`, which may serve many matrices and
   // gets nothing back from them.
   QuantizedMatrix(std::int64_t in_features, std::shared_ptr<std::pmr::memory_resource> memory);
 
@@ -47,8 +47,10 @@ class QuantizedMatrix {
   void add(QuantSource source, std::int64_t num_rows,
            const std::function<const std::byte*(std::int64_t)>& row);
 
-  // Row `row` in float32, [in_features]: what its blocks stand for.
+  // Row `row` in float32, [in_features]: what its groups stand for.
   void read_row(std::int64_t row, float* out) const;
+  // The integers of one group of a row, [kQuantGroup]; returns their scale.
+  float read_group(std::int64_t row, std::int64_t group, std::int8_t* out) const;
 
   bool empty() const { return parts_.empty(); }
   std::int64_t out_features() const { return out_features_; }
@@ -74,10 +76,10 @@ class QuantWorkspace {
  public:
   // x [m, in_features], rows ldx floats apart, in int8.
   QuantRows quantize(const float* x, std::int64_t ldx, int m, std::int64_t in_features);
-  std::uint8_t* thread_scratch(std::int64_t num_blocks);  // [threads][quant_scratch_bytes(num_blocks)]
+  std::uint8_t* thread_scratch(std::int64_t num_groups);  // [threads][quant_scratch_bytes(num_groups)]
 
  private:
-  AlignedBytes codes_, scales_, sums_, code_sums_, scratch_;
+  AlignedBytes codes_, scales_, sums_, scratch_;
 };
 
 // y [m, out] = x [m, in] w^T, or y += ... when `accumulate`. Rows are ld floats apart.
