@@ -8,6 +8,7 @@
 #include <span>
 #include <vector>
 
+#include "engine/kernels/cpu/aligned.h"
 #include "engine/kernels/ops.h"
 #include "engine/model/attention_sums.h"
 #include "engine/model/observation_needs.h"
@@ -52,7 +53,7 @@ class Observation {
   at::Tensor stats_;                 // [num_layers, ring rows, Hq 2]
   std::vector<AttentionSums> sums_;  // [num_layers]
   // Reused from step to step.
-  std::vector<float> scratch_;  // per thread
+  cpu::AlignedFloats scratch_;  // per thread
   std::vector<const float*> query_rows_, stat_rows_;
 };
 

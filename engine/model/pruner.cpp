@@ -169,7 +169,7 @@ void Pruner::rewrite(const Sequence& source, const std::vector<cpu::CachedLayer>
     const LayerPrunePlan& plan = plans_[layer];
     const auto head = static_cast<int>(unit % num_heads);
     const std::ptrdiff_t set = plan.num_sets == 1 ? 0 : head;
-    std::vector<float>& scratch = read_scratch_[static_cast<std::size_t>(thread)];
+    cpu::AlignedFloats& scratch = read_scratch_[static_cast<std::size_t>(thread)];
     std::vector<std::byte>& staging = staging_[static_cast<std::size_t>(thread)];
     scratch.resize(static_cast<std::size_t>(cpu::probability_scratch_floats()));
     staging.resize(static_cast<std::size_t>(cpu::head_bytes(pool)));

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "engine/core/observer.h"
+#include "engine/kernels/cpu/aligned.h"
 #include "engine/kernels/ops.h"
 #include "engine/kvcrush/prune_plan.h"
 #include "engine/model/observation.h"
@@ -68,7 +69,7 @@ class Pruner {
   Readings readings_;
   std::vector<LayerPrunePlan> plans_;             // per layer
   std::vector<PruneScratch> select_scratch_;      // per thread
-  std::vector<std::vector<float>> read_scratch_;  // per thread
+  std::vector<cpu::AlignedFloats> read_scratch_;  // per thread
   std::vector<std::vector<std::byte>> staging_;   // per thread, one head's part of a block
 };
 

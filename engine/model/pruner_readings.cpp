@@ -52,7 +52,7 @@ void Pruner::read_layer(const CompressionParams& params, const ObservedQueries& 
   const cpu::KvPool pool = kv.cpu_pool();
   const auto num_cached = static_cast<std::size_t>(cache.num_cached);
   const int group = heads_.num_heads / heads_.num_kv_heads;
-  std::vector<float>& scratch = read_scratch_[static_cast<std::size_t>(thread)];
+  cpu::AlignedFloats& scratch = read_scratch_[static_cast<std::size_t>(thread)];
   scratch.resize(static_cast<std::size_t>(cpu::probability_scratch_floats()));
   if (queries.count > 0) {
     std::vector<const float*> rows;

@@ -4,6 +4,7 @@
 #include <span>
 #include <vector>
 
+#include "engine/kernels/cpu/aligned.h"
 #include "engine/kernels/cpu/cpu_kernels.h"
 
 namespace kvcrush::cpu {
@@ -25,7 +26,7 @@ class PackedMatrix {
  private:
   std::int64_t out_features_ = 0;
   std::int64_t in_features_ = 0;
-  std::vector<float> data_;
+  AlignedFloats data_;
 };
 
 // y[m, out] = x[m, in] w^T; accumulate: y += ... Rows are ld floats apart.
@@ -36,7 +37,7 @@ void gemm(const float* x, std::int64_t ldx, int m, const PackedMatrix& w, float*
 struct AttentionWorkspace {
   bool in_bf16 = false;  // Q, K, V and probabilities rounded to bfloat16, where the CPU is faster at it
   std::vector<AttentionTask> tasks;
-  std::vector<float> scratch;   // one part per thread
+  AlignedFloats scratch;        // one part per thread
   std::vector<float> partials;  // states of split rows
   struct Split {
     AttentionTask whole;

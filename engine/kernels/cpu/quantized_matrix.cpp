@@ -2,9 +2,7 @@
 
 #include <algorithm>
 #include <array>
-#include <cstdlib>
 #include <cstring>
-#include <new>
 
 #include "engine/core/status.h"
 #include "engine/kernels/cpu/half.h"
@@ -15,18 +13,13 @@ namespace kvcrush::cpu {
 
 namespace {
 
-constexpr std::size_t kLine = 64;
-
 std::int64_t ceil_panels(std::int64_t rows) {
   return (rows + kQuantPanel - 1) / kQuantPanel;
 }
 
-// Grows without keeping the content. Zeros: rows of a tile that no one fills are computed with, and thrown
-// away; what lay there before may be numbers that are slow to compute with.
+// Rows of a tile that no one fills are computed with, and thrown away: zeros are no slower than numbers.
 void reserve(AlignedBytes& bytes, std::int64_t size) {
-  if (bytes.size() >= static_cast<std::size_t>(size)) return;
-  bytes = AlignedBytes(static_cast<std::size_t>(size));
-  std::memset(bytes.data(), 0, bytes.size());
+  if (static_cast<std::int64_t>(bytes.size()) < size) bytes.assign(static_cast<std::size_t>(size), 0);
 }
 
 CodeBlock read_block(QuantSource source, const std::uint8_t* bytes) {
@@ -80,15 +73,6 @@ std::int64_t num_groups_of(std::int64_t in_features) {
 
 }  // namespace
 
-AlignedBytes::AlignedBytes(std::size_t size) : size_((size + kLine - 1) / kLine * kLine) {
-  if (size_ == 0) return;
-  data_.reset(static_cast<std::uint8_t*>(std::aligned_alloc(kLine, size_)));
-  if (data_ == nullptr) throw std::bad_alloc();
-}
-void AlignedBytes::Free::operator()(std::uint8_t* p) const {
-  std::free(p);
-}
-
 std::int64_t QuantizedMatrix::Part::num_panels() const {
   return ceil_panels(num_rows);
 }
@@ -111,7 +95,8 @@ void QuantizedMatrix::add(QuantSource source, std::int64_t num_rows,
   const std::int64_t code_bytes = part.panels.code_bytes();
   const std::int64_t side_bytes = part.panels.side_bytes();
   const auto allocate = [&](std::int64_t size_bytes) {
-    return static_cast<std::uint8_t*>(memory_->allocate(static_cast<std::size_t>(size_bytes), kLine));
+    return static_cast<std::uint8_t*>(
+        memory_->allocate(static_cast<std::size_t>(size_bytes), kCacheLineBytes));
   };
   std::uint8_t* const codes = allocate(num_panels * num_groups * code_bytes);
   std::uint8_t* const sides = allocate(num_panels * num_groups * side_bytes);

@@ -8,25 +8,10 @@
 #include <memory_resource>
 #include <vector>
 
+#include "engine/kernels/cpu/aligned.h"
 #include "engine/kernels/cpu/cpu_kernels.h"
 
 namespace kvcrush::cpu {
-
-// Memory on cache lines, never initialised.
-class AlignedBytes {
- public:
-  AlignedBytes() = default;
-  explicit AlignedBytes(std::size_t size);
-  std::uint8_t* data() const { return data_.get(); }
-  std::size_t size() const { return size_; }
-
- private:
-  struct Free {
-    void operator()(std::uint8_t* p) const;
-  };
-  std::unique_ptr<std::uint8_t, Free> data_;
-  std::size_t size_ = 0;
-};
 
 // The 32-element blocks of GGUF that can stay as they are (engine/loader/dequantize.cpp has their layouts).
 enum class QuantSource { kQ8_0, kQ4_0, kQ4_1 };
