@@ -5,6 +5,8 @@
 #include <cstddef>
 #include <limits>
 
+#include "engine/kernels/cpu/cpu_kernels.h"
+
 namespace kvcrush {
 namespace {
 
@@ -72,26 +74,36 @@ float relative_weight(float logit, float max_logit, float temperature) {
   return logit == max_logit ? 1.0f : std::exp((logit - max_logit) / temperature);
 }
 
-// Replaces logits by relative weights (NaN: 0) and returns their sum.
-double to_weights(std::span<float> logits, float max_logit, float temperature) {
-  double total = 0.0;
-  for (float& value : logits) {
-    value = std::isnan(value) ? 0.0f : relative_weight(value, max_logit, temperature);
-    total += static_cast<double>(value);
-  }
-  return total;
+std::int64_t size_of(std::span<const float> logits) {
+  return static_cast<std::int64_t>(logits.size());
 }
 
-TokenId draw_by_id(std::span<const float> weights, double total, double uniform) {
-  double left = uniform * total;
+float largest_logit(std::span<const float> logits) {
+  return cpu::cpu_kernels().largest_logit(logits.data(), size_of(logits));
+}
+
+double sum_weights(std::span<const float> logits, float max_logit, float temperature) {
+  return cpu::cpu_kernels().sum_weights(logits.data(), size_of(logits), max_logit, temperature);
+}
+
+// block_sums: of cpu::kWeightBlock weights each.
+TokenId draw_by_id(std::span<const float> weights, std::span<const double> block_sums, double left) {
+  constexpr std::size_t kBlock = cpu::kWeightBlock;
+  std::size_t block = 0;
+  while (block + 1 < block_sums.size() && left >= block_sums[block]) left -= block_sums[block++];
+  // Rounding may leave a crumb: the last token with mass takes it.
   TokenId last = 0;
-  for (std::size_t i = 0; i < weights.size(); ++i) {
+  for (std::size_t i = block * kBlock; i < weights.size(); ++i) {
     if (weights[i] <= 0.0f) continue;
     last = static_cast<TokenId>(i);
     left -= static_cast<double>(weights[i]);
-    if (left < 0.0) break;
+    if (left < 0.0) return last;
   }
-  return last;  // rounding may leave a crumb: the last token with mass takes it
+  if (last > 0) return last;
+  for (std::size_t i = block * kBlock; i > 0; --i) {
+    if (weights[i - 1] > 0.0f) return static_cast<TokenId>(i - 1);
+  }
+  return 0;
 }
 
 TokenId draw_ranked(std::span<const Weighted> ranked, double uniform) {
@@ -133,43 +145,45 @@ TokenId draw_top_k(std::span<const float> logits, float max_logit, float tempera
   return draw_ranked(ranked, uniform);
 }
 
-// Appends to `ranked` the likeliest tokens until their weights reach `wanted_mass`, all tokens of the
-// vocabulary if need be.
-void rank_until_mass(std::span<const float> logits, float max_logit, float temperature, double wanted_mass,
-                     std::vector<Weighted>& ranked) {
-  constexpr std::size_t kUsuallyEnough = 256;
+// Appends to `ranked` the likeliest tokens of at least `least_weight` until their weights reach
+// `wanted_mass`; whether they do.
+bool rank_until_mass(std::span<const float> logits, float max_logit, float temperature, double least_weight,
+                     double wanted_mass, std::vector<Weighted>& ranked) {
+  constexpr double kRounding = 1e-3;
+  const auto least_logit =
+      static_cast<float>(static_cast<double>(max_logit) +
+                         static_cast<double>(temperature) * (std::log(least_weight) - kRounding));
+  std::vector<Candidate>& heap = thread_candidates();
+  for (std::size_t i = 0; i < logits.size(); ++i) {
+    if (logits[i] >= least_logit) heap.push_back({logits[i], static_cast<TokenId>(i)});
+  }
+  // A heap gives them in order without sorting what is not needed.
+  std::make_heap(heap.begin(), heap.end(), less_likely);
   double mass = 0.0;
-  const auto add = [&](const Candidate& next) {
+  while (!heap.empty() && (ranked.empty() || mass < wanted_mass)) {
+    std::pop_heap(heap.begin(), heap.end(), less_likely);
+    const Candidate& next = heap.back();
     ranked.push_back({static_cast<double>(relative_weight(next.logit, max_logit, temperature)), next.token});
     mass += ranked.back().weight;
-  };
-  for (const Candidate& next : rank_likeliest(logits, kUsuallyEnough)) {
-    if (!ranked.empty() && mass >= wanted_mass) break;
-    add(next);
-  }
-  if (mass >= wanted_mass || ranked.size() == logits.size()) return;
-  // A flat distribution: a heap of all gives the rest in order without sorting what is not needed.
-  ranked.clear();
-  mass = 0.0;
-  std::vector<Candidate>& heap = thread_candidates();
-  for (std::size_t i = 0; i < logits.size(); ++i)
-    heap.push_back({without_nan(logits[i]), static_cast<TokenId>(i)});
-  std::make_heap(heap.begin(), heap.end(), less_likely);
-  while (!heap.empty() && mass < wanted_mass) {
-    std::pop_heap(heap.begin(), heap.end(), less_likely);
-    add(heap.back());
     heap.pop_back();
   }
+  return mass >= wanted_mass;
 }
 
 TokenId draw_top_p(std::span<const float> logits, float max_logit, float temperature,
                    const Truncation& truncation, double uniform) {
-  double total = 0.0;
-  for (const float logit : logits) {
-    if (!std::isnan(logit)) total += static_cast<double>(relative_weight(logit, max_logit, temperature));
-  }
+  const double total = sum_weights(logits, max_logit, temperature);
+  const double wanted_mass = static_cast<double>(truncation.top_p) * total;
+  // All tokens lighter than this weigh less together than what top_p leaves out: none of them is wanted, and
+  // usually none of those a little heavier.
+  const double least_weight = (total - wanted_mass) / static_cast<double>(logits.size());
+  constexpr double kUsuallyEnough = 64.0;
   std::vector<Weighted>& ranked = thread_ranked();
-  rank_until_mass(logits, max_logit, temperature, static_cast<double>(truncation.top_p) * total, ranked);
+  if (!rank_until_mass(logits, max_logit, temperature, std::min(1.0, kUsuallyEnough * least_weight),
+                       wanted_mass, ranked)) {
+    ranked.clear();
+    rank_until_mass(logits, max_logit, temperature, least_weight, wanted_mass, ranked);
+  }
   cut_ranked(ranked, truncation, total);
   return draw_ranked(ranked, uniform);
 }
@@ -197,15 +211,9 @@ bool has_nan(std::span<const float> logits) {
 }
 
 TokenId argmax(std::span<const float> logits, std::span<const TokenId> banned) {
-  float best = kNegativeInfinity;
-  std::size_t best_index = logits.size();
-  for (std::size_t i = 0; i < logits.size(); ++i) {
-    if (logits[i] > best) {
-      best = logits[i];
-      best_index = i;
-    }
-  }
-  if (best_index < logits.size()) return static_cast<TokenId>(best_index);
+  const float largest = largest_logit(logits);
+  if (largest > kNegativeInfinity)
+    return static_cast<TokenId>(std::find(logits.begin(), logits.end(), largest) - logits.begin());
   for (TokenId token = 0; to_size(token) < logits.size(); ++token) {
     if (std::find(banned.begin(), banned.end(), token) == banned.end()) return token;
   }
@@ -213,14 +221,9 @@ TokenId argmax(std::span<const float> logits, std::span<const TokenId> banned) {
 }
 
 double log_sum_exp(std::span<const float> logits) {
-  float max_logit = kNegativeInfinity;
-  for (const float logit : logits) max_logit = logit > max_logit ? logit : max_logit;
+  const float max_logit = largest_logit(logits);
   if (std::isinf(max_logit)) return static_cast<double>(max_logit);
-  double sum = 0.0;
-  for (const float logit : logits) {
-    if (!std::isnan(logit)) sum += static_cast<double>(std::exp(logit - max_logit));
-  }
-  return static_cast<double>(max_logit) + std::log(sum);
+  return static_cast<double>(max_logit) + std::log(sum_weights(logits, max_logit, 1.0f));
 }
 
 float log_probability(float logit, double log_sum) {
@@ -247,15 +250,11 @@ TokenId draw_token(std::span<float> logits, float temperature, const Truncation&
   const bool has_top_k = truncation.top_k > 0 && static_cast<std::size_t>(truncation.top_k) < logits.size();
   if (has_top_k) return draw_top_k(logits, max_logit, temperature, truncation, uniform);
   if (truncation.top_p < 1.0f) return draw_top_p(logits, max_logit, temperature, truncation, uniform);
-  double total = to_weights(logits, max_logit, temperature);
-  if (truncation.min_p > 0.0f) {
-    total = 0.0;
-    for (float& weight : logits) {
-      if (weight < truncation.min_p) weight = 0.0f;
-      total += static_cast<double>(weight);
-    }
-  }
-  return draw_by_id(logits, total, uniform);
+  thread_local std::vector<double> block_sums;
+  block_sums.resize((logits.size() + cpu::kWeightBlock - 1) / cpu::kWeightBlock);
+  const double total = cpu::cpu_kernels().to_weights(logits.data(), size_of(logits), max_logit, temperature,
+                                                     truncation.min_p, block_sums.data());
+  return draw_by_id(logits, block_sums, uniform * total);
 }
 
 }  // namespace kvcrush

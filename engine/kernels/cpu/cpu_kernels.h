@@ -44,6 +44,8 @@ inline constexpr int kMaxTaskQueries = 8;
 inline constexpr int kMaxGroup = 16;                              // query heads per KV head
 inline constexpr int kMaxTaskRows = kMaxTaskQueries * kMaxGroup;  // queries x query heads
 
+inline constexpr int kWeightBlock = 64;
+
 struct KernelTable {
   const char* isa;
 
@@ -104,6 +106,17 @@ struct KernelTable {
   // same dtype moves codes. `target` lies outside the blocks of `from`. scratch: attention_scratch_floats().
   void (*gather_block)(const KvPool& pool, const CachedLayer& from, int kv_head, const int* sources,
                        int count, KvDtype dtype, float* scratch, std::byte* target);
+
+  // Passes over one row of logits [count]; NaN counts as -infinity. The largest, -infinity where nothing else
+  // is.
+  float (*largest_logit)(const float* logits, std::int64_t count);
+  // A token's weight is exp((logit - max_logit) / temperature): 1 for the likeliest, whatever max_logit is.
+  // temperature > 0. Relative error of a weight: 3e-7; below exp(-87) it is 0.
+  double (*sum_weights)(const float* logits, std::int64_t count, float max_logit, float temperature);
+  // Replaces logits by weights, those below least_weight by 0. block_sums [ceil(count / kWeightBlock)] takes
+  // the sums of kWeightBlock weights each; returns the sum of all.
+  double (*to_weights)(float* logits, std::int64_t count, float max_logit, float temperature,
+                       float least_weight, double* block_sums);
 };
 
 const KernelTable& cpu_kernels();                     // the best for this machine

@@ -5,6 +5,7 @@
 #include "engine/kernels/cpu/gemm.inc"
 #include "engine/kernels/cpu/observation.inc"
 #include "engine/kernels/cpu/quant_panels.inc"
+#include "engine/kernels/cpu/softmax.inc"
 
 #define KVCRUSH_CONCAT_(a, b) a##b
 #define KVCRUSH_CONCAT(a, b) KVCRUSH_CONCAT_(a, b)
@@ -36,6 +37,9 @@ const KernelTable KVCRUSH_CONCAT(kernel_table_, KVCRUSH_ISA) = {
     .key_scores = key_scores,
     .value_norms = value_norms,
     .gather_block = gather_block,
+    .largest_logit = largest_logit,
+    .sum_weights = sum_weights,
+    .to_weights = to_weights,
 };
 
 }  // namespace kvcrush::cpu
