@@ -1,8 +1,4 @@
-// Block layouts (little endian, 32 elements a block, d and m are binary16):
-//   Q8_0: d, int8 q[32]          value = q d
-//   Q4_0: d, uint8 q[16]         value = (q - 8) d    low nibbles are elements 0..15, high nibbles 16..31
-//   Q4_1: d, m, uint8 q[16]      value = q d + m      nibbles as in Q4_0
-#include <array>
+// Rows and whole tensors of weights to float32.
 #include <bit>
 #include <cstdint>
 #include <cstring>
@@ -10,15 +6,11 @@
 
 #include "engine/loader/half.h"
 #include "engine/loader/model_file.h"
+#include "engine/loader/quant_blocks.h"
 #include "engine/loader/weight_type.h"
 
 namespace kvcrush {
 namespace {
-
-static_assert(std::endian::native == std::endian::little, "weights are stored little endian");
-
-constexpr std::size_t kBlockElements = 32;
-constexpr std::size_t kHalfBlock = kBlockElements / 2;
 
 // Tensors may lie at any address (a safetensors header has any length), hence memcpy and not a cast.
 template <typename T>
@@ -28,42 +20,49 @@ T load(const std::byte* from) {
   return value;
 }
 
-// Quants are copied out of the mapping first: bytes may alias the output, which would keep the loops from
-// vectorising.
-template <typename Quant, std::size_t kCount>
-std::array<Quant, kCount> load_quants(const std::byte* from) {
-  std::array<Quant, kCount> quants;
-  std::memcpy(quants.data(), from, sizeof(quants));
-  return quants;
+using BlockReader = void (*)(const std::byte* from, std::int64_t num_blocks, float* out);
+
+BlockReader block_reader(WeightDtype dtype) {
+  switch (dtype) {
+    case WeightDtype::kQ8_0:
+      return quant_blocks::read_q8_0;
+    case WeightDtype::kQ4_0:
+      return quant_blocks::read_q4_0;
+    case WeightDtype::kQ4_1:
+      return quant_blocks::read_q4_1;
+    case WeightDtype::kQ5_0:
+      return quant_blocks::read_q5_0;
+    case WeightDtype::kQ5_1:
+      return quant_blocks::read_q5_1;
+    case WeightDtype::kQ2_K:
+      return quant_blocks::read_q2_k;
+    case WeightDtype::kQ3_K:
+      return quant_blocks::read_q3_k;
+    case WeightDtype::kQ4_K:
+      return quant_blocks::read_q4_k;
+    case WeightDtype::kQ5_K:
+      return quant_blocks::read_q5_k;
+    case WeightDtype::kQ6_K:
+      return quant_blocks::read_q6_k;
+    case WeightDtype::kIQ4_NL:
+      return quant_blocks::read_iq4_nl;
+    case WeightDtype::kIQ4_XS:
+      return quant_blocks::read_iq4_xs;
+    case WeightDtype::kF32:
+    case WeightDtype::kF16:
+    case WeightDtype::kBF16:
+      break;
+  }
+  return nullptr;
 }
 
-void read_q8_0(const std::byte* from, std::int64_t num_blocks, float* out) {
-  for (std::int64_t block = 0; block < num_blocks; ++block, from += 34, out += kBlockElements) {
-    const float scale = half_to_float(load<std::uint16_t>(from));
-    const auto quants = load_quants<std::int8_t, kBlockElements>(from + 2);
-    for (std::size_t i = 0; i < kBlockElements; ++i) out[i] = static_cast<float>(quants[i]) * scale;
-  }
-}
+using CodeReader = void (*)(const std::byte* from, std::int64_t num_blocks, CodedBlock* out);
 
-void read_q4_0(const std::byte* from, std::int64_t num_blocks, float* out) {
-  for (std::int64_t block = 0; block < num_blocks; ++block, from += 18, out += kBlockElements) {
-    const float scale = half_to_float(load<std::uint16_t>(from));
-    const auto pairs = load_quants<std::uint8_t, kHalfBlock>(from + 2);
-    for (std::size_t i = 0; i < kHalfBlock; ++i) out[i] = static_cast<float>((pairs[i] & 15) - 8) * scale;
-    for (std::size_t i = 0; i < kHalfBlock; ++i)
-      out[i + kHalfBlock] = static_cast<float>((pairs[i] >> 4) - 8) * scale;
-  }
-}
-
-void read_q4_1(const std::byte* from, std::int64_t num_blocks, float* out) {
-  for (std::int64_t block = 0; block < num_blocks; ++block, from += 20, out += kBlockElements) {
-    const float scale = half_to_float(load<std::uint16_t>(from));
-    const float minimum = half_to_float(load<std::uint16_t>(from + 2));
-    const auto pairs = load_quants<std::uint8_t, kHalfBlock>(from + 4);
-    for (std::size_t i = 0; i < kHalfBlock; ++i) out[i] = static_cast<float>(pairs[i] & 15) * scale + minimum;
-    for (std::size_t i = 0; i < kHalfBlock; ++i)
-      out[i + kHalfBlock] = static_cast<float>(pairs[i] >> 4) * scale + minimum;
-  }
+CodeReader code_reader(WeightDtype dtype) {
+  if (dtype == WeightDtype::kQ4_0) return quant_blocks::read_q4_0_codes;
+  if (dtype == WeightDtype::kQ4_1) return quant_blocks::read_q4_1_codes;
+  if (dtype == WeightDtype::kQ4_K) return quant_blocks::read_q4_k_codes;
+  return nullptr;
 }
 
 // `num_elements` is a whole number of blocks.
@@ -80,12 +79,9 @@ void read_contiguous(WeightDtype dtype, const std::byte* from, std::int64_t num_
       for (std::int64_t i = 0; i < num_elements; ++i)
         out[i] = bfloat16_to_float(load<std::uint16_t>(from + 2 * i));
       return;
-    case WeightDtype::kQ8_0:
-      return read_q8_0(from, num_elements / 32, out);
-    case WeightDtype::kQ4_0:
-      return read_q4_0(from, num_elements / 32, out);
-    case WeightDtype::kQ4_1:
-      return read_q4_1(from, num_elements / 32, out);
+    default:
+      const BlockReader read = block_reader(dtype);
+      return read(from, num_elements / weight_block(dtype).num_elements, out);
   }
 }
 
@@ -109,6 +105,22 @@ std::span<const std::byte> WeightView::row_bytes(std::int64_t row) const {
   const std::size_t size = bytes.size() / static_cast<std::size_t>(shape[0]);
   if (interleaved_head_dim != 0) row = stored_row(row, interleaved_head_dim);
   return bytes.subspan(static_cast<std::size_t>(row) * size, size);
+}
+
+bool has_coded_blocks(WeightDtype dtype) {
+  return code_reader(dtype) != nullptr;
+}
+
+void read_coded_row(const WeightView& view, std::int64_t row, std::span<CodedBlock> blocks) {
+  const std::int64_t block_elements = weight_block(view.dtype).num_elements;
+  KVCRUSH_CHECK(has_coded_blocks(view.dtype) &&
+                static_cast<std::int64_t>(blocks.size()) * 32 == view.shape.back());
+  code_reader(view.dtype)(view.row_bytes(row).data(), view.shape.back() / block_elements, blocks.data());
+}
+
+void read_row_f32(const WeightView& view, std::int64_t row, std::span<float> out) {
+  KVCRUSH_CHECK(static_cast<std::int64_t>(out.size()) == view.shape.back());
+  read_contiguous(view.dtype, view.row_bytes(row).data(), view.shape.back(), out.data());
 }
 
 std::int64_t WeightView::num_elements() const {

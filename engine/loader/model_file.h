@@ -1,6 +1,7 @@
 // One loaded model directory or file: configuration, tokenizer and memory-mapped weights, free of torch.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -16,7 +17,23 @@
 
 namespace kvcrush {
 
-enum class WeightDtype { kF32, kF16, kBF16, kQ8_0, kQ4_0, kQ4_1 };
+enum class WeightDtype {
+  kF32,
+  kF16,
+  kBF16,
+  kQ8_0,
+  kQ4_0,
+  kQ4_1,
+  kQ5_0,
+  kQ5_1,
+  kQ2_K,
+  kQ3_K,
+  kQ4_K,
+  kQ5_K,
+  kQ6_K,
+  kIQ4_NL,
+  kIQ4_XS
+};
 
 // A tensor inside a mapping. Shape is row-major, outermost first (GGUF's order reversed): a projection is
 // [out_features, in_features].
@@ -32,6 +49,19 @@ struct WeightView {
   // Bytes of row `row` of a matrix, counted in canonical order.
   std::span<const std::byte> row_bytes(std::int64_t row) const;
 };
+
+// 32 weights in 4 bits: step * code + minimum, codes in [0, 15].
+struct CodedBlock {
+  float step = 0.0f;
+  float minimum = 0.0f;
+  std::array<std::uint8_t, 32> codes = {};
+};
+// Whether a type's values are such blocks.
+bool has_coded_blocks(WeightDtype dtype);
+// Row `row` of a matrix of such a type, counted in canonical order. blocks.size(): row's elements / 32.
+void read_coded_row(const WeightView& view, std::int64_t row, std::span<CodedBlock> blocks);
+// Row `row` of a matrix in float32, counted in canonical order.
+void read_row_f32(const WeightView& view, std::int64_t row, std::span<float> out);
 
 // Converts to float32 in canonical order. out.size() must equal view.num_elements().
 void read_f32(const WeightView& view, std::span<float> out);

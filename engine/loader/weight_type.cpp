@@ -11,14 +11,23 @@ struct TypeInfo {
   WeightBlock block;
 };
 
-// Indexed by WeightDtype. Block layouts: see dequantize.cpp.
-constexpr std::array<TypeInfo, 6> kTypes = {{
+// Indexed by WeightDtype. Block layouts: see quant_blocks.cpp and k_quants.cpp.
+constexpr std::array<TypeInfo, 15> kTypes = {{
     {"F32", {1, 4}},
     {"F16", {1, 2}},
     {"BF16", {1, 2}},
     {"Q8_0", {32, 34}},
     {"Q4_0", {32, 18}},
     {"Q4_1", {32, 20}},
+    {"Q5_0", {32, 22}},
+    {"Q5_1", {32, 24}},
+    {"Q2_K", {256, 84}},
+    {"Q3_K", {256, 110}},
+    {"Q4_K", {256, 144}},
+    {"Q5_K", {256, 176}},
+    {"Q6_K", {256, 210}},
+    {"IQ4_NL", {32, 18}},
+    {"IQ4_XS", {256, 136}},
 }};
 
 constexpr std::int64_t kMaxElements = std::int64_t{1} << 48;
@@ -38,7 +47,12 @@ std::string_view weight_dtype_name(WeightDtype dtype) {
 }
 
 std::string_view supported_weight_dtypes() {
-  return "F32, F16, BF16, Q8_0, Q4_0, Q4_1";
+  static const std::string names = [] {
+    std::string joined;
+    for (const TypeInfo& type : kTypes) joined += (joined.empty() ? "" : ", ") + std::string(type.name);
+    return joined;
+  }();
+  return names;
 }
 
 std::optional<std::int64_t> checked_num_elements(std::span<const std::int64_t> shape) {

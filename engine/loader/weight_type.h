@@ -19,7 +19,7 @@ struct WeightBlock {
 WeightBlock weight_block(WeightDtype dtype);
 std::string_view weight_dtype_name(WeightDtype dtype);  // as GGUF spells it, e.g. "Q4_1"
 
-// "F32, F16, BF16, Q8_0, Q4_0, Q4_1": for error messages.
+// "F32, F16, ...": for error messages.
 std::string_view supported_weight_dtypes();
 
 // Elements of a shape; nullopt when empty, when a dimension is below 1, or when the product exceeds 2^48.

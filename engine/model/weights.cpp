@@ -2,7 +2,6 @@
 
 #include <ATen/ATen.h>
 
-#include <optional>
 #include <string>
 #include <vector>
 
@@ -20,29 +19,41 @@ const WeightView& find(const ModelFile& model, const std::string& name) {
   return it->second;
 }
 
-std::optional<cpu::QuantSource> quant_source(WeightDtype dtype) {
-  switch (dtype) {
-    case WeightDtype::kQ8_0:
-      return cpu::QuantSource::kQ8_0;
-    case WeightDtype::kQ4_0:
-      return cpu::QuantSource::kQ4_0;
-    case WeightDtype::kQ4_1:
-      return cpu::QuantSource::kQ4_1;
-    case WeightDtype::kF32:
-    case WeightDtype::kF16:
-    case WeightDtype::kBF16:
-      break;
-  }
-  return std::nullopt;
+bool is_quantized(WeightDtype dtype) {
+  return dtype != WeightDtype::kF32 && dtype != WeightDtype::kF16 && dtype != WeightDtype::kBF16;
 }
 
-// Whether these matrices, stacked, can stay in the file's blocks.
+// Whether these matrices, stacked, can stay in few bits.
 bool can_stay_quantized(const std::vector<const WeightView*>& views) {
   for (const WeightView* view : views) {
-    if (!quant_source(view->dtype)) return false;
+    if (!is_quantized(view->dtype)) return false;
     if (view != views.back() && view->shape[0] % cpu::kQuantPanel != 0) return false;
   }
   return true;
+}
+
+void read_codes(const WeightView& view, std::int64_t row, std::span<cpu::CodeBlock> out) {
+  thread_local std::vector<CodedBlock> blocks;
+  blocks.resize(out.size());
+  read_coded_row(view, row, blocks);
+  for (std::size_t b = 0; b < out.size(); ++b) {
+    out[b].d = blocks[b].step;
+    out[b].m = blocks[b].minimum + cpu::kCodeZero * blocks[b].step;
+    for (std::size_t i = 0; i < blocks[b].codes.size(); ++i)
+      out[b].codes[i] = static_cast<std::int8_t>(blocks[b].codes[i] - cpu::kCodeZero);
+  }
+}
+
+// In 4 bits where the file has codes of 4 bits, else in 8.
+void add_rows(const WeightView& view, cpu::QuantizedMatrix& matrix) {
+  if (has_coded_blocks(view.dtype)) {
+    matrix.add_int4(view.shape[0], [&](std::int64_t row, std::span<cpu::CodeBlock> blocks) {
+      read_codes(view, row, blocks);
+    });
+  } else {
+    matrix.add_int8(view.shape[0],
+                    [&](std::int64_t row, std::span<float> values) { read_row_f32(view, row, values); });
+  }
 }
 
 struct WeightReader {
@@ -58,10 +69,7 @@ struct WeightReader {
       return make_linear_weight(read_stacked(model, prefix, names), device);
     LinearWeight weight;
     weight.quantized = cpu::QuantizedMatrix(views.front()->shape[1], memory);
-    for (const WeightView* view : views) {
-      weight.quantized.add(*quant_source(view->dtype), view->shape[0],
-                           [view](std::int64_t row) { return view->row_bytes(row).data(); });
-    }
+    for (const WeightView* view : views) add_rows(*view, weight.quantized);
     return weight;
   }
 };

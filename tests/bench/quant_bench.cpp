@@ -1,7 +1,9 @@
 // Projections of a small Llama with quantised weights, by number of rows: GMAC/s, and GB/s of weights read.
 #include <benchmark/benchmark.h>
 
+#include <algorithm>
 #include <random>
+#include <span>
 #include <vector>
 
 #include "engine/core/huge_pages.h"
@@ -13,27 +15,35 @@ namespace {
 
 // As many copies of a projection as a small model has weights: they do not stay in the core's caches between
 // uses.
-std::vector<QuantizedMatrix> make_matrices(QuantSource source, std::int64_t in, std::int64_t out) {
+std::vector<QuantizedMatrix> make_matrices(int bits, std::int64_t in, std::int64_t out) {
   std::mt19937 rng(1);
-  std::vector<std::byte> row(static_cast<std::size_t>(in / kQuantHalf * quant_source_bytes(source)));
-  for (std::byte& byte : row) byte = static_cast<std::byte>(rng() & 0x3f);
+  std::normal_distribution<float> normal(0.0f, 0.02f);
+  std::vector<float> values(static_cast<std::size_t>(in));
+  for (float& value : values) value = normal(rng);
+  CodeBlock block{.d = 0.01f, .m = 0.002f};
+  for (std::size_t i = 0; i < block.codes.size(); ++i) block.codes[i] = static_cast<std::int8_t>(i % 16) - 8;
   const auto memory = make_huge_page_memory();
   std::vector<QuantizedMatrix> matrices;
   constexpr std::int64_t kBytes = 64 << 20;
-  const std::int64_t copies = kBytes / (in * out / kQuantHalf * quant_source_bytes(source));
-  for (std::int64_t i = 0; i < copies; ++i) {
-    matrices.emplace_back(in, memory);
-    matrices.back().add(source, out, [&](std::int64_t) { return row.data(); });
+  for (std::int64_t i = 0; i < kBytes / (in * out * bits / 8); ++i) {
+    QuantizedMatrix& matrix = matrices.emplace_back(in, memory);
+    if (bits == 4)
+      matrix.add_int4(out,
+                      [&](std::int64_t, std::span<CodeBlock> to) { std::fill(to.begin(), to.end(), block); });
+    else
+      matrix.add_int8(out, [&](std::int64_t, std::span<float> to) {
+        std::copy(values.begin(), values.end(), to.begin());
+      });
   }
   return matrices;
 }
 
-void projection(benchmark::State& state, QuantSource source) {
+void projection(benchmark::State& state, int bits) {
   const std::int64_t in = state.range(0);
   const std::int64_t out = state.range(1);
   const auto m = static_cast<int>(state.range(2));
   set_num_kernel_threads(static_cast<int>(state.range(3)));
-  const std::vector<QuantizedMatrix> matrices = make_matrices(source, in, out);
+  const std::vector<QuantizedMatrix> matrices = make_matrices(bits, in, out);
   std::vector<float> x(static_cast<std::size_t>(m * in), 0.5f);
   std::vector<float> y(static_cast<std::size_t>(m * out));
   QuantWorkspace workspace;
@@ -44,7 +54,9 @@ void projection(benchmark::State& state, QuantSource source) {
   }
   const double macs = static_cast<double>(state.iterations()) * static_cast<double>(m * in * out);
   state.counters["GMAC/s"] = benchmark::Counter(macs / 1e9, benchmark::Counter::kIsRate);
-  state.counters["GB/s"] = benchmark::Counter(macs / m / kQuantHalf * quant_source_bytes(source) / 1e9,
+  const QuantPanels& panels = matrices.front().parts().front().panels;
+  const double group_bytes = panels.code_bytes() + panels.side_bytes();
+  state.counters["GB/s"] = benchmark::Counter(macs / m / (kQuantGroup * kQuantPanel) * group_bytes / 1e9,
                                               benchmark::Counter::kIsRate);
 }
 
@@ -54,8 +66,8 @@ void shapes(benchmark::internal::Benchmark* bench) {
       for (const int threads : {1, 2}) bench->Args({in, out, m, threads});
   bench->ArgNames({"in", "out", "rows", "threads"})->UseRealTime()->MinTime(0.05);
 }
-BENCHMARK_CAPTURE(projection, q4_1, QuantSource::kQ4_1)->Apply(shapes);
-BENCHMARK_CAPTURE(projection, q8_0, QuantSource::kQ8_0)->Apply(shapes);
+BENCHMARK_CAPTURE(projection, int4, 4)->Apply(shapes);
+BENCHMARK_CAPTURE(projection, int8, 8)->Apply(shapes);
 
 }  // namespace
 }  // namespace kvcrush::cpu

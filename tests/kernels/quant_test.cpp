@@ -8,11 +8,11 @@
 #include <cstring>
 #include <limits>
 #include <random>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "engine/core/huge_pages.h"
-#include "engine/kernels/cpu/half.h"
 #include "engine/kernels/cpu/quantized_matrix.h"
 #include "engine/kernels/parallel.h"
 
@@ -21,57 +21,52 @@ namespace {
 
 constexpr int kBlock = kQuantHalf;
 
+enum class Kind { kInt8, kInt4, kInt4WithMinimum };
+
+// Weights as a file has them: floats, or blocks of 4-bit codes.
 struct Source {
-  QuantSource kind = QuantSource::kQ4_1;
+  Kind kind = Kind::kInt8;
   std::int64_t rows = 0;
   std::int64_t columns = 0;
-  std::vector<std::uint8_t> bytes;
+  std::vector<float> values;      // [rows, columns], of kInt8
+  std::vector<CodeBlock> blocks;  // [rows, columns / 32], of the others
 
-  std::int64_t num_blocks() const { return columns / kBlock; }
-  const std::uint8_t* block(std::int64_t row, std::int64_t b) const {
-    return bytes.data() + (row * num_blocks() + b) * quant_source_bytes(kind);
-  }
-  int code(std::int64_t row, std::int64_t column) const {
-    const std::uint8_t* at = block(row, column / kBlock);
-    const auto i = static_cast<int>(column % kBlock);
-    if (kind == QuantSource::kQ8_0) return static_cast<std::int8_t>(at[2 + i]);
-    const std::uint8_t pair = at[(kind == QuantSource::kQ4_0 ? 2 : 4) + i % 16];
-    return (i < 16 ? pair & 15 : pair >> 4) - (kind == QuantSource::kQ4_0 ? 8 : 0);
-  }
-  float half_at(std::int64_t row, std::int64_t b, int offset) const {
-    std::uint16_t bits = 0;
-    std::memcpy(&bits, block(row, b) + offset, 2);
-    return f16_to_f32(bits);
-  }
-  float scale(std::int64_t row, std::int64_t b) const { return half_at(row, b, 0); }
-  float minimum(std::int64_t row, std::int64_t b) const {
-    return kind == QuantSource::kQ4_1 ? half_at(row, b, 2) : 0.0f;
-  }
   float weight(std::int64_t row, std::int64_t column) const {
-    return static_cast<float>(code(row, column)) * scale(row, column / kBlock) +
-           minimum(row, column / kBlock);
+    if (kind == Kind::kInt8) return values[static_cast<std::size_t>(row * columns + column)];
+    const CodeBlock& block = blocks[static_cast<std::size_t>((row * columns + column) / kBlock)];
+    return block.d * static_cast<float>(block.codes[static_cast<std::size_t>(column % kBlock)]) + block.m;
   }
 };
 
-Source random_source(QuantSource kind, std::int64_t rows, std::int64_t columns, std::mt19937& rng) {
-  Source source{.kind = kind, .rows = rows, .columns = columns, .bytes = {}};
-  source.bytes.resize(static_cast<std::size_t>(rows * columns / kBlock * quant_source_bytes(kind)));
-  std::uniform_int_distribution<int> byte(0, 255);
+Source random_source(Kind kind, std::int64_t rows, std::int64_t columns, std::mt19937& rng) {
+  Source source{.kind = kind, .rows = rows, .columns = columns, .values = {}, .blocks = {}};
+  std::uniform_int_distribution<int> code(-8, 7);
   std::uniform_real_distribution<float> scale(-0.02f, 0.02f);
-  for (std::uint8_t& one : source.bytes) one = static_cast<std::uint8_t>(byte(rng));
-  for (std::int64_t block = 0; block < rows * source.num_blocks(); ++block) {
-    std::uint8_t* at = source.bytes.data() + block * quant_source_bytes(kind);
-    const std::uint16_t d = f32_to_f16(scale(rng));
-    const std::uint16_t m = f32_to_f16(scale(rng) * 8);
-    std::memcpy(at, &d, 2);
-    if (kind == QuantSource::kQ4_1) std::memcpy(at + 2, &m, 2);
+  if (kind == Kind::kInt8) {
+    source.values.resize(static_cast<std::size_t>(rows * columns));
+    for (float& value : source.values) value = 10 * scale(rng);
+    return source;
+  }
+  source.blocks.resize(static_cast<std::size_t>(rows * columns / kBlock));
+  for (CodeBlock& block : source.blocks) {
+    block.d = scale(rng);
+    if (kind == Kind::kInt4WithMinimum) block.m = 4 * scale(rng);
+    for (std::int8_t& q : block.codes) q = static_cast<std::int8_t>(code(rng));
   }
   return source;
 }
 
 void add_to(QuantizedMatrix& matrix, const Source& source) {
-  matrix.add(source.kind, source.rows,
-             [&](std::int64_t row) { return reinterpret_cast<const std::byte*>(source.block(row, 0)); });
+  const auto copy_row = [&source](const auto& from, std::int64_t row, auto to) {
+    std::copy_n(from.begin() + row * static_cast<std::ptrdiff_t>(to.size()), to.size(), to.begin());
+  };
+  if (source.kind == Kind::kInt8) {
+    matrix.add_int8(source.rows,
+                    [&](std::int64_t row, std::span<float> out) { copy_row(source.values, row, out); });
+  } else {
+    matrix.add_int4(source.rows,
+                    [&](std::int64_t row, std::span<CodeBlock> out) { copy_row(source.blocks, row, out); });
+  }
 }
 
 QuantizedMatrix pack(const Source& source) {
@@ -133,7 +128,7 @@ std::vector<float> random_rows(std::int64_t count, std::mt19937& rng) {
   return rows;
 }
 
-class QuantGemm : public testing::TestWithParam<QuantSource> {};
+class QuantGemm : public testing::TestWithParam<Kind> {};
 
 TEST_P(QuantGemm, RowsComeBackCloseToTheirBlocks) {
   std::mt19937 rng(2);
@@ -147,7 +142,7 @@ TEST_P(QuantGemm, RowsComeBackCloseToTheirBlocks) {
       float top = 0.0f;
       for (std::int64_t i = first; i < last; ++i) top = std::max(top, std::abs(w.weight(r, i)));
       // A multiplier and an offset off by half a step each, and the scale's own rounding (quant_fit_test).
-      const float allowed = top * (GetParam() == QuantSource::kQ8_0 ? 0.5f / 127 : 4.5f / 110) + top / 1024;
+      const float allowed = top * (GetParam() == Kind::kInt8 ? 0.5f / 127 : 4.5f / 110) + top / 1024;
       for (std::int64_t i = first; i < last; ++i)
         ASSERT_NEAR(row[static_cast<std::size_t>(i)], w.weight(r, i), allowed) << r << ", " << i;
     }
@@ -243,14 +238,13 @@ TEST_P(QuantGemm, TinyActivationsCountAsZero) {
   for (const float value : y) EXPECT_EQ(value, 0.0f);
 }
 
-INSTANTIATE_TEST_SUITE_P(Kinds, QuantGemm,
-                         testing::Values(QuantSource::kQ8_0, QuantSource::kQ4_0, QuantSource::kQ4_1));
+INSTANTIATE_TEST_SUITE_P(Kinds, QuantGemm, testing::Values(Kind::kInt8, Kind::kInt4, Kind::kInt4WithMinimum));
 
 TEST(QuantGemmParts, StackedKindsLieSideBySide) {
   std::mt19937 rng(5);
-  const Source a = random_source(QuantSource::kQ4_1, 32, 64, rng);
-  const Source b = random_source(QuantSource::kQ8_0, 16, 64, rng);
-  const Source c = random_source(QuantSource::kQ4_0, 7, 64, rng);
+  const Source a = random_source(Kind::kInt4WithMinimum, 32, 64, rng);
+  const Source b = random_source(Kind::kInt8, 16, 64, rng);
+  const Source c = random_source(Kind::kInt4, 7, 64, rng);
   QuantizedMatrix matrix(64, make_huge_page_memory());
   for (const Source* part : {&a, &b, &c}) add_to(matrix, *part);
   EXPECT_EQ(matrix.out_features(), 55);

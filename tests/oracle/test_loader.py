@@ -115,21 +115,32 @@ def test_configuration_matches(reader, config):
     assert int(config["num_parameters"]) == sum(int(np.prod(t.shape)) for t in reader.tensors)
 
 
+def write_small_metadata(writer, *, hidden, intermediate, heads, kv_heads, tokens):
+    writer.add_block_count(1)
+    writer.add_context_length(64)
+    writer.add_embedding_length(hidden)
+    writer.add_feed_forward_length(intermediate)
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(kv_heads)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
+    writer.add_token_list(tokens)
+    writer.add_token_merges([f"{tokens[0]} {tokens[1]}"])
+
+
+def finish(writer):
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
 def quantised_file(path, quant_type, seed):
     """A one-layer llama GGUF whose projections have this type; the values that went in are returned too."""
     random = np.random.default_rng(seed)
     writer = gguf.GGUFWriter(path, "llama")
-    writer.add_block_count(1)
-    writer.add_context_length(64)
-    writer.add_embedding_length(64)
-    writer.add_feed_forward_length(96)
-    writer.add_head_count(2)
-    writer.add_head_count_kv(1)
-    writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("gpt-2")
-    writer.add_token_list(["a", "b", "ab"])
-    writer.add_token_merges(["a b"])
+    write_small_metadata(writer, hidden=64, intermediate=96, heads=2, kv_heads=1, tokens=["a", "b", "ab"])
     shapes = {"attn_q": (64, 64), "attn_k": (32, 64), "attn_v": (32, 64), "attn_output": (64, 64)}
     shapes |= {"ffn_gate": (96, 64), "ffn_up": (96, 64), "ffn_down": (64, 96)}
     for name, shape in shapes.items():
@@ -139,13 +150,10 @@ def quantised_file(path, quant_type, seed):
         writer.add_tensor(f"{name}.weight", np.ones(64, dtype=np.float32))
     embeddings = random.standard_normal((3, 64), dtype=np.float32)
     writer.add_tensor("token_embd.weight", gguf.quants.quantize(embeddings, quant_type), raw_dtype=quant_type)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
 
 
-@pytest.mark.parametrize("type_name", ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1"])
+@pytest.mark.parametrize("type_name", ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1"])
 def test_types_written_by_the_reference_package(tmp_path, type_name):
     path = tmp_path / "small.gguf"
     quantised_file(path, gguf.GGMLQuantizationType[type_name], seed=len(type_name))
@@ -153,8 +161,45 @@ def test_types_written_by_the_reference_package(tmp_path, type_name):
     for tensor in gguf.GGUFReader(path).tensors:
         expected = expected_values(tensor, config)
         actual = np.frombuffer(run_tool(path, "read", canonical_name(tensor.name)), dtype=np.float32)
-        tolerance = float(np.abs(expected).max()) * 2.0**-23
-        assert np.abs(actual.reshape(expected.shape) - expected).max() <= tolerance, tensor.name
+        np.testing.assert_array_equal(actual.reshape(expected.shape), expected, err_msg=tensor.name)
+
+
+HALF_FIELDS = {"Q2_K": (80, 82), "Q3_K": (108,), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,), "IQ4_NL": (0,), "IQ4_XS": (0,)}
+
+
+@pytest.mark.parametrize("type_name", HALF_FIELDS)
+def test_blocks_of_any_bits(tmp_path, type_name):
+    """Types that the reference package reads but cannot write: any bits are a block, but for the float16 factors."""
+    quant_type = gguf.GGMLQuantizationType[type_name]
+    elements, block_bytes = gguf.GGML_QUANT_SIZES[quant_type]
+    random = np.random.default_rng(len(type_name))
+    path = tmp_path / "small.gguf"
+    shape = (64, 256)  # of every projection and of the embedding
+
+    def blocks():
+        raw = random.integers(0, 256, (shape[0] * shape[1] // elements, block_bytes), dtype=np.uint8)
+        for offset in HALF_FIELDS[type_name]:
+            raw[:, offset : offset + 2] = random.standard_normal(len(raw)).astype(np.float16).view(np.uint8).reshape(-1, 2)
+        return raw.reshape(shape[0], -1)
+
+    writer = gguf.GGUFWriter(path, "llama")
+    write_small_metadata(writer, hidden=256, intermediate=64, heads=4, kv_heads=4, tokens=[f"t{i}" for i in range(64)])
+    # Square or not, llama's shapes follow from these: q, k, v and o are [256, 256], gate and up [64, 256], down [256, 64].
+    for name in ("ffn_gate", "ffn_up"):
+        writer.add_tensor(f"blk.0.{name}.weight", blocks(), raw_dtype=quant_type)
+    for name in ("attn_q", "attn_k", "attn_v", "attn_output"):
+        writer.add_tensor(f"blk.0.{name}.weight", np.concatenate([blocks() for _ in range(4)]), raw_dtype=quant_type)
+    writer.add_tensor("blk.0.ffn_down.weight", random.standard_normal((256, 64), dtype=np.float32))
+    for name in ("blk.0.attn_norm", "blk.0.ffn_norm", "output_norm"):
+        writer.add_tensor(f"{name}.weight", np.ones(256, dtype=np.float32))
+    writer.add_tensor("token_embd.weight", blocks(), raw_dtype=quant_type)
+    finish(writer)
+
+    config = read_config(path)
+    for tensor in gguf.GGUFReader(path).tensors:
+        expected = expected_values(tensor, config)
+        actual = np.frombuffer(run_tool(path, "read", canonical_name(tensor.name)), dtype=np.float32)
+        np.testing.assert_array_equal(actual.reshape(expected.shape), expected, err_msg=tensor.name)
 
 
 HF_CONFIG = {

@@ -104,18 +104,19 @@ AffineGroup fit_affine(const CodeGroup& source) {
   return result;
 }
 
-Int8Group fit_int8(const CodeGroup& group) {
+Int8Group fit_int8(std::span<const float, kQuantGroup> weights) {
   Int8Group result;
   float top = 0.0f;
-  for (const CodeBlock& block : group) top = std::max(top, largest_weight(block, moments_of(block)));
-  if (!(top + std::abs(group[0].d) + std::abs(group[1].d) < HUGE_VALF)) return {.scale = NAN};
+  float sum = 0.0f;
+  for (const float weight : weights) {
+    top = std::max(top, std::abs(weight));
+    sum += std::abs(weight);
+  }
+  if (!(sum < HUGE_VALF)) return {.scale = NAN};
   if (top == 0.0f) return result;
   result.scale = top / kLargest;
-  for (std::size_t i = 0; i < result.codes.size(); ++i) {
-    const CodeBlock& block = group[i / kQuantHalf];
-    const float weight = block.d * static_cast<float>(block.codes[i % kQuantHalf]);
-    result.codes[i] = static_cast<std::int8_t>(round_small(weight / result.scale));
-  }
+  for (std::size_t i = 0; i < result.codes.size(); ++i)
+    result.codes[i] = static_cast<std::int8_t>(round_small(weights[i] / result.scale));
   return result;
 }
 

@@ -1,18 +1,19 @@
-// Blocks of a model file as the groups of quant_format.h: one scale for two blocks of 32 weights.
+// Weights of a model file as the groups of quant_format.h, 64 under one scale.
 #pragma once
 
 #include <array>
 #include <cstdint>
+#include <span>
 
 #include "engine/kernels/cpu/quant_format.h"
 
 namespace kvcrush::cpu {
 
-// 32 weights as a model file has them: d * code + m.
+// 32 weights in 4 bits: d * code + m.
 struct CodeBlock {
   float d = 0.0f;
   float m = 0.0f;
-  std::array<std::int8_t, kQuantHalf> codes = {};  // of 4-bit weights less kCodeZero
+  std::array<std::int8_t, kQuantHalf> codes = {};  // [-8, 7]
 };
 using CodeGroup = std::array<CodeBlock, 2>;
 
@@ -28,11 +29,11 @@ struct AffineGroup {
 // then moved to its optimum.
 AffineGroup fit_affine(const CodeGroup& group);
 
-// A group of int8 weights (m: 0) under one scale, rounded once more where the blocks' scales differ.
+// The nearest int8 to each weight under the smallest scale that they fit.
 struct Int8Group {
   float scale = 0.0f;
   std::array<std::int8_t, kQuantGroup> codes = {};
 };
-Int8Group fit_int8(const CodeGroup& group);
+Int8Group fit_int8(std::span<const float, kQuantGroup> weights);
 
 }  // namespace kvcrush::cpu

@@ -22,31 +22,10 @@ void reserve(AlignedBytes& bytes, std::int64_t size) {
   if (static_cast<std::int64_t>(bytes.size()) < size) bytes.assign(static_cast<std::size_t>(size), 0);
 }
 
-CodeBlock read_block(QuantSource source, const std::uint8_t* bytes) {
-  CodeBlock block;
-  std::uint16_t half = 0;
-  std::memcpy(&half, bytes, 2);
-  block.d = f16_to_f32(half);
-  if (source == QuantSource::kQ8_0) {
-    std::memcpy(block.codes.data(), bytes + 2, kQuantHalf);
-    return block;
-  }
-  if (source == QuantSource::kQ4_1) {
-    std::memcpy(&half, bytes + 2, 2);
-    block.m = f16_to_f32(half) + kCodeZero * block.d;
-  }
-  std::array<std::uint8_t, kQuantHalf / 2> pairs;
-  std::memcpy(pairs.data(), bytes + (source == QuantSource::kQ4_0 ? 2 : 4), pairs.size());
-  for (std::size_t i = 0; i < pairs.size(); ++i) {
-    block.codes[i] = static_cast<std::int8_t>((pairs[i] & 15) - kCodeZero);
-    block.codes[i + pairs.size()] = static_cast<std::int8_t>((pairs[i] >> 4) - kCodeZero);
-  }
-  return block;
-}
-
 // Output feature `o` of one group into its place among the panel's 16.
-void place_int8(const CodeGroup& group, int o, std::uint8_t* codes, std::uint8_t* sides) {
-  const Int8Group fit = fit_int8(group);
+void place_int8(std::span<const float, kQuantGroup> weights, int o, std::uint8_t* codes,
+                std::uint8_t* sides) {
+  const Int8Group fit = fit_int8(weights);
   const std::uint16_t scale = f32_to_f16(fit.scale * kScaledCode);
   std::memcpy(sides + 2 * o, &scale, 2);
   for (int g = 0; g < kQuantGroup / 4; ++g) std::memcpy(codes + 64 * g + 4 * o, fit.codes.data() + 4 * g, 4);
@@ -82,49 +61,64 @@ QuantizedMatrix::QuantizedMatrix(std::int64_t in_features, std::shared_ptr<std::
   KVCRUSH_CHECK(in_features > 0 && in_features % kQuantHalf == 0);
 }
 
-void QuantizedMatrix::add(QuantSource source, std::int64_t num_rows,
-                          const std::function<const std::byte*(std::int64_t)>& row) {
+void QuantizedMatrix::add_part(std::int64_t num_rows, bool is_int4, const PlaceRow& place) {
   KVCRUSH_CHECK(num_rows > 0 && out_features_ % kQuantPanel == 0);
   Part& part = parts_.emplace_back();
   part.first_row = out_features_;
   part.num_rows = num_rows;
   part.panels.num_groups = static_cast<std::int32_t>(num_groups_of(in_features_));
-  part.panels.is_int4 = source != QuantSource::kQ8_0;
-  const std::int64_t num_groups = part.panels.num_groups;
+  part.panels.is_int4 = is_int4;
   const std::int64_t num_panels = ceil_panels(num_rows);
-  const std::int64_t code_bytes = part.panels.code_bytes();
-  const std::int64_t side_bytes = part.panels.side_bytes();
+  const std::int64_t panel_code_bytes = part.panels.num_groups * part.panels.code_bytes();
+  const std::int64_t panel_side_bytes = part.panels.num_groups * part.panels.side_bytes();
   const auto allocate = [&](std::int64_t size_bytes) {
     return static_cast<std::uint8_t*>(
         memory_->allocate(static_cast<std::size_t>(size_bytes), kCacheLineBytes));
   };
-  std::uint8_t* const codes = allocate(num_panels * num_groups * code_bytes);
-  std::uint8_t* const sides = allocate(num_panels * num_groups * side_bytes);
+  std::uint8_t* const codes = allocate(num_panels * panel_code_bytes);
+  std::uint8_t* const sides = allocate(num_panels * panel_side_bytes);
   part.panels.codes = codes;
   part.panels.sides = sides;
   out_features_ += num_rows;
 
-  const auto place = part.panels.is_int4 ? place_int4 : place_int8;
   parallel_for(num_panels, [&](std::int64_t p, int) {
-    std::uint8_t* panel_codes = codes + p * num_groups * code_bytes;
-    std::uint8_t* panel_sides = sides + p * num_groups * side_bytes;
+    std::uint8_t* panel_codes = codes + p * panel_code_bytes;
+    std::uint8_t* panel_sides = sides + p * panel_side_bytes;
     const std::int64_t rows = std::min<std::int64_t>(kQuantPanel, num_rows - p * kQuantPanel);
     if (rows < kQuantPanel) {
-      std::memset(panel_codes, 0, static_cast<std::size_t>(num_groups * code_bytes));
-      std::memset(panel_sides, 0, static_cast<std::size_t>(num_groups * side_bytes));
+      std::memset(panel_codes, 0, static_cast<std::size_t>(panel_code_bytes));
+      std::memset(panel_sides, 0, static_cast<std::size_t>(panel_side_bytes));
     }
-    for (int o = 0; o < rows; ++o) {
-      const auto* block = reinterpret_cast<const std::uint8_t*>(row(p * kQuantPanel + o));
-      const std::uint8_t* const end = block + in_features_ / kQuantHalf * quant_source_bytes(source);
-      for (std::int64_t g = 0; g < num_groups; ++g) {
-        CodeGroup group;  // a half that is not there stays zeros
-        for (CodeBlock& half : group) {
-          if (block == end) break;
-          half = read_block(source, block);
-          block += quant_source_bytes(source);
-        }
-        place(group, o, panel_codes + g * code_bytes, panel_sides + g * side_bytes);
-      }
+    for (int o = 0; o < rows; ++o) place(p * kQuantPanel + o, o, panel_codes, panel_sides);
+  });
+}
+
+void QuantizedMatrix::add_int4(std::int64_t num_rows, const ReadCodes& read) {
+  const QuantPanels kind{.is_int4 = true};
+  add_part(num_rows, true, [&](std::int64_t row, int o, std::uint8_t* codes, std::uint8_t* sides) {
+    const std::int64_t num_groups = num_groups_of(in_features_);
+    // A half that is not there stays zeros.
+    thread_local std::vector<CodeGroup> groups;
+    groups.assign(static_cast<std::size_t>(num_groups), CodeGroup{});
+    read(row, std::span(groups.front().data(), static_cast<std::size_t>(in_features_ / kQuantHalf)));
+    for (std::int64_t g = 0; g < num_groups; ++g) {
+      place_int4(groups[static_cast<std::size_t>(g)], o, codes + g * kind.code_bytes(),
+                 sides + g * kind.side_bytes());
+    }
+  });
+}
+
+void QuantizedMatrix::add_int8(std::int64_t num_rows, const ReadFloats& read) {
+  const QuantPanels kind{};
+  add_part(num_rows, false, [&](std::int64_t row, int o, std::uint8_t* codes, std::uint8_t* sides) {
+    const std::int64_t num_groups = num_groups_of(in_features_);
+    thread_local std::vector<float> values;
+    values.assign(static_cast<std::size_t>(num_groups * kQuantGroup), 0.0f);
+    read(row, std::span(values).first(static_cast<std::size_t>(in_features_)));
+    for (std::int64_t g = 0; g < num_groups; ++g) {
+      const std::span<const float> group =
+          std::span(values).subspan(static_cast<std::size_t>(g * kQuantGroup));
+      place_int8(group.first<kQuantGroup>(), o, codes + g * kind.code_bytes(), sides + g * kind.side_bytes());
     }
   });
 }

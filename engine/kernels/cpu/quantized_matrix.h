@@ -1,4 +1,4 @@
-// Projections whose weights stay in the few bits that the model file has them in (quant_format.h).
+// Projections whose weights stay in 4 or 8 bits (quant_format.h).
 #pragma once
 
 #include <cstddef>
@@ -6,18 +6,14 @@
 #include <functional>
 #include <memory>
 #include <memory_resource>
+#include <span>
 #include <vector>
 
 #include "engine/kernels/cpu/aligned.h"
 #include "engine/kernels/cpu/cpu_kernels.h"
+#include "engine/kernels/cpu/quant_fit.h"
 
 namespace kvcrush::cpu {
-
-// The 32-element blocks of GGUF that can stay as they are (engine/loader/dequantize.cpp has their layouts).
-enum class QuantSource { kQ8_0, kQ4_0, kQ4_1 };
-inline constexpr int quant_source_bytes(QuantSource source) {
-  return source == QuantSource::kQ8_0 ? 34 : source == QuantSource::kQ4_0 ? 18 : 20;
-}
 
 // w [out_features, in_features], packed as quant_format.h says. Parts of different kinds may be stacked.
 class QuantizedMatrix {
@@ -27,10 +23,13 @@ class QuantizedMatrix {
   // gets nothing back from them.
   QuantizedMatrix(std::int64_t in_features, std::shared_ptr<std::pmr::memory_resource> memory);
 
-  // row(i): the blocks of row i < num_rows, called from several threads. Every part but the last has a
-  // multiple of kQuantPanel rows.
-  void add(QuantSource source, std::int64_t num_rows,
-           const std::function<const std::byte*(std::int64_t)>& row);
+  // More output features, in 4 bits (read: [in_features / kQuantHalf] blocks of a row) or in 8 (read:
+  // [in_features] values, which are rounded). Readers are called from several threads. Every part but the
+  // last has a multiple of kQuantPanel rows.
+  using ReadCodes = std::function<void(std::int64_t row, std::span<CodeBlock> blocks)>;
+  using ReadFloats = std::function<void(std::int64_t row, std::span<float> values)>;
+  void add_int4(std::int64_t num_rows, const ReadCodes& read);
+  void add_int8(std::int64_t num_rows, const ReadFloats& read);
 
   // Row `row` in float32, [in_features]: what its groups stand for.
   void read_row(std::int64_t row, float* out) const;
@@ -50,6 +49,10 @@ class QuantizedMatrix {
   const std::vector<Part>& parts() const { return parts_; }
 
  private:
+  // Makes room for a part and fills it: place(row, o, codes, sides), o: the row's place in its panel.
+  using PlaceRow = std::function<void(std::int64_t row, int o, std::uint8_t* codes, std::uint8_t* sides)>;
+  void add_part(std::int64_t num_rows, bool is_int4, const PlaceRow& place);
+
   std::int64_t out_features_ = 0;
   std::int64_t in_features_ = 0;
   std::vector<Part> parts_;

@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <limits>
+#include <random>
 
 #include "engine/loader/half.h"
 #include "engine/loader/model_file.h"
@@ -105,6 +106,54 @@ TEST(ReadF32, Q4_0) {
     EXPECT_EQ(out[static_cast<std::size_t>(i)], 0.25f * static_cast<float>(i - 8));
     EXPECT_EQ(out[static_cast<std::size_t>(16 + i)], 0.25f * static_cast<float>(7 - i));
   }
+}
+
+// Any bits, but for the factors in front of them.
+Bytes random_blocks(int num_blocks, std::size_t block_bytes, int num_factors) {
+  std::mt19937 rng(1);
+  Bytes bytes;
+  for (int b = 0; b < num_blocks; ++b) {
+    for (int i = 0; i < num_factors; ++i) append(bytes, static_cast<std::uint16_t>(0x2000 + rng() % 0x1800));
+    for (std::size_t i = 2 * static_cast<std::size_t>(num_factors); i < block_bytes; ++i)
+      append(bytes, static_cast<std::uint8_t>(rng()));
+  }
+  return bytes;
+}
+
+TEST(ReadCodes, StandForTheSameValues) {
+  struct Case {
+    WeightDtype dtype;
+    int num_factors;
+  };
+  for (const Case& c :
+       {Case{WeightDtype::kQ4_0, 1}, Case{WeightDtype::kQ4_1, 2}, Case{WeightDtype::kQ4_K, 2}}) {
+    SCOPED_TRACE(weight_dtype_name(c.dtype));
+    ASSERT_TRUE(has_coded_blocks(c.dtype));
+    const WeightBlock block = weight_block(c.dtype);
+    constexpr std::int64_t kColumns = 512;
+    const Bytes bytes = random_blocks(static_cast<int>(4 * kColumns / block.num_elements),
+                                      static_cast<std::size_t>(block.num_bytes), c.num_factors);
+    const WeightView view{c.dtype, {4, kColumns}, testing::view(bytes), 4};
+    for (std::int64_t row = 0; row < 4; ++row) {
+      std::vector<CodedBlock> codes(kColumns / 32);
+      std::vector<float> values(kColumns);
+      read_coded_row(view, row, codes);
+      read_row_f32(view, row, values);
+      for (std::size_t i = 0; i < values.size(); ++i) {
+        const CodedBlock& coded = codes[i / 32];
+        const float code = coded.codes[i % 32];
+        // Q4_0 means (code - 8) step: one rounding fewer.
+        ASSERT_NEAR(coded.step * code + coded.minimum, values[i], 1e-6f * std::abs(coded.step) * 16)
+            << row << ", " << i;
+      }
+    }
+  }
+}
+
+TEST(ReadCodes, OnlyWhereTheFileHasCodesOfFourBits) {
+  for (const WeightDtype dtype :
+       {WeightDtype::kF32, WeightDtype::kQ8_0, WeightDtype::kQ5_K, WeightDtype::kIQ4_NL})
+    EXPECT_FALSE(has_coded_blocks(dtype)) << weight_dtype_name(dtype);
 }
 
 TEST(ReadF32, Q4_1) {

@@ -200,8 +200,8 @@ TEST(Gguf, RefusesBrokenTensors) {
     change(builder);
     return builder.build();
   };
-  expect_error(with([](GgufBuilder& b) { b.tensor("odd", {256}, 14, Bytes(210)); }),
-               "tensor 'odd' has type Q6_K; supported: F32, F16, BF16, Q8_0, Q4_0, Q4_1");
+  expect_error(with([](GgufBuilder& b) { b.tensor("odd", {256}, 16, Bytes(66)); }),
+               "tensor 'odd' has type IQ2_XXS; supported: F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0");
   expect_error(with([](GgufBuilder& b) { b.tensor("odd", {256}, 77, Bytes(210)); }),
                "tensor 'odd' has type number 77");
   expect_error(with([](GgufBuilder& b) { b.tensor("token_embd.weight", {1}, 0, Bytes(4)); }),
