@@ -15,68 +15,72 @@ Decoder::Decoder(const ModelConfig& config, ModelWeights weights, int max_batch_
   const auto rows = [&](std::int64_t width) {
     return at::empty({max_batch_tokens, width}, at::TensorOptions(at::kFloat).device(device));
   };
-  hidden_ = rows(config.hidden_size);
-  normed_ = rows(config.hidden_size);
-  qkv_ = rows(heads_.qkv_width());
-  attended_ = rows(static_cast<std::int64_t>(config.num_heads) * config.head_dim);
-  row_stats_ = rows(2 * static_cast<std::int64_t>(config.num_heads));
-  gate_up_ = rows(2 * static_cast<std::int64_t>(config.intermediate_size));
-  activated_ = rows(config.intermediate_size);
+  all_.hidden = rows(config.hidden_size);
+  all_.normed = rows(config.hidden_size);
+  all_.qkv = rows(heads_.qkv_width());
+  all_.attended = rows(static_cast<std::int64_t>(config.num_heads) * config.head_dim);
+  all_.row_stats = rows(2 * static_cast<std::int64_t>(config.num_heads));
+  all_.gate_up = rows(2 * static_cast<std::int64_t>(config.intermediate_size));
+  all_.activated = rows(config.intermediate_size);
+  now_ = all_;
+}
+
+Decoder::Activations Decoder::Activations::first_rows(std::int64_t num_rows) const {
+  const auto narrow = [num_rows](const at::Tensor& tensor) { return tensor.narrow(0, 0, num_rows); };
+  return {.hidden = narrow(hidden),
+          .normed = narrow(normed),
+          .qkv = narrow(qkv),
+          .attended = narrow(attended),
+          .row_stats = narrow(row_stats),
+          .gate_up = narrow(gate_up),
+          .activated = narrow(activated)};
 }
 
 at::Tensor Decoder::forward(StepBatch& batch, KvStorage& kv, const AttentionTap& tap) {
-  KVCRUSH_CHECK(batch.num_tokens() > 0 && batch.num_tokens() <= hidden_.size(0));
-  at::Tensor hidden = hidden_.narrow(0, 0, batch.num_tokens());
-  weights_.embedding.lookup(batch.token_ids, hidden);
+  KVCRUSH_CHECK(batch.num_tokens() > 0 && batch.num_tokens() <= all_.hidden.size(0));
+  if (now_.hidden.size(0) != batch.num_tokens()) now_ = all_.first_rows(batch.num_tokens());
+  weights_.embedding.lookup(batch.token_ids, now_.hidden);
   for (int layer = 0; layer < config_.num_layers; ++layer) {
     attention_block(weights_.layers[layer], layer, batch, kv, tap);
-    mlp_block(weights_.layers[layer], batch.num_tokens());
+    mlp_block(weights_.layers[layer]);
   }
   return batch.logit_rows.empty() ? at::Tensor() : compute_logits(batch);
 }
 
 void Decoder::attention_block(const LayerWeights& layer, int index, StepBatch& batch, KvStorage& kv,
                               const AttentionTap& tap) {
-  const std::int64_t num_tokens = batch.num_tokens();
-  at::Tensor hidden = hidden_.narrow(0, 0, num_tokens);
-  at::Tensor normed = normed_.narrow(0, 0, num_tokens);
-  at::Tensor qkv = qkv_.narrow(0, 0, num_tokens);
-  at::Tensor attended = attended_.narrow(0, 0, num_tokens);
-  at::Tensor row_stats = row_stats_.narrow(0, 0, num_tokens);
   const std::span<const PagedSequence> sequences = batch.paged_sequences(index);
-
-  ops::rms_norm(hidden, layer.input_norm, config_.rms_norm_eps, normed);
-  ops::linear(normed, layer.qkv, quant_workspace_, qkv, /*accumulate=*/false);
-  ops::rope(qkv, heads_, batch.positions, weights_.rope_table);
-  ops::hadamard(qkv, heads_.head_dim);
-  ops::kv_append(qkv, heads_, sequences, kv);
-  ops::paged_attention(qkv, heads_, sequences, kv, attention_workspace_, attended, row_stats);
-  tap(index, qkv, row_stats);
-  ops::hadamard(attended, heads_.head_dim);
-  ops::linear(attended, layer.output, quant_workspace_, hidden, /*accumulate=*/true);
+  ops::rms_norm(now_.hidden, layer.input_norm, config_.rms_norm_eps, now_.normed);
+  ops::linear(now_.normed, layer.qkv, quant_workspace_, now_.qkv, /*accumulate=*/false);
+  ops::rope(now_.qkv, heads_, batch.positions, weights_.rope_table);
+  ops::hadamard(now_.qkv, heads_.head_dim);
+  ops::kv_append(now_.qkv, heads_, sequences, kv);
+  ops::paged_attention(now_.qkv, heads_, sequences, kv, attention_workspace_, now_.attended, now_.row_stats);
+  tap(index, now_.qkv, now_.row_stats);
+  ops::hadamard(now_.attended, heads_.head_dim);
+  ops::linear(now_.attended, layer.output, quant_workspace_, now_.hidden, /*accumulate=*/true);
 }
 
-void Decoder::mlp_block(const LayerWeights& layer, std::int64_t num_tokens) {
-  at::Tensor hidden = hidden_.narrow(0, 0, num_tokens);
-  at::Tensor normed = normed_.narrow(0, 0, num_tokens);
-  at::Tensor gate_up = gate_up_.narrow(0, 0, num_tokens);
-  at::Tensor activated = activated_.narrow(0, 0, num_tokens);
-
-  ops::rms_norm(hidden, layer.post_attention_norm, config_.rms_norm_eps, normed);
-  ops::linear(normed, layer.gate_up, quant_workspace_, gate_up, /*accumulate=*/false);
-  ops::silu_mul(gate_up, activated);
-  ops::linear(activated, layer.down, quant_workspace_, hidden, /*accumulate=*/true);
+void Decoder::mlp_block(const LayerWeights& layer) {
+  ops::rms_norm(now_.hidden, layer.post_attention_norm, config_.rms_norm_eps, now_.normed);
+  ops::linear(now_.normed, layer.gate_up, quant_workspace_, now_.gate_up, /*accumulate=*/false);
+  ops::silu_mul(now_.gate_up, now_.activated);
+  ops::linear(now_.activated, layer.down, quant_workspace_, now_.hidden, /*accumulate=*/true);
 }
 
 at::Tensor Decoder::compute_logits(const StepBatch& batch) {
   const auto num_rows = static_cast<std::int64_t>(batch.logit_rows.size());
-  const at::Tensor index =
-      at::tensor(at::ArrayRef<std::int32_t>(batch.logit_rows), at::kInt).to(hidden_.device());
-  const at::Tensor last_hidden = hidden_.index_select(0, index);
-  at::Tensor normed = at::empty_like(last_hidden);
-  ops::rms_norm(last_hidden, weights_.final_norm, config_.rms_norm_eps, normed);
+  at::Tensor normed = now_.normed;
+  if (num_rows == batch.num_tokens()) {  // in order: a decode step
+    ops::rms_norm(now_.hidden, weights_.final_norm, config_.rms_norm_eps, normed);
+  } else {
+    const at::Tensor index =
+        at::tensor(at::ArrayRef<std::int32_t>(batch.logit_rows), at::kInt).to(now_.hidden.device());
+    normed = all_.normed.narrow(0, 0, num_rows);
+    ops::rms_norm(now_.hidden.index_select(0, index), weights_.final_norm, config_.rms_norm_eps, normed);
+  }
   if (!logits_.defined() || logits_.size(0) < num_rows) {
-    logits_ = at::empty({num_rows, config_.vocab_size}, hidden_.options());
+    logits_ = at::empty({num_rows, config_.vocab_size}, all_.hidden.options());
   }
   at::Tensor logits = logits_.narrow(0, 0, num_rows);
   ops::linear(normed, weights_.lm_head, quant_workspace_, logits, /*accumulate=*/false);

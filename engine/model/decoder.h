@@ -26,9 +26,14 @@ class Decoder {
   at::Tensor forward(StepBatch& batch, KvStorage& kv, const AttentionTap& tap);
 
  private:
+  // Activations, [T, ...].
+  struct Activations {
+    at::Tensor hidden, normed, qkv, attended, row_stats, gate_up, activated;
+    Activations first_rows(std::int64_t num_rows) const;
+  };
   void attention_block(const LayerWeights& layer, int index, StepBatch& batch, KvStorage& kv,
                        const AttentionTap& tap);
-  void mlp_block(const LayerWeights& layer, std::int64_t num_tokens);
+  void mlp_block(const LayerWeights& layer);
   at::Tensor compute_logits(const StepBatch& batch);
 
   ModelConfig config_;
@@ -36,8 +41,8 @@ class Decoder {
   HeadLayout heads_;
   cpu::AttentionWorkspace attention_workspace_;
   cpu::QuantWorkspace quant_workspace_;
-  // Activations, [max_batch_tokens, ...]; a step uses the first T rows.
-  at::Tensor hidden_, normed_, qkv_, attended_, row_stats_, gate_up_, activated_;
+  Activations all_;  // T: max_batch_tokens
+  Activations now_;  // the rows of this step, and of the next one if it has as many: views cost allocations
   at::Tensor logits_;  // grows to the most rows seen
 };
 
