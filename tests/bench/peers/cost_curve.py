@@ -32,6 +32,7 @@ except ImportError as missing:
 CONTEXTS = (512, 1024, 2048, 4096, 6144, 8000)
 BATCHES = (1, 2, 4, 8, 16)
 BATCH_PROMPT_TOKENS = 1024
+BATCH_NEW_TOKENS = 128  # the first sequences decode while the last prompts come in: enough is left when all do
 ROWS = {"full": "full:bf16", "25 %": "default:0.25:bf16"}
 FIGURES = ("prefill_us_per_token", "tpot_ms", "kv_mib", "step_ms", "together_per_s")
 
@@ -44,6 +45,10 @@ class Point:
     @property
     def num_sequences(self) -> int:
         return self.at if self.axis == "batch" else 1
+
+    @property
+    def new_tokens(self) -> int:
+        return speed.NEW_TOKENS if self.axis == "context" else BATCH_NEW_TOKENS
 
     @property
     def prompt_tokens(self) -> int:
@@ -77,7 +82,7 @@ def measure(ours: engines.Ours, rounds: int) -> Iterator[dict]:
                 names = list(ROWS)[turn % len(ROWS):] + list(ROWS)[:turn % len(ROWS)]
                 for name in names:
                     progress.set_description(f"{point.axis} {point.at}, {name}")
-                    answer = ours.run(ROWS[name], prompts.take(point.num_sequences, point.prompt_tokens), speed.NEW_TOKENS)
+                    answer = ours.run(ROWS[name], prompts.take(point.num_sequences, point.prompt_tokens), point.new_tokens)
                     yield {"round": turn, "axis": point.axis, "at": point.at, "row": name, **figures(point, answer)}
                     progress.update()
 
