@@ -41,8 +41,8 @@ class Decoder {
   HeadLayout heads_;
   cpu::AttentionWorkspace attention_workspace_;
   cpu::QuantWorkspace quant_workspace_;
-  Activations all_;  // T: max_batch_tokens
-  Activations now_;  // the rows of this step, and of the next one if it has as many: views cost allocations
+  Activations all_;    // T: max_batch_tokens
+  Activations now_;    // the rows of this step, and of the next one if it has as many: views cost allocations
   at::Tensor logits_;  // grows to the most rows seen
 };
 
