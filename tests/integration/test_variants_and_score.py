@@ -103,7 +103,7 @@ def test_scores_are_log_probabilities(server, long_prompt, scored):
 
 
 def test_looking_ahead_keeps_what_greedy_output_asks_for(long_prompt):
-    with running_server("--kv-dtype", "f32") as server:
+    with running_server("--kv-dtype", "f32", "--weight-dtype", "f32") as server:
         prompt = long_prompt(PROMPT_TOKENS)
         written = generate(server, prompt, max_tokens=24, ignore_eos=True).token_ids
         ours = {"policy": "snapkv", "budget_fraction": 0.25}

@@ -1,6 +1,7 @@
 #include "engine/kernels/cpu/batched.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "engine/core/status.h"
 #include "engine/kernels/parallel.h"
@@ -74,7 +75,8 @@ void plan_tasks(std::span<const AttentionSequence> sequences, const KvPool& pool
   constexpr std::size_t kTasksPerThread = 8;
   if (w.tasks.size() >= kTasksPerThread * num_kernel_threads()) return;
 
-  const std::vector<AttentionTask> whole = std::move(w.tasks);
+  thread_local std::vector<AttentionTask> whole;  // both keep their memory from layer to layer
+  std::swap(whole, w.tasks);
   w.tasks.clear();
   std::int64_t floats = 0;
   for (const AttentionTask& task : whole) {
