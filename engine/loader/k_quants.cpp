@@ -60,6 +60,31 @@ ScaleAndMinimum unpack_six_bits(const std::uint8_t (&packed)[12], int index) {
           packed[index + 4] >> 4 | (packed[index] >> 6) << 4};
 }
 
+// Element i of a part of 32 in Q4_K and Q5_K, its low four bits.
+int nibble(const std::uint8_t (&qs)[kElements / 2], int part, int i) {
+  return qs[part / 2 * 32 + i] >> (4 * (part % 2)) & 15;
+}
+
+struct StepAndMinimum {
+  float step;
+  float minimum;
+};
+template <typename Block>
+StepAndMinimum scale_of_part(const Block& block, int part) {
+  const auto [scale, minimum] = unpack_six_bits(block.scales, part);
+  return {half_to_float(block.d) * static_cast<float>(scale),
+          half_to_float(block.dmin) * static_cast<float>(minimum)};
+}
+
+// out[32 part + i] = step code(part, i) - minimum
+template <typename Block, typename Code>
+void scale_parts(const Block& block, float* out, const Code& code) {
+  for (int part = 0; part < 8; ++part) {
+    const auto [step, minimum] = scale_of_part(block, part);
+    for (int i = 0; i < 32; ++i) *out++ = step * static_cast<float>(code(part, i)) - minimum;
+  }
+}
+
 // The sixteen scales of Q3_K, six bits each.
 int unpack_q3_scale(const std::uint8_t (&packed)[12], int index) {
   const int low = index < 8 ? packed[index] & 15 : packed[index - 8] >> 4;
@@ -99,35 +124,15 @@ void read_q3_k(const std::byte* from, std::int64_t num_blocks, float* out) {
 void read_q4_k(const std::byte* from, std::int64_t num_blocks, float* out) {
   for (std::int64_t b = 0; b < num_blocks; ++b, out += kElements) {
     const auto block = load_block<Q4_K>(from, b);
-    const float d = half_to_float(block.d);
-    const float dmin = half_to_float(block.dmin);
-    for (int part = 0; part < 8; ++part) {
-      const auto [scale, minimum] = unpack_six_bits(block.scales, part);
-      const float step = d * static_cast<float>(scale);
-      const float least = dmin * static_cast<float>(minimum);
-      for (int i = 0; i < 32; ++i) {
-        const int q = block.qs[part / 2 * 32 + i] >> (4 * (part % 2)) & 15;
-        out[32 * part + i] = step * static_cast<float>(q) - least;
-      }
-    }
+    scale_parts(block, out, [&](int part, int i) { return nibble(block.qs, part, i); });
   }
 }
 
 void read_q5_k(const std::byte* from, std::int64_t num_blocks, float* out) {
   for (std::int64_t b = 0; b < num_blocks; ++b, out += kElements) {
     const auto block = load_block<Q5_K>(from, b);
-    const float d = half_to_float(block.d);
-    const float dmin = half_to_float(block.dmin);
-    for (int part = 0; part < 8; ++part) {
-      const auto [scale, minimum] = unpack_six_bits(block.scales, part);
-      const float step = d * static_cast<float>(scale);
-      const float least = dmin * static_cast<float>(minimum);
-      for (int i = 0; i < 32; ++i) {
-        const int low = block.qs[part / 2 * 32 + i] >> (4 * (part % 2)) & 15;
-        const int high = block.qh[i] >> part & 1;
-        out[32 * part + i] = step * static_cast<float>(low | high << 4) - least;
-      }
-    }
+    scale_parts(block, out,
+                [&](int part, int i) { return nibble(block.qs, part, i) | (block.qh[i] >> part & 1) << 4; });
   }
 }
 
@@ -164,14 +169,12 @@ void read_iq4_xs(const std::byte* from, std::int64_t num_blocks, float* out) {
 void read_q4_k_codes(const std::byte* from, std::int64_t num_blocks, CodedBlock* out) {
   for (std::int64_t b = 0; b < num_blocks; ++b) {
     const auto block = load_block<Q4_K>(from, b);
-    const float d = half_to_float(block.d);
-    const float dmin = half_to_float(block.dmin);
     for (int part = 0; part < 8; ++part, ++out) {
-      const auto [scale, minimum] = unpack_six_bits(block.scales, part);
-      out->step = d * static_cast<float>(scale);
-      out->minimum = -dmin * static_cast<float>(minimum);
-      for (std::size_t i = 0; i < 32; ++i)
-        out->codes[i] = block.qs[static_cast<std::size_t>(part / 2 * 32) + i] >> (4 * (part % 2)) & 15;
+      const auto [step, minimum] = scale_of_part(block, part);
+      out->step = step;
+      out->minimum = -minimum;
+      for (int i = 0; i < 32; ++i)
+        out->codes[static_cast<std::size_t>(i)] = static_cast<std::uint8_t>(nibble(block.qs, part, i));
     }
   }
 }

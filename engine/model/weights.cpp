@@ -7,6 +7,7 @@
 
 #include "engine/core/huge_pages.h"
 #include "engine/core/status.h"
+#include "engine/loader/weight_type.h"
 #include "engine/model/rope_table.h"
 
 namespace kvcrush {
@@ -19,14 +20,10 @@ const WeightView& find(const ModelFile& model, const std::string& name) {
   return it->second;
 }
 
-bool is_quantized(WeightDtype dtype) {
-  return dtype != WeightDtype::kF32 && dtype != WeightDtype::kF16 && dtype != WeightDtype::kBF16;
-}
-
 // Whether these matrices, stacked, can stay in few bits.
 bool can_stay_quantized(const std::vector<const WeightView*>& views) {
   for (const WeightView* view : views) {
-    if (!is_quantized(view->dtype)) return false;
+    if (weight_block(view->dtype).num_elements == 1) return false;
     if (view != views.back() && view->shape[0] % cpu::kQuantPanel != 0) return false;
   }
   return true;

@@ -17,7 +17,7 @@ std::int64_t ceil_panels(std::int64_t rows) {
   return (rows + kQuantPanel - 1) / kQuantPanel;
 }
 
-// Rows of a tile that no one fills are computed with, and thrown away: zeros are no slower than numbers.
+// Zeros: rows of a tile that no one has filled are computed with, too, and thrown away.
 void reserve(AlignedBytes& bytes, std::int64_t size) {
   if (static_cast<std::int64_t>(bytes.size()) < size) bytes.assign(static_cast<std::size_t>(size), 0);
 }

@@ -28,13 +28,16 @@ def add_options(parser: argparse.ArgumentParser, *, rounds: int, of_a_round: str
     add("--rounds", type=positive, default=rounds, metavar="N", help=f"{of_a_round} (default: %(default)s)")
     add("--threads", type=positive, default=os.cpu_count(), metavar="N", help="of each engine (default: all cores, %(default)s here)")
     add("--batch-tokens", type=positive, default=512, metavar="N", help="prompt tokens of a step, each engine (default: %(default)s)")
-    add("--anchor", choices=("random", "zeros", "ones", "mean", "alternating"), default="mean",
-        help="of OpenVINO's KVCrush (default: %(default)s)")
     add("--model", type=pathlib.Path, default=pathlib.Path(".cache/models/SmolLM2-135M-Instruct.Q4_1.gguf"), metavar="FILE.gguf",
         help="(default: %(default)s)")
     add("--server-binary", type=pathlib.Path, default=pathlib.Path("build/cpu-release/server/kvcrush-server"), metavar="FILE",
         help="(default: %(default)s)")
     add("--note", action="append", default=[], metavar="TEXT", help="a sentence for the report, e.g. what else ran; may be repeated")
+
+
+def add_anchor(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--anchor", choices=("random", "zeros", "ones", "mean", "alternating"), default="mean",
+                        help="of OpenVINO's KVCrush (default: %(default)s)")
 
 
 def check(args: argparse.Namespace) -> None:

@@ -206,6 +206,7 @@ def main() -> int:
     add("--max-new-tokens", type=command.positive, default=32, metavar="N", help="(default: %(default)s)")
     command.add_options(parser, rounds=6, of_a_round="each takes one prompt of each length through all rows",
                         example="docs/results/DATE-openvino")
+    command.add_anchor(parser)
     return command.main(parser, run)
 
 

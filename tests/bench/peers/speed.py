@@ -245,6 +245,7 @@ def main() -> int:
         help="measure what a pattern finds among ROW/POINT below, e.g. '*f16/6000,*/batch 8'")
     add("--server-flags", type=shlex.split, default=[], metavar="'--FLAG VALUE ...'", help="for kvcrush-server, e.g. '--kv-memory 2GiB'")
     command.add_options(parser, rounds=5, of_a_round="each takes all points through all their rows", example="docs/results/DATE-peers")
+    command.add_anchor(parser)
     return command.main(parser, run)
 
 
