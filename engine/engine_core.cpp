@@ -35,6 +35,7 @@ EngineCore::EngineCore(std::shared_ptr<const ModelFile> model, const EngineConfi
                   .max_running_sequences = config.max_running_sequences},
                  pool_, prefixes_),
       executor_(std::move(executor)),
+      windows_(model_->config.windows_within(limits.max_context_tokens)),
       prefix_cache_(config.prefix_cache),
       swap_meter_(config.swap_memory_bytes, limits.block_bytes) {}
 
@@ -42,6 +43,7 @@ void EngineCore::add(const EngineRequest& request, const std::shared_ptr<TokenSt
                      Clock::time_point arrived_at) {
   const SequenceContext context{.pool = &pool_,
                                 .model = &model_->config,
+                                .windows = windows_,
                                 .model_stop_ids = &model_->tokenizer.stop_ids,
                                 .default_dtype = default_dtype_,
                                 .max_context_tokens = limits_.max_context_tokens,
@@ -80,6 +82,7 @@ void EngineCore::step() {
       use_logits(plan, logits);
       ready_trunks(plan);
       finish_scores(plan);
+      drop_past_windows(plan);
     } catch (const std::exception& error) {
       fail_running(error.what());
     }
@@ -104,6 +107,20 @@ void EngineCore::prune() {
     }
   }
   report_step({}, started_at);  // the blocks are free now, not a step later
+}
+
+// What a lookahead or a trunk's continuation saw must be there when they are taken out again.
+void EngineCore::drop_past_windows(const StepPlan& plan) {
+  if (windows_.empty()) return;
+  for (const ScheduledChunk& chunk : plan.chunks) {
+    Sequence* sequence = scheduler_.find_running(chunk.sequence_id);
+    if (sequence == nullptr || sequence->lookahead.running()) continue;
+    const bool trunk = sequence->kind == SequenceKind::kTrunk;
+    const int num_newest =
+        trunk ? std::max(0, sequence->num_computed_tokens - sequence->num_prompt_tokens) : 0;
+    const WindowReport report = sequence->cache.drop_past_windows(num_newest, model_->config.num_kv_heads);
+    if (report.tokens_dropped > 0) observer_.on_window_moved(report);
+  }
 }
 
 // After an exception nothing is known of the sequences in the step; those that wait, and the pool, are

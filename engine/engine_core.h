@@ -68,6 +68,7 @@ class EngineCore {
   void share_prefix(Sequence& sequence, int num_tokens);
   void note_scheduled(const StepPlan& plan);
   void advance(const StepPlan& plan);
+  void drop_past_windows(const StepPlan& plan);
   // Gives the rows of logits to those who wanted them: samplers, scores, trunks.
   void use_logits(const StepPlan& plan, const at::Tensor& device_logits);
   // False: the executor does not sample, or some rows are wanted for something else.
@@ -112,6 +113,7 @@ class EngineCore {
   PrefixCache prefixes_;
   Scheduler scheduler_;
   std::unique_ptr<ModelExecutor> executor_;
+  std::vector<int> windows_;  // tokens that layers' queries see, where the context is longer; empty: nowhere
   std::unordered_map<SequenceId, Sampler> samplers_;
   SequenceId next_id_ = 1;
   std::vector<OutgoingEvent> events_;

@@ -21,6 +21,8 @@ Result<std::string> resolve_weight_dtype(const std::string& name, const std::str
 
 // INVALID_ARGUMENT naming the field, its value and what is allowed.
 Status check_config(const EngineConfig& config);
+// Whether the device's kernels serve windows within a context of so many tokens.
+Status check_windows(const ModelConfig& model, const std::string& device, int max_context_tokens);
 Status check_heads(const ModelConfig& model);
 Result<EngineLimits> derive_limits(const ModelConfig& model, const EngineConfig& config,
                                    const KvLayout& layout, KvDtype dtype);

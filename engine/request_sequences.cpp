@@ -40,23 +40,32 @@ std::unique_ptr<Sequence> make_sequence(const EngineRequest& request, const Cach
                                         const SequenceContext& context) {
   const cpu::KvFormat format =
       make_kv_format(policy.kv_dtype.value_or(context.default_dtype), context.model->head_dim);
-  auto sequence = std::make_unique<Sequence>(SequenceCache(*context.pool, context.model->num_layers, format));
+  auto sequence = std::make_unique<Sequence>(
+      SequenceCache(*context.pool, context.model->num_layers, format, context.windows));
   sequence->request_id = request.request_id;
   sequence->tenant = request.tenant;
   sequence->tenant_weight = request.tenant_weight;
   sequence->priority = request.priority;
   sequence->deadline = request.deadline;
-  const bool caches = context.prefix_cache && !request.bypass_prefix_cache;
+  // A window's blocks are given back one by one, which those that others hold cannot be.
+  const bool caches = context.prefix_cache && !request.bypass_prefix_cache && context.windows.empty();
+  // How long it may grow decides about the rotation of all its keys, which others cannot share then.
+  const bool long_positions = context.model->rope.wants_long_positions(
+      static_cast<int>(request.prompt_token_ids.size()) +
+      std::max(static_cast<int>(request.continuation_token_ids.size()), request.sampling.max_tokens));
+  if (long_positions) sequence->first_rope_row = context.max_context_tokens;
   // Without the cache blocks are shared inside the request alone, and gone with it.
-  sequence->prefix.scope = {.salt = caches ? "t" + request.tenant + '\0' + request.cache_salt
-                                           : "r" + std::to_string(context.first_id),
+  sequence->prefix.scope = {.salt = (caches ? "t" + request.tenant + '\0' + request.cache_salt
+                                            : "r" + std::to_string(context.first_id)) +
+                                    (long_positions ? std::string("\0long", 5) : std::string()),
                             .dtype = format.tail,
                             .lasting = caches};
   sequence->prefix.shares = caches;
   sequence->token_ids = request.prompt_token_ids;
   sequence->num_prompt_tokens = sequence->num_tokens();
   sequence->policy = policy;
-  sequence->schedule = CacheSchedule(policy, format, sequence->num_prompt_tokens, context.model->num_layers);
+  sequence->schedule =
+      CacheSchedule(policy, format, sequence->num_prompt_tokens, context.model->num_layers, context.windows);
   if (policy.compression && sequence->num_prompt_tokens > sequence->schedule.least_budget())
     sequence->lookahead.shape =
         lookahead_of(*policy.compression, context.max_context_tokens - sequence->num_prompt_tokens);
@@ -74,8 +83,11 @@ std::unique_ptr<Sequence> make_trunk(const EngineRequest& request, const Sequenc
   every_token.kv_dtype = trunk_dtype(request, context.default_dtype);
   std::unique_ptr<Sequence> trunk = make_sequence(request, every_token, context);
   trunk->kind = SequenceKind::kTrunk;
-  trunk->prefix.shares = true;
+  trunk->prefix.shares = context.windows.empty();
   set_lookup(*trunk, needs_of_children(request, context.default_dtype));
+  // A continuation is taken out again, so that what it left behind must not be gone.
+  trunk->schedule =
+      CacheSchedule(every_token, trunk->cache.format(), trunk->num_prompt_tokens, context.model->num_layers);
   trunk->index = -1;
   trunk->group = std::make_shared<ForkGroup>();
   trunk->group->trunk = trunk.get();
@@ -179,6 +191,7 @@ bool fits_beside_trunk(const EngineRequest& request, const ModelConfig& model, K
   const std::vector<TokenId> no_stop_ids;
   const SequenceContext context{.pool = &pool,
                                 .model = &model,
+                                .windows = model.windows_within(max_context_tokens),
                                 .model_stop_ids = &no_stop_ids,
                                 .default_dtype = default_dtype,
                                 .max_context_tokens = max_context_tokens};
@@ -194,7 +207,7 @@ int max_new_tokens(const CachePolicy& policy, const ModelConfig& model, KvDtype 
                    int max_context_tokens, int num_blocks, int num_prompt_tokens) {
   const CacheSchedule schedule(policy,
                                make_kv_format(policy.kv_dtype.value_or(default_dtype), model.head_dim),
-                               num_prompt_tokens, model.num_layers);
+                               num_prompt_tokens, model.num_layers, model.windows_within(max_context_tokens));
   // The last token is sampled and never cached: it is counted all the same.
   const auto fits = [&](int num_tokens) {
     return schedule.peak_blocks(num_tokens, /*forked=*/false) <= num_blocks;

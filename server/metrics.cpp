@@ -78,6 +78,10 @@ ServerMetrics::ServerMetrics(const std::string& server_version)
           counter(*registry_, "kvcrush_blocks_freed_by_pruning_total", "KV blocks that pruning freed")),
       tokens_evicted_(counter(*registry_, "kvcrush_tokens_evicted_total",
                               "Token slots that pruning evicted, summed over layers")),
+      window_blocks_freed_(counter(*registry_, "kvcrush_blocks_freed_by_windows_total",
+                                   "KV blocks that layers' sliding windows had passed")),
+      window_tokens_dropped_(counter(*registry_, "kvcrush_tokens_past_windows_total",
+                                     "Token slots that sliding windows had passed, summed over layers")),
       first_token_seconds_(histogram(*registry_, "kvcrush_time_to_first_token_seconds",
                                      "From a sample's arrival to its first token", kLatencySeconds)),
       inter_token_seconds_(histogram(*registry_, "kvcrush_inter_token_latency_seconds",
@@ -158,6 +162,11 @@ void ServerMetrics::pruned(const PruneReport& report) {
   blocks_freed_.Increment(static_cast<double>(report.blocks_freed));
   tokens_evicted_.Increment(static_cast<double>(report.tokens_evicted));
   prune_seconds_.Observe(report.seconds);
+}
+
+void ServerMetrics::window_moved(const WindowReport& report) {
+  window_blocks_freed_.Increment(static_cast<double>(report.blocks_freed));
+  window_tokens_dropped_.Increment(static_cast<double>(report.tokens_dropped));
 }
 
 void ServerMetrics::finished(const FinishEvent& event) {

@@ -48,6 +48,7 @@ class ServerMetrics {
   void prefix_lookup(int num_prompt_tokens, int num_hit_tokens);
   void token(bool is_first, double seconds);
   void pruned(const PruneReport& report);
+  void window_moved(const WindowReport& report);
   void finished(const FinishEvent& event);
   void step(const StepReport& report);
   void rejected(StatusCode code);
@@ -92,6 +93,8 @@ class ServerMetrics {
   prometheus::Counter& accepted_draft_tokens_;
   prometheus::Counter& blocks_freed_;
   prometheus::Counter& tokens_evicted_;
+  prometheus::Counter& window_blocks_freed_;
+  prometheus::Counter& window_tokens_dropped_;
   prometheus::Histogram& first_token_seconds_;
   prometheus::Histogram& inter_token_seconds_;
   prometheus::Histogram& e2e_seconds_;

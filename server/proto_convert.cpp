@@ -52,6 +52,13 @@ void fill_report(const CompressionOutcome& outcome, v1::CompressionReport& repor
   report.set_budget_tokens(outcome.budget_tokens);
   fill_spread(outcome.tokens_kept, *report.mutable_tokens_kept());
   fill_spread(outcome.tokens_evicted, *report.mutable_tokens_evicted());
+  if (const WindowOutcome& windows = outcome.windows; windows.num_layers > 0) {
+    v1::WindowLayers& out = *report.mutable_windows();
+    out.set_num_layers(windows.num_layers);
+    fill_spread(windows.tokens_cached, *out.mutable_tokens_cached());
+    fill_spread(windows.tokens_evicted, *out.mutable_tokens_evicted());
+    fill_spread(windows.tokens_dropped, *out.mutable_tokens_dropped());
+  }
   report.set_kv_bytes_before(outcome.kv_bytes_before);
   report.set_kv_bytes_after(outcome.kv_bytes_after);
   report.set_blocks_freed(outcome.blocks_freed);

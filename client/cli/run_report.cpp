@@ -50,8 +50,16 @@ void print_pruning(std::ostream& out, const v1::CompressionReport& report) {
         << report.lookahead_tokens_used() << " of them came out the same\n";
 }
 
+void print_windows(std::ostream& out, const v1::WindowLayers& windows) {
+  if (windows.num_layers() == 0) return;
+  out << "windows:     " << windows.num_layers() << " layers with a sliding window hold "
+      << describe(windows.tokens_cached()) << " tokens; " << describe(windows.tokens_dropped())
+      << " went past it, " << describe(windows.tokens_evicted()) << " were pruned\n";
+}
+
 void print_compression(std::ostream& out, const v1::CompressionReport& report) {
   print_pruning(out, report);
+  print_windows(out, report.windows());
   if (report.compression_ratio() > 0)
     out << "KV bytes:    a full 16-bit cache of this text (" << mib(report.kv_bytes_full_16bit())
         << " MiB) is " << fixed(report.compression_ratio(), 2) << "x what it held at its end\n";

@@ -41,6 +41,12 @@ struct PruneReport {
   double seconds = 0;
 };
 
+// What left the windows of a sequence's layers after a step.
+struct WindowReport {
+  std::int64_t tokens_dropped = 0;  // summed over layers
+  std::int64_t blocks_freed = 0;
+};
+
 class EngineObserver {
  public:
   virtual ~EngineObserver() = default;
@@ -53,6 +59,7 @@ class EngineObserver {
   virtual void on_token(RequestTag, bool /*is_first*/, double /*seconds_since_previous*/) {
   }  // first: since arrival
   virtual void on_pruned(RequestTag, const PruneReport&) {}
+  virtual void on_window_moved(const WindowReport&) {}  // something was given back
   virtual void on_finished(RequestTag, const FinishEvent&) {}
   virtual void on_invalid_logits(RequestTag) {}  // the model computed NaN: the sample finishes with kError
   virtual void on_step_started() {}              // on_step follows when it is done, however it went

@@ -54,12 +54,22 @@ struct LayerSpread {
   int max = 0;
 };
 
+// The layers with a sliding window at a sequence's end: what their windows left behind is no work of
+// pruning.
+struct WindowOutcome {
+  int num_layers = 0;          // 0: the model has none, or none that the context can fill
+  LayerSpread tokens_cached;   // over these layers alone, like those below
+  LayerSpread tokens_evicted;  // by pruning
+  LayerSpread tokens_dropped;  // past the window
+};
+
 struct CompressionOutcome {
   bool enabled = false;
   bool pruned = false;
   int budget_tokens = 0;
-  LayerSpread tokens_kept;
-  LayerSpread tokens_evicted;
+  LayerSpread tokens_kept;     // over all layers
+  LayerSpread tokens_evicted;  // by pruning, over all layers
+  WindowOutcome windows;
   std::int64_t kv_bytes_before = 0;
   std::int64_t kv_bytes_after = 0;
   std::int64_t blocks_freed = 0;

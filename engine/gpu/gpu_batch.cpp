@@ -61,7 +61,7 @@ GpuBatch GpuBatchBuilder::build(const StepPlan& plan, int num_processors, const 
   batch.num_logit_rows = static_cast<int>(flat_.logit_rows.size());
   batch.num_sequences = static_cast<int>(num_chunks);
   batch.token_ids = staging.add(flat_.token_ids);
-  batch.positions = staging.add(flat_.positions);
+  batch.rope_rows = staging.add(flat_.rope_rows);
   batch.sequence_of_token = staging.add(sequence_of_token_);
   batch.logit_rows = staging.add(flat_.logit_rows);
   batch.sequences = staging.add(sequences_);

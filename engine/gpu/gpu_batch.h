@@ -18,7 +18,7 @@ struct GpuBatch {
   int num_logit_rows = 0;
   int num_sequences = 0;
   const std::int32_t* token_ids = nullptr;            // [T]
-  const std::int32_t* positions = nullptr;            // [T]
+  const std::int32_t* rope_rows = nullptr;            // [T]
   const std::int32_t* sequence_of_token = nullptr;    // [T]
   const std::int32_t* logit_rows = nullptr;           // [num_logit_rows]
   const cpu::AttentionSequence* sequences = nullptr;  // [layers, num_sequences]

@@ -7,6 +7,7 @@
 #include "engine/core/status.h"
 #include "engine/kernels/cuda/elementwise.h"
 #include "engine/kernels/cuda/skinny.h"
+#include "engine/kernels/ops.h"
 
 namespace kvcrush {
 
@@ -76,7 +77,22 @@ void GpuDecoder::project(const at::Tensor& x, const at::Tensor& weight, at::Tens
   runtime_.matmul(x.narrow(0, 0, num_rows), weight, rows);
 }
 
+const at::Tensor* GpuDecoder::finish_delta(const at::Tensor& bias, const at::Tensor& output_norm,
+                                           int num_rows) {
+  at::Tensor delta = delta_.narrow(0, 0, num_rows);
+  if (bias.defined()) delta.add_(bias);
+  if (!output_norm.defined()) return &delta_;
+  at::Tensor hidden = hidden_.narrow(0, 0, num_rows);
+  reference::rms_norm_add(delta.to(at::kFloat), output_norm, config_.rms_norm_eps, hidden);
+  return nullptr;
+}
+
 void GpuDecoder::activate(const at::Tensor& gate_up, int num_rows) {
+  if (config_.activation != Activation::kSilu) {
+    project(normed_, gate_up, gate_up_, num_rows);
+    at::Tensor activated = activated_.narrow(0, 0, num_rows);
+    return reference::gated_mul(gate_up_.narrow(0, 0, num_rows), config_.activation, activated);
+  }
   if (cuda::skinny_serves(num_rows, config_.hidden_size, activations_)) {
     cuda::skinny_matmul({.num_rows = num_rows,
                          .depth = config_.hidden_size,
@@ -110,20 +126,24 @@ at::Tensor GpuDecoder::forward(const GpuBatch& batch, const KvStorage& kv, const
                .token_ids = batch.token_ids,
                .hidden = hidden_.data_ptr<float>()},
               stream);
+  if (config_.embedding_scale != 1.0F) hidden_.narrow(0, 0, num_tokens).mul_(config_.embedding_scale);
   normalise(nullptr, weights_.layers.front().input_norm, num_tokens);
+  const at::Tensor* delta = nullptr;
   for (int layer = 0; layer < config_.num_layers; ++layer) {
     const GpuLayerWeights& weights = weights_.layers[static_cast<std::size_t>(layer)];
     project(normed_, weights.qkv, qkv_, num_tokens);
     attend(batch, layer, kv, tap);
     project(attended_, weights.output, delta_, num_tokens);
-    normalise(&delta_, weights.post_attention_norm, num_tokens);
+    delta = finish_delta(weights.output_bias, weights.attention_output_norm, num_tokens);
+    normalise(delta, weights.mlp_norm, num_tokens);
     activate(weights.gate_up, num_tokens);
     project(activated_, weights.down, delta_, num_tokens);
+    delta = finish_delta({}, weights.mlp_output_norm, num_tokens);
     if (layer + 1 < config_.num_layers)
-      normalise(&delta_, weights_.layers[static_cast<std::size_t>(layer) + 1].input_norm, num_tokens);
+      normalise(delta, weights_.layers[static_cast<std::size_t>(layer) + 1].input_norm, num_tokens);
   }
   if (batch.num_logit_rows == 0) return {};
-  normalise(&delta_, weights_.final_norm, batch.num_logit_rows, batch.logit_rows);
+  normalise(delta, weights_.final_norm, batch.num_logit_rows, batch.logit_rows);
   if (!logits_.defined() || logits_.size(0) < batch.num_logit_rows)
     logits_ = at::empty({batch.num_logit_rows, config_.vocab_size}, hidden_.options());
   project(normed_, weights_.lm_head, logits_, batch.num_logit_rows);
@@ -133,6 +153,8 @@ at::Tensor GpuDecoder::forward(const GpuBatch& batch, const KvStorage& kv, const
 void GpuDecoder::attend(const GpuBatch& batch, int layer, const KvStorage& kv, const GpuAttentionTap& tap) {
   const cuda::Stream stream = runtime_.stream();
   const GpuLayerWeights& weights = weights_.layers[static_cast<std::size_t>(layer)];
+  const bool own_rope = config_.has_window_rope && config_.window_tokens(layer) > 0;
+  const at::Tensor& rope = own_rope ? weights_.window_rope_table : weights_.rope_table;
   cuda::rope_append({.num_tokens = batch.num_tokens,
                      .num_heads = heads_.num_heads,
                      .pool = kv.pool(),
@@ -140,9 +162,11 @@ void GpuDecoder::attend(const GpuBatch& batch, int layer, const KvStorage& kv, c
                      .qkv = qkv_.data_ptr(),
                      .sequences = batch.sequences_of(layer),
                      .sequence_of_token = batch.sequence_of_token,
-                     .positions = batch.positions,
-                     .cos_sin = weights_.rope_table.const_data_ptr<float>(),
+                     .positions = batch.rope_rows,
+                     .cos_sin = rope.const_data_ptr<float>(),
                      .bias = floats_or_null(weights.qkv_bias),
+                     .q_norm = floats_or_null(weights.q_norm),
+                     .k_norm = floats_or_null(weights.k_norm),
                      .norm_eps = config_.rms_norm_eps},
                     stream);
   const std::int64_t partials = cuda::partial_floats(batch.plan, heads_.num_kv_heads, heads_.head_dim);

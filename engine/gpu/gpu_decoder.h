@@ -35,7 +35,10 @@ class GpuDecoder {
   void normalise(const at::Tensor* delta, const at::Tensor& weight, int num_rows,
                  const std::int32_t* row_ids = nullptr);
   void project(const at::Tensor& x, const at::Tensor& weight, at::Tensor& out, int num_rows);
-  // activated = silu(gate) * up of normed.
+  // What stands in delta_ gets its bias; through an output norm it is added to the residual stream at once,
+  // by ATen: no kernel does that yet. Returns what the next norm has to add.
+  const at::Tensor* finish_delta(const at::Tensor& bias, const at::Tensor& output_norm, int num_rows);
+  // activated = activation(gate) * up of normed; GELU by ATen.
   void activate(const at::Tensor& gate_up, int num_rows);
 
   ModelConfig config_;

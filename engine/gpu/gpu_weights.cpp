@@ -21,6 +21,9 @@ GpuWeights load_gpu_weights(const ModelFile& model, int max_context_tokens, at::
   const auto vector = [&](const std::string& prefix, std::initializer_list<const char*> names) {
     return read_stacked(model, prefix, names).to(device);
   };
+  const auto optional_vector = [&](const std::string& name) {
+    return model.weights.contains(name) ? vector(name, {""}) : at::Tensor();
+  };
   GpuWeights weights;
   weights.embedding = matrix("", {"embed_tokens"});
   for (int layer = 0; layer < model.config.num_layers; ++layer) {
@@ -30,14 +33,24 @@ GpuWeights load_gpu_weights(const ModelFile& model, int max_context_tokens, at::
     one.qkv = matrix(prefix, {"q_proj", "k_proj", "v_proj"});
     if (model.weights.contains(prefix + "q_bias"))
       one.qkv_bias = vector(prefix, {"q_bias", "k_bias", "v_bias"});
+    one.q_norm = optional_vector(prefix + "q_norm");
+    one.k_norm = optional_vector(prefix + "k_norm");
     one.output = matrix(prefix, {"o_proj"});
-    one.post_attention_norm = vector(prefix, {"post_attention_norm"});
+    one.output_bias = optional_vector(prefix + "o_bias");
+    one.attention_output_norm = optional_vector(prefix + "attention_output_norm");
+    one.mlp_norm = vector(prefix, {"mlp_norm"});
     one.gate_up = matrix(prefix, {"gate_proj", "up_proj"});
     one.down = matrix(prefix, {"down_proj"});
+    one.mlp_output_norm = optional_vector(prefix + "mlp_output_norm");
   }
   weights.final_norm = vector("", {"norm"});
   weights.lm_head = model.config.tied_embeddings ? weights.embedding : matrix("", {"lm_head"});
-  weights.rope_table = make_rope_tensor(model.config, max_context_tokens).to(device);
+  const ModelConfig& config = model.config;
+  weights.rope_table = make_rope_tensor(config.rope, config.head_dim, max_context_tokens).to(device);
+  weights.window_rope_table =
+      config.has_window_rope
+          ? make_rope_tensor(config.window_rope, config.head_dim, max_context_tokens).to(device)
+          : weights.rope_table;
   return weights;
 }
 

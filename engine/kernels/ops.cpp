@@ -73,13 +73,45 @@ void rms_norm(const at::Tensor& x, const at::Tensor& weight, float eps, at::Tens
   });
 }
 
+void rms_norm_add(const at::Tensor& x, const at::Tensor& weight, float eps, at::Tensor& out) {
+  check_same_rows(x, out);
+  KVCRUSH_CHECK(x.size(1) == weight.numel() && x.size(1) == out.size(1));
+  if (!use_cpu_kernels(x.device())) return reference::rms_norm_add(x, weight, eps, out);
+  const auto n = static_cast<int>(x.size(1));
+  const float* source = x.const_data_ptr<float>();
+  const float* scale = weight.const_data_ptr<float>();
+  float* target = out.data_ptr<float>();
+  for_each_row(x.size(0), [&](std::int64_t row) {
+    cpu::cpu_kernels().rms_norm_add_row(source + row * n, scale, eps, n, target + row * n);
+  });
+}
+
+void head_norms(at::Tensor& qkv, const HeadLayout& heads, const at::Tensor& q_weight,
+                const at::Tensor& k_weight, float eps) {
+  check_rows(qkv);
+  const int n = heads.head_dim;
+  KVCRUSH_CHECK(qkv.size(1) == heads.qkv_width() && q_weight.numel() == n && k_weight.numel() == n);
+  if (!use_cpu_kernels(qkv.device())) return reference::head_norms(qkv, heads, q_weight, k_weight, eps);
+  float* rows = qkv.data_ptr<float>();
+  const float* q_scale = q_weight.const_data_ptr<float>();
+  const float* k_scale = k_weight.const_data_ptr<float>();
+  for_each_row(qkv.size(0), [&](std::int64_t row) {
+    float* head = rows + row * heads.qkv_width();
+    for (int h = 0; h < heads.num_heads + heads.num_kv_heads; ++h, head += n)
+      cpu::cpu_kernels().rms_norm_row(head, h < heads.num_heads ? q_scale : k_scale, eps, n, head);
+  });
+}
+
 void linear(const at::Tensor& x, const LinearWeight& w, cpu::QuantWorkspace& workspace, at::Tensor& out,
             bool accumulate) {
   check_same_rows(x, out);
-  KVCRUSH_CHECK(!(accumulate && w.bias.defined()));
   if (!use_cpu_kernels(x.device())) return reference::linear(x, w.dense, w.bias, out, accumulate);
   if (w.bias.defined()) {
-    out.copy_(w.bias.expand_as(out));
+    if (accumulate) {
+      out.add_(w.bias);
+    } else {
+      out.copy_(w.bias.expand_as(out));
+    }
     accumulate = true;
   }
   const auto num_rows = static_cast<int>(x.size(0));
@@ -93,16 +125,18 @@ void linear(const at::Tensor& x, const LinearWeight& w, cpu::QuantWorkspace& wor
             accumulate);
 }
 
-void silu_mul(const at::Tensor& gate_up, at::Tensor& out) {
+void gated_mul(const at::Tensor& gate_up, Activation activation, at::Tensor& out) {
   check_same_rows(gate_up, out);
   KVCRUSH_CHECK(gate_up.size(1) == 2 * out.size(1));
-  if (!use_cpu_kernels(gate_up.device())) return reference::silu_mul(gate_up, out);
+  if (!use_cpu_kernels(gate_up.device())) return reference::gated_mul(gate_up, activation, out);
   const auto n = static_cast<int>(out.size(1));
   const float* source = gate_up.const_data_ptr<float>();
   float* target = out.data_ptr<float>();
+  const auto row_kernel =
+      activation == Activation::kSilu ? cpu::cpu_kernels().silu_mul_row : cpu::cpu_kernels().gelu_mul_row;
   for_each_row(gate_up.size(0), [&](std::int64_t row) {
     const float* gate = source + row * 2 * n;
-    cpu::cpu_kernels().silu_mul_row(gate, gate + n, n, target + row * n);
+    row_kernel(gate, gate + n, n, target + row * n);
   });
 }
 

@@ -46,10 +46,17 @@ namespace ops {
 
 void rms_norm(const at::Tensor& x /* [T, n] */, const at::Tensor& weight /* [n] */, float eps,
               at::Tensor& out);
-// out = x w^T + bias, or out += x w^T when `accumulate` (then without bias).
+// out += the same.
+void rms_norm_add(const at::Tensor& x /* [T, n] */, const at::Tensor& weight /* [n] */, float eps,
+                  at::Tensor& out);
+// RMS norm of each query and key head of qkv [T, (Hq + 2 Hkv) D] in place; weights [D].
+void head_norms(at::Tensor& qkv, const HeadLayout& heads, const at::Tensor& q_weight,
+                const at::Tensor& k_weight, float eps);
+// out = x w^T + bias, or out += that when `accumulate`.
 void linear(const at::Tensor& x /* [T, in] */, const LinearWeight& w, cpu::QuantWorkspace& workspace,
             at::Tensor& out /* [T, out] */, bool accumulate);
-void silu_mul(const at::Tensor& gate_up /* [T, 2n] */, at::Tensor& out /* [T, n] */);
+// out = activation(gate) * up.
+void gated_mul(const at::Tensor& gate_up /* [T, 2n] */, Activation activation, at::Tensor& out /* [T, n] */);
 // Rotates the query and key heads of qkv [T, (Hq + 2 Hkv) D] in place; cos_sin [max_positions, D]: cosines,
 // then sines.
 void rope(at::Tensor& qkv, const HeadLayout& heads, std::span<const std::int32_t> positions,
@@ -61,7 +68,8 @@ void hadamard(at::Tensor& x, int head_dim);
 // Stores K and V of qkv in the sequences' last num_queries slots.
 void kv_append(const at::Tensor& qkv, const HeadLayout& heads, std::span<const PagedSequence> sequences,
                KvStorage& kv);
-// out [T, Hq D]: causal softmax attention, scale 1 / sqrt(D). row_stats [T, Hq, 2]: each row's largest score
+// out [T, Hq D]: causal softmax attention, scale 1 / sqrt(D), of what the cache's window lets a query see.
+// row_stats [T, Hq, 2]: each row's largest score
 // and 1 / sum of exp(score - largest).
 void paged_attention(const at::Tensor& qkv, const HeadLayout& heads, std::span<const PagedSequence> sequences,
                      const KvStorage& kv, cpu::AttentionWorkspace& workspace, at::Tensor& out,
@@ -73,9 +81,12 @@ void paged_attention(const at::Tensor& qkv, const HeadLayout& heads, std::span<c
 namespace reference {
 
 void rms_norm(const at::Tensor& x, const at::Tensor& weight, float eps, at::Tensor& out);
+void rms_norm_add(const at::Tensor& x, const at::Tensor& weight, float eps, at::Tensor& out);
+void head_norms(at::Tensor& qkv, const HeadLayout& heads, const at::Tensor& q_weight,
+                const at::Tensor& k_weight, float eps);
 void linear(const at::Tensor& x, const at::Tensor& dense, const at::Tensor& bias, at::Tensor& out,
             bool accumulate);
-void silu_mul(const at::Tensor& gate_up, at::Tensor& out);
+void gated_mul(const at::Tensor& gate_up, Activation activation, at::Tensor& out);
 void rope(at::Tensor& qkv, const HeadLayout& heads, std::span<const std::int32_t> positions,
           const at::Tensor& cos_sin);
 void kv_append(const at::Tensor& qkv, const HeadLayout& heads, std::span<const PagedSequence> sequences,

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "engine/core/status.h"
+#include "engine/kernels/cpu/cpu_kernels.h"
 
 namespace kvcrush {
 
@@ -15,22 +16,44 @@ int blocks_for(const cpu::KvFormat& format, int num_packed, int num_tail) {
 BlockTable::BlockTable(BlockTable&& other) noexcept
     : pool_(other.pool_),
       format_(other.format_),
+      window_tokens_(other.window_tokens_),
       blocks_(std::exchange(other.blocks_, {})),
       num_shared_(std::exchange(other.num_shared_, 0)),
       num_packed_tokens_(std::exchange(other.num_packed_tokens_, 0)),
-      num_tail_tokens_(std::exchange(other.num_tail_tokens_, 0)) {}
+      num_tail_tokens_(std::exchange(other.num_tail_tokens_, 0)),
+      num_gone_(std::exchange(other.num_gone_, 0)),
+      dropped_tiles_(std::exchange(other.dropped_tiles_, 0)),
+      dropped_(std::exchange(other.dropped_, {})),
+      positions_(std::exchange(other.positions_, nullptr)) {}
 
 BlockTable& BlockTable::operator=(BlockTable&& other) noexcept {
   if (this != &other) {
     clear();
     pool_ = other.pool_;
     format_ = other.format_;
+    window_tokens_ = other.window_tokens_;
     blocks_ = std::exchange(other.blocks_, {});
     num_shared_ = std::exchange(other.num_shared_, 0);
     num_packed_tokens_ = std::exchange(other.num_packed_tokens_, 0);
     num_tail_tokens_ = std::exchange(other.num_tail_tokens_, 0);
+    num_gone_ = std::exchange(other.num_gone_, 0);
+    dropped_tiles_ = std::exchange(other.dropped_tiles_, 0);
+    dropped_ = std::exchange(other.dropped_, {});
+    positions_ = std::exchange(other.positions_, nullptr);
   }
   return *this;
+}
+
+cpu::CachedLayer BlockTable::cached() const {
+  cpu::CachedLayer layer{blocks_.data(), num_packed_tokens_, num_cached_tokens(), format_};
+  if (window_tokens_ == 0) return layer;
+  layer.window.tokens = window_tokens_;
+  layer.window.dropped_tiles = dropped_tiles_;
+  layer.window.num_evicted = num_gone_;
+  if (positions_ == nullptr) return layer;
+  layer.window.num_placed = positions_->num_slots;
+  layer.window.positions = positions_->of_heads.data();
+  return layer;
 }
 
 int BlockTable::blocks_missing_for(int num_tokens) const {
@@ -69,6 +92,64 @@ void BlockTable::clear() {
   if (!blocks_.empty()) ++revision_;
   blocks_.clear();
   num_shared_ = num_packed_tokens_ = num_tail_tokens_ = 0;
+  restore_window(0, 0, nullptr);
+}
+
+int BlockTable::drop_past_window(int num_newest, int num_kv_heads) {
+  if (window_tokens_ == 0 || num_shared_ > 0) return 0;
+  const cpu::CachedLayer layer = cached();
+  const int next_slot = num_cached_tokens() - num_newest;
+  int first_seen = cpu::first_in_window(layer, 0, next_slot);
+  for (int h = 1; h < num_kv_heads && layer.window.num_placed > 0; ++h)
+    first_seen = std::min(first_seen, cpu::first_in_window(layer, h, next_slot));
+  std::size_t num_blocks = 0;
+  Dropped now;
+  for (int count = 0; now.num_packed < num_packed_tokens_; now.num_packed += count, ++num_blocks) {
+    count = std::min(format_.packed_tokens_per_block, num_packed_tokens_ - now.num_packed);
+    if (now.num_packed + count > first_seen) break;
+  }
+  for (; now.num_packed == num_packed_tokens_ && now.total() + format_.tail_tokens_per_block <= first_seen;
+       now.num_tail += format_.tail_tokens_per_block)
+    ++num_blocks;
+  if (num_blocks == 0) return 0;
+  dropped_tiles_ = (dropped_tiles_ + cpu::num_tiles(layer, now.total())) % cpu::kPartitionTiles;
+  pool_->give_back(std::span(blocks_).first(num_blocks));
+  blocks_.erase(blocks_.begin(), blocks_.begin() + static_cast<std::ptrdiff_t>(num_blocks));
+  ++revision_;
+  num_packed_tokens_ -= now.num_packed;
+  num_tail_tokens_ -= now.num_tail;
+  num_gone_ += now.total();
+  dropped_.num_packed += now.num_packed;
+  dropped_.num_tail += now.num_tail;
+  drop_positions(now.total());
+  return now.total();
+}
+
+void BlockTable::drop_positions(int num_slots) {
+  if (positions_ == nullptr) return;
+  const int left = positions_->num_slots - num_slots;
+  if (left <= 0) {
+    positions_ = nullptr;
+    return;
+  }
+  auto kept = std::make_shared<SlotPositions>();
+  kept->num_slots = left;
+  const std::vector<std::int32_t>& all = positions_->of_heads;
+  for (auto row = all.begin(); row != all.end(); row += positions_->num_slots)
+    kept->of_heads.insert(kept->of_heads.end(), row + num_slots, row + positions_->num_slots);
+  positions_ = std::move(kept);
+}
+
+void BlockTable::settle(Positions positions) {
+  positions_ = std::move(positions);
+  dropped_tiles_ = 0;
+  dropped_ = {};
+}
+
+void BlockTable::restore_window(int num_gone, int dropped_tiles, Positions positions) {
+  settle(std::move(positions));
+  num_gone_ = num_gone;
+  dropped_tiles_ = dropped_tiles;
 }
 
 void BlockTable::begin_with(BlockId shared) {

@@ -2,6 +2,7 @@
 // shared (PrefixCache): the table's own blocks go back to the pool when it dies.
 #pragma once
 
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -16,7 +17,9 @@ int blocks_for(const cpu::KvFormat& format, int num_packed, int num_tail);
 
 class BlockTable {
  public:
-  BlockTable(BlockPool& pool, const cpu::KvFormat& format) : pool_(&pool), format_(format) {}
+  // window_tokens: a query sees so many of the newest tokens, its own included; 0: all.
+  BlockTable(BlockPool& pool, const cpu::KvFormat& format, int window_tokens = 0)
+      : pool_(&pool), format_(format), window_tokens_(window_tokens) {}
   ~BlockTable() { clear(); }
   BlockTable(BlockTable&& other) noexcept;
   BlockTable& operator=(BlockTable&& other) noexcept;
@@ -31,9 +34,8 @@ class BlockTable {
   // Changes whenever blocks() does other than by growing at the end.
   int revision() const { return revision_; }
   // For kernels; valid until the table changes.
-  cpu::CachedLayer cached() const {
-    return {blocks_.data(), num_packed_tokens_, num_cached_tokens(), format_};
-  }
+  cpu::CachedLayer cached() const;
+  int window_tokens() const { return window_tokens_; }
 
   // Blocks the pool must still give so that `num_tokens` more tokens fit. New tokens enter the tail.
   int blocks_missing_for(int num_tokens) const;
@@ -44,6 +46,34 @@ class BlockTable {
   // Keeps the first blocks only (compaction has filled them) and returns the number of blocks freed.
   int shrink(int num_packed, int num_tail);
   void clear();
+
+  // What a layer with a window keeps count of.
+  // Tokens that are no longer there, for whatever reason.
+  int num_gone_tokens() const { return num_gone_; }
+  void add_gone(int num_tokens) { num_gone_ += num_tokens; }
+  // Of those, the ones that drop_past_window() dropped since the last settle(): of the packed ones, and of
+  // the tail.
+  struct Dropped {
+    int num_packed = 0;
+    int num_tail = 0;
+    int total() const { return num_packed + num_tail; }
+  };
+  Dropped dropped_since_settled() const { return dropped_; }
+  int dropped_tiles() const { return dropped_tiles_; }
+  // Logical positions of the first slots; null: all slots are neighbours.
+  struct SlotPositions {
+    int num_slots = 0;
+    std::vector<std::int32_t> of_heads;  // [num_kv_heads, num_slots], each row ascending
+  };
+  using Positions = std::shared_ptr<const SlotPositions>;
+  const Positions& positions() const { return positions_; }
+  // Gives back whole blocks, none of them shared, of which no query sees a token any more that comes after
+  // all but the `num_newest` last ones. Returns the number of tokens.
+  int drop_past_window(int num_newest, int num_kv_heads);
+  // After compaction: tiles are counted from the first slot, and the slots have these positions.
+  void settle(Positions positions);
+  // As after swapping, or of a fork's trunk.
+  void restore_window(int num_gone, int dropped_tiles, Positions positions);
 
   // What SequenceCache does with shared blocks.
   // Of an empty table: begins with a shared block, full of tail tokens.
@@ -58,13 +88,20 @@ class BlockTable {
   int become(std::vector<BlockId> blocks, int num_packed, int num_tail);
 
  private:
+  void drop_positions(int num_slots);
+
   BlockPool* pool_;
   cpu::KvFormat format_;
+  int window_tokens_;
   std::vector<BlockId> blocks_;
   int revision_ = 0;
   int num_shared_ = 0;
   int num_packed_tokens_ = 0;
   int num_tail_tokens_ = 0;
+  int num_gone_ = 0;
+  int dropped_tiles_ = 0;  // modulo kPartitionTiles
+  Dropped dropped_;
+  Positions positions_;
 };
 
 }  // namespace kvcrush

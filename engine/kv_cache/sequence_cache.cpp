@@ -7,10 +7,14 @@
 
 namespace kvcrush {
 
-SequenceCache::SequenceCache(BlockPool& pool, int num_layers, const cpu::KvFormat& format)
+SequenceCache::SequenceCache(BlockPool& pool, int num_layers, const cpu::KvFormat& format,
+                             std::span<const int> windows)
     : pool_(&pool), format_(format), num_evicted_(static_cast<std::size_t>(num_layers), 0) {
   layers_.reserve(static_cast<std::size_t>(num_layers));
-  for (int layer = 0; layer < num_layers; ++layer) layers_.emplace_back(pool, format);
+  for (int layer = 0; layer < num_layers; ++layer) {
+    const int window = windows.empty() ? 0 : windows[static_cast<std::size_t>(layer)];
+    layers_.emplace_back(pool, format, window);
+  }
 }
 
 SequenceCache::SequenceCache(SequenceCache&& other) noexcept
@@ -35,9 +39,9 @@ int SequenceCache::num_blocks() const {
 }
 
 bool SequenceCache::is_whole() const {
-  return std::all_of(layers_.begin(), layers_.end(),
-                     [](const BlockTable& layer) { return layer.num_packed_tokens() == 0; }) &&
-         std::all_of(num_evicted_.begin(), num_evicted_.end(), [](int evicted) { return evicted == 0; });
+  return std::all_of(layers_.begin(), layers_.end(), [](const BlockTable& layer) {
+    return layer.num_packed_tokens() == 0 && layer.num_gone_tokens() == 0;
+  });
 }
 
 int SequenceCache::blocks_missing_for(int num_tokens) const {
@@ -58,10 +62,32 @@ bool SequenceCache::try_assign(std::span<const LayerShape> shapes) {
   for (const LayerShape& shape : shapes) wanted += blocks_for(format_, shape.num_packed, shape.num_tail);
   if (wanted > pool_->num_free()) return false;
   for (std::size_t i = 0; i < shapes.size(); ++i) {
-    layers_[i].assign(shapes[i].num_packed, shapes[i].num_tail);
-    num_evicted_[i] = shapes[i].num_evicted;
+    const LayerShape& shape = shapes[i];
+    layers_[i].assign(shape.num_packed, shape.num_tail);
+    num_evicted_[i] = shape.num_evicted;
+    layers_[i].restore_window(shape.num_evicted + shape.num_dropped, shape.dropped_tiles, shape.positions);
   }
   return true;
+}
+
+SequenceCache::LayerShape SequenceCache::shape(int layer) const {
+  const BlockTable& table = layers_[layer];
+  return {.num_packed = table.num_packed_tokens(),
+          .num_tail = table.num_tail_tokens(),
+          .num_evicted = num_evicted_[layer],
+          .num_dropped = num_dropped(layer),
+          .dropped_tiles = table.dropped_tiles(),
+          .positions = table.positions()};
+}
+
+WindowReport SequenceCache::drop_past_windows(int num_newest, int num_kv_heads) {
+  WindowReport report;
+  for (BlockTable& layer : layers_) {
+    const std::size_t before = layer.blocks().size();
+    report.tokens_dropped += layer.drop_past_window(num_newest, num_kv_heads);
+    report.blocks_freed += static_cast<std::int64_t>(before - layer.blocks().size());
+  }
+  return report;
 }
 
 bool SequenceCache::shares_with_fork(std::span<const LayerShape> shapes) const {
@@ -90,7 +116,9 @@ bool SequenceCache::try_fork(const SequenceCache& trunk, std::span<const LayerSh
 }
 
 int SequenceCache::shrink(int layer, int num_packed, int num_tail) {
-  num_evicted_[layer] += layers_[layer].num_cached_tokens() - num_packed - num_tail;
+  const int evicted = layers_[layer].num_cached_tokens() - num_packed - num_tail;
+  num_evicted_[layer] += evicted;
+  layers_[layer].add_gone(evicted);
   return layers_[layer].shrink(num_packed, num_tail);
 }
 
@@ -194,6 +222,7 @@ int SequenceCache::finish_rewrite(std::span<const LayerShape> shapes,
   for (std::size_t i = 0; i < layers_.size(); ++i) {
     used += std::min(shared_.size(), targets[i].size());
     num_evicted_[i] += shapes[i].num_evicted;
+    layers_[i].add_gone(shapes[i].num_evicted);
     freed += layers_[i].become(std::move(targets[i]), shapes[i].num_packed, shapes[i].num_tail);
   }
   prefixes_->release(std::exchange(shared_, {}));

@@ -5,6 +5,7 @@
 #include <span>
 #include <vector>
 
+#include "engine/core/observer.h"
 #include "engine/kv_cache/block_table.h"
 #include "engine/kv_cache/prefix_cache.h"
 
@@ -12,7 +13,9 @@ namespace kvcrush {
 
 class SequenceCache {
  public:
-  SequenceCache(BlockPool& pool, int num_layers, const cpu::KvFormat& format);
+  // windows: of each layer, as BlockTable has it; empty: no layer has one.
+  SequenceCache(BlockPool& pool, int num_layers, const cpu::KvFormat& format,
+                std::span<const int> windows = {});
   ~SequenceCache() { clear(); }
   SequenceCache(SequenceCache&& other) noexcept;
   SequenceCache& operator=(SequenceCache&&) = delete;
@@ -22,7 +25,9 @@ class SequenceCache {
   const BlockTable& layer(int layer) const { return layers_[layer]; }
   int max_cached_tokens() const;
   int num_blocks() const;  // shared ones and spares included
+  // Tokens that pruning took, and those that left the layer's window.
   int num_evicted(int layer) const { return num_evicted_[layer]; }
+  int num_dropped(int layer) const { return layers_[layer].num_gone_tokens() - num_evicted_[layer]; }
   // Every token so far is cached as it was computed.
   bool is_whole() const;
 
@@ -34,7 +39,12 @@ class SequenceCache {
     int num_packed = 0;
     int num_tail = 0;
     int num_evicted = 0;
+    // Of a layer with a window.
+    int num_dropped = 0;
+    int dropped_tiles = 0;
+    BlockTable::Positions positions = nullptr;
   };
+  LayerShape shape(int layer) const;
   // The cache is empty and takes blocks for these shapes, [num_layers], all or nothing.
   [[nodiscard]] bool try_assign(std::span<const LayerShape> shapes);
   // The same for a fork of `trunk`, whose shared blocks it holds too where the fork has every token as the
@@ -45,6 +55,11 @@ class SequenceCache {
   int shrink(int layer, int num_packed, int num_tail);
   // Forgets the newest tokens of every layer; they are in the tail.
   void drop_newest(int num_tokens);
+  // Gives back what no later query sees, of layers with a window; the num_newest last tokens may still be
+  // taken out.
+  WindowReport drop_past_windows(int num_newest, int num_kv_heads);
+  // After a rewrite: slots of `layer` have these positions (BlockTable).
+  void place(int layer, BlockTable::Positions positions) { layers_[layer].settle(std::move(positions)); }
   // Gives everything back and forgets evictions, as for a sequence that will be recomputed.
   void clear();
 

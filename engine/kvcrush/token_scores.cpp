@@ -140,6 +140,21 @@ void key_scores(const LayerObservation& observation, const Candidates& candidate
   }
 }
 
+// What no later query sees comes after everything else.
+void sink_unseen(const LayerObservation& observation, const Candidates& candidates, std::span<float> scores) {
+  const std::size_t num_rows = to_size(observation.num_heads);
+  KVCRUSH_CHECK(observation.num_unseen.size() == to_size(observation.num_kv_heads));
+  for (std::size_t row = 0; row < num_rows; ++row) {
+    const std::size_t kv_head = row / (num_rows / observation.num_unseen.size());
+    const std::size_t end_slot = to_size(observation.num_unseen[kv_head]);
+    if (end_slot <= candidates.first_slot) continue;
+    const std::span<float> values = candidates.row_of(scores, row);
+    const std::size_t unseen = std::min(end_slot - candidates.first_slot, values.size());
+    const float lowest = *std::min_element(values.begin(), values.end());
+    std::fill_n(values.begin(), unseen, lowest - 1.0f);
+  }
+}
+
 }  // namespace
 
 void token_scores(const CompressionParams& params, const LayerObservation& observation, ScoreScratch& scratch,
@@ -164,6 +179,7 @@ void token_scores(const CompressionParams& params, const LayerObservation& obser
       key_scores(observation, candidates, scores);
       break;
   }
+  if (!observation.num_unseen.empty()) sink_unseen(observation, candidates, scores);
 }
 
 }  // namespace kvcrush

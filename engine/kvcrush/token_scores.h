@@ -23,6 +23,9 @@ struct LayerObservation {
   std::span<const float> key_scores = {};
   // value_norm: |V| of the query head's KV head. [num_heads, num_tokens]
   std::span<const float> value_norms = {};
+  // Of each KV head: slots before the layer's sliding window, the first ones, which no later query sees: they
+  // score below all others. [num_kv_heads]; empty: none.
+  std::span<const int> num_unseen = {};
 };
 
 struct ScoreScratch {

@@ -1,6 +1,7 @@
 #include "engine/loader/config_check.h"
 
 #include <initializer_list>
+#include <vector>
 
 namespace kvcrush {
 namespace {
@@ -21,36 +22,67 @@ Status check_bounds(std::initializer_list<Bound> bounds, const std::string& sour
   return {};
 }
 
-Status check_rope(const RopeConfig& rope, int head_dim, const std::string& source) {
-  KVCRUSH_RETURN_IF_ERROR(check_bounds({{"rope base", rope.base, 1.0, kMaxRopeBase}}, source));
-  if (!rope.frequency_divisors.empty()) {
-    if (rope.frequency_divisors.size() != static_cast<std::size_t>(head_dim) / 2) {
-      return invalid_argument(source + ": " + std::to_string(rope.frequency_divisors.size()) +
-                              " rope frequency divisors; head_dim / 2 = " + std::to_string(head_dim / 2) +
-                              " are expected");
-    }
-    for (const float divisor : rope.frequency_divisors) {
-      KVCRUSH_RETURN_IF_ERROR(check_bounds({{"rope frequency divisor", divisor, 1e-6, 1e6}}, source));
-    }
+Status check_divisors(const std::vector<float>& divisors, int rotary_dim, const std::string& source) {
+  if (divisors.empty()) return {};
+  if (divisors.size() != static_cast<std::size_t>(rotary_dim) / 2) {
+    return invalid_argument(source + ": " + std::to_string(divisors.size()) +
+                            " rope frequency divisors; half of what is rotated of a head, " +
+                            std::to_string(rotary_dim / 2) + ", are expected");
   }
-  if (rope.type == RopeScalingType::kNone) return {};
-  KVCRUSH_RETURN_IF_ERROR(check_bounds({{"rope scaling factor", rope.factor, 1.0, kMaxRopeFactor}}, source));
-  if (rope.type == RopeScalingType::kLinear) return {};
-  KVCRUSH_RETURN_IF_ERROR(check_bounds(
-      {{"rope original context", static_cast<double>(rope.original_max_position), 1.0, kMaxContextTokens}},
-      source));
-  if (rope.type == RopeScalingType::kLlama3) {
-    if (rope.low_freq_factor > 0 && rope.high_freq_factor > rope.low_freq_factor) return {};
-    return invalid_argument(source + ": rope high_freq_factor " + std::to_string(rope.high_freq_factor) +
-                            " must exceed low_freq_factor " + std::to_string(rope.low_freq_factor) +
-                            ", which must be positive");
-  }
-  KVCRUSH_RETURN_IF_ERROR(
-      check_bounds({{"rope attention factor", rope.attention_factor, 0.0, kMaxRopeFactor}}, source));
+  for (const float divisor : divisors)
+    KVCRUSH_RETURN_IF_ERROR(check_bounds({{"rope frequency divisor", divisor, 1e-6, 1e6}}, source));
+  return {};
+}
+
+Status check_llama3(const RopeConfig& rope, const std::string& source) {
+  if (rope.low_freq_factor > 0 && rope.high_freq_factor > rope.low_freq_factor) return {};
+  return invalid_argument(source + ": rope high_freq_factor " + std::to_string(rope.high_freq_factor) +
+                          " must exceed low_freq_factor " + std::to_string(rope.low_freq_factor) +
+                          ", which must be positive");
+}
+
+Status check_yarn(const RopeConfig& rope, const std::string& source) {
   if (rope.beta_slow > 0 && rope.beta_fast > rope.beta_slow) return {};
   return invalid_argument(source + ": rope beta_fast " + std::to_string(rope.beta_fast) +
                           " must exceed beta_slow " + std::to_string(rope.beta_slow) +
                           ", which must be positive");
+}
+
+Status check_rope(const RopeConfig& rope, int head_dim, const std::string& source) {
+  KVCRUSH_RETURN_IF_ERROR(check_bounds({{"rope base", rope.base, 1.0, kMaxRopeBase}}, source));
+  const int rotary_dim = rope.rotated_channels(head_dim);
+  if (rotary_dim < 2 || rotary_dim > head_dim || rotary_dim % 2 != 0) {
+    return invalid_argument(source + ": " + std::to_string(rotary_dim) + " channels of a head are rotated; " +
+                            "an even number of 2 to head_dim = " + std::to_string(head_dim) + " is expected");
+  }
+  KVCRUSH_RETURN_IF_ERROR(check_divisors(rope.frequency_divisors, rotary_dim, source));
+  KVCRUSH_RETURN_IF_ERROR(check_divisors(rope.long_frequency_divisors, rotary_dim, source));
+  if (rope.type == RopeScalingType::kNone) return {};
+  KVCRUSH_RETURN_IF_ERROR(check_bounds({{"rope scaling factor", rope.factor, 1.0, kMaxRopeFactor}}, source));
+  if (rope.type == RopeScalingType::kLinear) return {};
+  KVCRUSH_RETURN_IF_ERROR(check_bounds(
+      {{"rope original context", static_cast<double>(rope.original_max_position), 1.0, kMaxContextTokens},
+       {"rope attention factor", rope.attention_factor, 0.0, kMaxRopeFactor}},
+      source));
+  if (rope.type == RopeScalingType::kDynamic && rotary_dim < 4)
+    return invalid_argument(source + ": dynamic rope scaling of 2 channels is not defined");
+  if (rope.type == RopeScalingType::kLlama3) return check_llama3(rope, source);
+  if (rope.type == RopeScalingType::kYarn) return check_yarn(rope, source);
+  if (rope.type == RopeScalingType::kLongRope && rope.long_frequency_divisors.empty())
+    return invalid_argument(source + ": longrope has no long factors");
+  return {};
+}
+
+// One order of a head's channels serves all layers.
+Status check_window_rope(const ModelConfig& config, const std::string& source) {
+  KVCRUSH_RETURN_IF_ERROR(check_rope(config.window_rope, config.head_dim, source));
+  if (config.rope.has_long_positions() || config.window_rope.has_long_positions())
+    return invalid_argument(source + ": longrope beside another RoPE is not supported");
+  const int rotary_dim = config.rope.rotated_channels(config.head_dim);
+  if (config.window_rope.rotated_channels(config.head_dim) == rotary_dim) return {};
+  return invalid_argument(source + ": layers with a window rotate " +
+                          std::to_string(config.window_rope.rotary_dim) + " channels of a head, others " +
+                          std::to_string(rotary_dim) + "; the same number is expected");
 }
 
 }  // namespace
@@ -79,7 +111,8 @@ Status check_config(const ModelConfig& config, const std::string& source) {
     return invalid_argument(source + ": head_dim is " + std::to_string(config.head_dim) +
                             "; it must be even to be rotated");
   }
-  return check_rope(config.rope, config.head_dim, source);
+  KVCRUSH_RETURN_IF_ERROR(check_rope(config.rope, config.head_dim, source));
+  return config.has_window_rope ? check_window_rope(config, source) : Status();
 }
 
 }  // namespace kvcrush

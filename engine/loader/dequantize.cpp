@@ -85,25 +85,24 @@ void read_contiguous(WeightDtype dtype, const std::byte* from, std::int64_t num_
   }
 }
 
-// Stored row 2i + j of a head is row j * head_dim / 2 + i of the model: llama.cpp's converter swaps the two
-// axes of [2, head_dim / 2] so that the pair rotated together lies side by side.
-std::int64_t canonical_row(std::int64_t stored_row, std::int64_t head_dim) {
-  const std::int64_t in_head = stored_row % head_dim;
-  return stored_row - in_head + (in_head % 2) * (head_dim / 2) + in_head / 2;
-}
-
-// Its inverse.
-std::int64_t stored_row(std::int64_t row, std::int64_t head_dim) {
-  const std::int64_t in_head = row % head_dim;
-  return row - in_head + in_head % (head_dim / 2) * 2 + in_head / (head_dim / 2);
-}
-
 }  // namespace
+
+std::int64_t HeadRows::stored(std::int64_t row) const {
+  if (head_dim == 0) return row;
+  const std::int64_t in_head = row % head_dim;
+  const std::int64_t pair = in_head % (head_dim / 2);
+  const std::int64_t second = in_head / (head_dim / 2);  // of the pair: 0 or 1
+  const std::int64_t num_pairs = rotary_dim / 2;
+  const std::int64_t first = row - in_head;
+  // What is not rotated follows, its first half beside the pairs' first elements.
+  if (pair >= num_pairs) return first + num_pairs + pair + second * (head_dim / 2 - num_pairs);
+  return first + (interleaved ? 2 * pair + second : pair + second * num_pairs);
+}
 
 std::span<const std::byte> WeightView::row_bytes(std::int64_t row) const {
   KVCRUSH_CHECK(shape.size() == 2 && row >= 0 && row < shape[0]);
   const std::size_t size = bytes.size() / static_cast<std::size_t>(shape[0]);
-  if (interleaved_head_dim != 0) row = stored_row(row, interleaved_head_dim);
+  row = head_rows.stored(row);
   return bytes.subspan(static_cast<std::size_t>(row) * size, size);
 }
 
@@ -129,29 +128,36 @@ std::int64_t WeightView::num_elements() const {
   return product;
 }
 
+namespace {
+
+void read_permuted(const WeightView& view, std::span<float> out) {
+  const std::int64_t num_rows = view.shape.front();
+  KVCRUSH_CHECK(num_rows % view.head_rows.head_dim == 0);
+  if (view.shape.size() == 1) {  // rows are single elements, which need not be whole blocks
+    std::vector<float> stored(out.size());
+    read_contiguous(view.dtype, view.bytes.data(), num_rows, stored.data());
+    for (std::int64_t row = 0; row < num_rows; ++row)
+      out[static_cast<std::size_t>(row)] = stored[static_cast<std::size_t>(view.head_rows.stored(row))];
+    return;
+  }
+  const std::int64_t width = view.shape[1];
+  for (std::int64_t row = 0; row < num_rows; ++row)
+    read_contiguous(view.dtype, view.row_bytes(row).data(), width, out.data() + row * width);
+}
+
+}  // namespace
+
 void read_f32(const WeightView& view, std::span<float> out) {
   const std::int64_t num_elements = view.num_elements();
   KVCRUSH_CHECK(static_cast<std::int64_t>(out.size()) == num_elements);
   KVCRUSH_CHECK(checked_num_bytes(view.dtype, view.shape) == static_cast<std::int64_t>(view.bytes.size()));
-  const std::int64_t head_dim = view.interleaved_head_dim;
-  if (head_dim == 0) return read_contiguous(view.dtype, view.bytes.data(), num_elements, out.data());
-
-  const std::int64_t num_rows = view.shape.front();
-  KVCRUSH_CHECK(head_dim % 2 == 0 && num_rows % head_dim == 0);
-  if (view.shape.size() == 1) {  // a bias: its rows are single elements, which need not be whole blocks
-    std::vector<float> stored(out.size());
-    read_contiguous(view.dtype, view.bytes.data(), num_elements, stored.data());
-    for (std::int64_t row = 0; row < num_rows; ++row) {
-      out[static_cast<std::size_t>(canonical_row(row, head_dim))] = stored[static_cast<std::size_t>(row)];
-    }
-    return;
+  if (view.head_rows.head_dim == 0) {
+    read_contiguous(view.dtype, view.bytes.data(), num_elements, out.data());
+  } else {
+    read_permuted(view, out);
   }
-  const std::int64_t row_elements = num_elements / num_rows;
-  const std::int64_t row_bytes = static_cast<std::int64_t>(view.bytes.size()) / num_rows;
-  for (std::int64_t row = 0; row < num_rows; ++row) {
-    read_contiguous(view.dtype, view.bytes.data() + row * row_bytes, row_elements,
-                    out.data() + canonical_row(row, head_dim) * row_elements);
-  }
+  if (view.scale == 1.0F && view.offset == 0.0F) return;
+  for (float& value : out) value = value * view.scale + view.offset;
 }
 
 }  // namespace kvcrush

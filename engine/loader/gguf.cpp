@@ -51,11 +51,11 @@ class GgufParser {
   GgufParser(std::span<const std::byte> bytes, const std::string& source)
       : bytes_(bytes), cursor_(bytes, source) {}
 
-  Result<GgufFile> parse(std::string_view architecture) {
+  Result<GgufFile> parse(ArchitectureFilter filter, std::string_view known) {
     std::uint64_t num_tensors = 0;
     std::uint64_t num_entries = 0;
     const bool ok = read_preamble(num_tensors, num_entries) && read_entries(num_entries) &&
-                    check_alignment() && check_architecture(architecture) &&
+                    check_alignment() && check_architecture(filter, known) &&
                     read_gguf_tensors(cursor_, bytes_, num_tensors, file_);
     if (!ok) return cursor_.status();
     return std::move(file_);
@@ -204,14 +204,14 @@ class GgufParser {
     return true;
   }
 
-  bool check_architecture(std::string_view expected) {
-    if (expected.empty()) return true;
+  bool check_architecture(ArchitectureFilter filter, std::string_view known) {
+    if (filter == nullptr) return true;
     const auto found = file_.metadata.find("general.architecture");
     const auto* name =
         found == file_.metadata.end() ? nullptr : std::get_if<std::string_view>(&found->second);
     if (name == nullptr) return cursor_.fail("metadata has no string 'general.architecture'");
-    if (*name == expected) return true;
-    return cursor_.fail("architecture is " + in_quotes(*name) + "; supported: " + std::string(expected));
+    if (filter(*name)) return true;
+    return cursor_.fail("architecture is " + in_quotes(*name) + "; supported: " + std::string(known));
   }
 
   std::span<const std::byte> bytes_;
@@ -232,6 +232,11 @@ std::int64_t element(std::span<const std::byte> bytes, std::uint64_t index) {
 bool GgufArray::is_integer() const {
   return scalar_bytes(element_type) > 0 && element_type != GgufType::kBool &&
          element_type != GgufType::kFloat32 && element_type != GgufType::kFloat64;
+}
+
+bool GgufArray::flag_at(std::uint64_t index) const {
+  KVCRUSH_CHECK(index < count && element_type == GgufType::kBool);
+  return bytes[index] != std::byte{0};
 }
 
 std::int64_t GgufArray::integer_at(std::uint64_t index) const {
@@ -259,8 +264,8 @@ std::int64_t GgufArray::integer_at(std::uint64_t index) const {
 }
 
 Result<GgufFile> parse_gguf(std::span<const std::byte> bytes, const std::string& source,
-                            std::string_view architecture) {
-  return GgufParser(bytes, source).parse(architecture);
+                            ArchitectureFilter filter, std::string_view known) {
+  return GgufParser(bytes, source).parse(filter, known);
 }
 
 }  // namespace kvcrush

@@ -46,6 +46,8 @@ struct GgufArray {
   // Element `index` < count of an integer array, widened; 0 for other element types.
   std::int64_t integer_at(std::uint64_t index) const;
   bool is_integer() const;
+  // The same of a boolean array.
+  bool flag_at(std::uint64_t index) const;
 };
 
 // Unsigned integers are uint64, signed ones int64, floats double.
@@ -64,10 +66,13 @@ struct GgufFile {
   std::vector<GgufTensor> tensors;
 };
 
-// `source` names the file in errors. A non-empty `architecture` refuses any other general.architecture before
-// the tensors are looked at, so that the more telling of two errors is the one reported. Errors:
-// INVALID_ARGUMENT.
+// Whether a general.architecture is one that the caller serves; null: none is refused.
+using ArchitectureFilter = bool (*)(std::string_view architecture);
+
+// `source` names the file in errors. Another architecture than `filter` takes is refused before the tensors
+// are looked at, so that the more telling of two errors is the one reported; `known` lists those that it
+// takes. Errors: INVALID_ARGUMENT.
 Result<GgufFile> parse_gguf(std::span<const std::byte> bytes, const std::string& source,
-                            std::string_view architecture = {});
+                            ArchitectureFilter filter = nullptr, std::string_view known = {});
 
 }  // namespace kvcrush

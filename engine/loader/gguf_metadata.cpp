@@ -99,6 +99,18 @@ const GgufArray& MetadataReader::strings(const std::string& key) {
   return kNoArray;
 }
 
+bool MetadataReader::is_array(const std::string& key) const {
+  const auto found = file_.metadata.find(key);
+  return found != file_.metadata.end() && std::holds_alternative<GgufArray>(found->second);
+}
+
+const GgufArray& MetadataReader::flags(const std::string& key) {
+  const GgufArray* array = find_array(key);
+  if (array != nullptr && array->element_type == GgufType::kBool) return *array;
+  fail("metadata key '" + key + "' is not an array of booleans");
+  return kNoArray;
+}
+
 const GgufArray& MetadataReader::integers(const std::string& key) {
   const GgufArray* array = find_array(key);
   if (array != nullptr && array->is_integer()) return *array;

@@ -17,6 +17,7 @@ class MetadataReader {
   MetadataReader(const GgufFile& file, std::string source) : file_(file), source_(std::move(source)) {}
 
   bool has(const std::string& key) const { return file_.metadata.contains(key); }
+  bool is_array(const std::string& key) const;
 
   // Bounds are inclusive. Without a fallback the key is required.
   std::int64_t integer(const std::string& key, std::int64_t min, std::int64_t max);
@@ -28,6 +29,7 @@ class MetadataReader {
   bool flag_or(const std::string& key, bool fallback);
   const GgufArray& strings(const std::string& key);
   const GgufArray& integers(const std::string& key);
+  const GgufArray& flags(const std::string& key);  // of booleans
 
   void fail(const std::string& message);
   const Status& status() const { return status_; }

@@ -1,9 +1,11 @@
 #include "engine/loader/hf_config.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "engine/core/readable.h"
 #include "engine/loader/config_check.h"
+#include "engine/loader/hf_rope.h"
 #include "engine/loader/json_fields.h"
 
 namespace kvcrush {
@@ -11,79 +13,102 @@ namespace {
 
 using nlohmann::json;
 
-constexpr const char* kArchitecture = "llama";
+// Gemma 3's larger models see pictures; their text model is what is served.
+constexpr std::string_view kGemmaWithPictures = "gemma3";
+constexpr std::string_view kGemmaWithPicturesClass = "Gemma3ForConditionalGeneration";
 
-void check_supported(JsonFields& fields) {
-  const std::string model_type = fields.text_or("model_type", "");
-  if (model_type != kArchitecture) {
-    return fields.fail("field 'model_type' is " + in_quotes(model_type) + "; supported: " + kArchitecture);
+std::string_view activation_name(Activation activation) {
+  return activation == Activation::kSilu ? "silu" : "gelu_pytorch_tanh";
+}
+
+void check_class(JsonFields& fields, std::string_view model_class) {
+  const json* classes = fields.find("architectures");
+  if (classes == nullptr) return;
+  if (classes->is_array() && std::find(classes->begin(), classes->end(), model_class) != classes->end())
+    return;
+  fields.fail("field 'architectures' does not list the supported " + std::string(model_class));
+}
+
+void check_supported(JsonFields& fields, const Architecture& architecture) {
+  const std::string expected(activation_name(architecture.activation));
+  for (const char* key : {"hidden_act", "hidden_activation"}) {
+    const std::string activation = fields.text_or(key, expected);
+    if (activation != expected)
+      fields.fail("field '" + std::string(key) + "' is " + in_quotes(activation) +
+                  "; supported: " + expected);
   }
-  if (const json* architectures = fields.find("architectures")) {
-    const bool known = architectures->is_array() && std::find(architectures->begin(), architectures->end(),
-                                                              "LlamaForCausalLM") != architectures->end();
-    if (!known) return fields.fail("field 'architectures' does not list the supported LlamaForCausalLM");
+  for (const char* key : {"mlp_bias", "use_bidirectional_attention"}) {
+    if (fields.flag_or(key, false)) fields.fail("field '" + std::string(key) + "' is true; supported: false");
   }
-  const std::string activation = fields.text_or("hidden_act", "silu");
-  if (activation != "silu")
-    return fields.fail("field 'hidden_act' is " + in_quotes(activation) + "; supported: silu");
-  if (fields.flag_or("mlp_bias", false)) return fields.fail("field 'mlp_bias' is true; supported: false");
-  if (fields.has("quantization_config"))
-    return fields.fail("field 'quantization_config' is set; it is not supported");
-  if (fields.number_or("partial_rotary_factor", 1.0, 0.0, 1.0) != 1.0) {
-    fields.fail("field 'partial_rotary_factor' is not 1; rotating a part of a head is not supported");
+  for (const char* key :
+       {"quantization_config", "attn_logit_softcapping", "final_logit_softcapping", "num_experts"}) {
+    if (fields.has(key)) fields.fail("field '" + std::string(key) + "' is set; it is not supported");
   }
 }
 
-void read_llama3(JsonFields& fields, RopeConfig& rope) {
-  rope.type = RopeScalingType::kLlama3;
-  rope.factor = fields.number("factor", 1.0, kMaxRopeFactor);
-  rope.low_freq_factor = fields.number("low_freq_factor", 0.0, kMaxRopeFactor);
-  rope.high_freq_factor = fields.number("high_freq_factor", 0.0, kMaxRopeFactor);
-  rope.original_max_position =
-      static_cast<int>(fields.integer("original_max_position_embeddings", 1, kMaxContextTokens));
+// Whether each layer has a window, by config.json's own list.
+std::vector<bool> windowed_by_list(JsonFields& fields, const json& list, int num_layers) {
+  std::vector<bool> windowed;
+  const bool long_enough = list.is_array() && list.size() >= static_cast<std::size_t>(num_layers);
+  if (!long_enough)
+    fields.fail("field 'layer_types' must be an array of " + std::to_string(num_layers) + " names");
+  for (int layer = 0; layer < num_layers && long_enough; ++layer) {
+    const json& type = list[static_cast<std::size_t>(layer)];
+    windowed.push_back(type == "sliding_attention");
+    if (type == "sliding_attention" || type == "full_attention") continue;
+    fields.fail("field 'layer_types' has " + type.dump() + " for layer " + std::to_string(layer) +
+                "; supported: full_attention, sliding_attention");
+    return {};
+  }
+  return windowed;
 }
 
-void read_yarn(JsonFields& fields, int max_context_tokens, RopeConfig& rope) {
-  rope.type = RopeScalingType::kYarn;
-  rope.factor = fields.number("factor", 1.0, kMaxRopeFactor);
-  rope.original_max_position = static_cast<int>(
-      fields.integer_or("original_max_position_embeddings", max_context_tokens, 1, kMaxContextTokens));
-  rope.beta_fast = fields.number_or("beta_fast", rope.beta_fast, 0.0, kMaxRopeFactor);
-  rope.beta_slow = fields.number_or("beta_slow", rope.beta_slow, 0.0, kMaxRopeFactor);
-  rope.attention_factor = fields.number_or("attention_factor", 0.0, 0.0, kMaxRopeFactor);
-  for (const char* key : {"mscale", "mscale_all_dim"}) {
-    if (fields.has(key)) fields.fail("field '" + std::string(key) + "' of yarn scaling is not supported");
+std::vector<bool> windowed_by_rule(JsonFields& fields, WindowLayers rule, int num_layers) {
+  std::vector<bool> windowed(static_cast<std::size_t>(num_layers), rule == WindowLayers::kAll);
+  if (rule == WindowLayers::kFromConfiguredLayer && fields.flag_or("use_sliding_window", false)) {
+    const std::int64_t first = fields.integer("max_window_layers", 0, kMaxLayers);
+    for (std::int64_t layer = first; layer < num_layers; ++layer)
+      windowed[static_cast<std::size_t>(layer)] = true;
+  } else if (rule == WindowLayers::kAllButEveryNth) {
+    const std::int64_t pattern = fields.integer("sliding_window_pattern", 1, kMaxLayers);
+    for (int layer = 0; layer < num_layers; ++layer)
+      windowed[static_cast<std::size_t>(layer)] = (layer + 1) % pattern != 0;
   }
-  if (!fields.flag_or("truncate", true))
-    fields.fail("field 'truncate' of yarn scaling is false; supported: true");
+  return windowed;
 }
 
-// `scaling` is config.json's rope_scaling, or its newer rope_parameters, which carry the base as well.
-Status read_rope(const json& scaling, const std::string& source, int max_context_tokens, RopeConfig& rope) {
-  JsonFields fields(scaling, source);
-  rope.base = fields.number_or("rope_theta", rope.base, 1.0, kMaxRopeBase);
-  if (fields.number_or("partial_rotary_factor", 1.0, 0.0, 1.0) != 1.0) {
-    fields.fail("field 'partial_rotary_factor' is not 1; rotating a part of a head is not supported");
-  }
-  const std::string type = fields.text_or("rope_type", fields.text_or("type", "default"));
-  if (type == "linear") {
-    rope.type = RopeScalingType::kLinear;
-    rope.factor = fields.number("factor", 1.0, kMaxRopeFactor);
-  } else if (type == "llama3") {
-    read_llama3(fields, rope);
-  } else if (type == "yarn") {
-    read_yarn(fields, max_context_tokens, rope);
-  } else if (type != "default") {
-    fields.fail("rope type is " + in_quotes(type) + "; supported: default, linear, llama3, yarn");
-  }
-  return fields.status();
+void read_windows(JsonFields& fields, const Architecture& architecture, ModelConfig& model) {
+  const WindowLayers rule = architecture.windows;
+  if (rule == WindowLayers::kNone || !fields.has("sliding_window")) return;
+  const bool on = rule != WindowLayers::kFromConfiguredLayer || fields.flag_or("use_sliding_window", false);
+  if (!on) return;
+  const auto window = static_cast<int>(fields.integer("sliding_window", 1, kMaxContextTokens));
+  // Phi-3's and Mistral's layers are all alike, whatever a list says.
+  const json* list = rule == WindowLayers::kAll ? nullptr : fields.find("layer_types");
+  const std::vector<bool> windowed = list != nullptr ? windowed_by_list(fields, *list, model.num_layers)
+                                                     : windowed_by_rule(fields, rule, model.num_layers);
+  for (const bool has_window : windowed) model.windows.push_back(has_window ? window : 0);
 }
 
-}  // namespace
+void read_traits(JsonFields& fields, const Architecture& architecture, ModelConfig& model) {
+  const bool configured = fields.flag_or("attention_bias", false);
+  model.activation = architecture.activation;
+  model.qkv_bias = architecture.qkv_bias == Presence::kAlways ||
+                   (architecture.qkv_bias == Presence::kConfigured && configured);
+  model.output_bias = architecture.output_bias && configured;
+  model.qk_norm = architecture.qk_norm;
+  model.output_norms = architecture.output_norms;
+  if (architecture.scaled_embedding) model.embedding_scale = std::sqrt(static_cast<float>(model.hidden_size));
+  if (fields.has("query_pre_attn_scalar")) {
+    const double scalar = fields.number("query_pre_attn_scalar", 1e-3, 1e9);
+    model.query_scale = static_cast<float>(std::sqrt(model.head_dim / scalar));
+  }
+}
 
-Result<HfConfig> read_hf_config(const json& config, const std::string& source) {
+Status read_numbers(const json& config, const Architecture& architecture, const std::string& source,
+                    ModelConfig& model) {
   JsonFields fields(config, source);
-  check_supported(fields);
+  check_supported(fields, architecture);
   if (!fields.status().ok()) return fields.status();
   const auto integer = [&](const char* key, std::int64_t max) {
     return static_cast<int>(fields.integer(key, 1, max));
@@ -91,29 +116,47 @@ Result<HfConfig> read_hf_config(const json& config, const std::string& source) {
   const auto integer_or = [&](const char* key, int fallback, std::int64_t max) {
     return static_cast<int>(fields.integer_or(key, fallback, 1, max));
   };
-  HfConfig result;
-  ModelConfig& model = result.model;
-  model.architecture = kArchitecture;
+  model.architecture = architecture.name;
   model.num_layers = integer("num_hidden_layers", kMaxLayers);
   model.hidden_size = integer("hidden_size", kMaxHiddenSize);
   model.intermediate_size = integer("intermediate_size", kMaxIntermediateSize);
   model.num_heads = integer("num_attention_heads", kMaxHeads);
   model.num_kv_heads = integer_or("num_key_value_heads", model.num_heads, kMaxHeads);
-  model.head_dim = integer_or("head_dim", model.hidden_size / model.num_heads, kMaxHeadDim);
+  model.head_dim = integer_or("head_dim", model.hidden_size / std::max(model.num_heads, 1), kMaxHeadDim);
   model.vocab_size = integer("vocab_size", kMaxVocabSize);
-  model.max_context_tokens = integer_or("max_position_embeddings", 2048, kMaxContextTokens);
-  model.rms_norm_eps = static_cast<float>(fields.number_or("rms_norm_eps", 1e-6, 0.0, 1.0));
+  model.max_context_tokens = integer("max_position_embeddings", kMaxContextTokens);
+  model.rms_norm_eps = static_cast<float>(fields.number("rms_norm_eps", 0.0, 1.0));
   model.tied_embeddings = fields.flag_or("tie_word_embeddings", false);
-  model.rope.base = fields.number_or("rope_theta", model.rope.base, 1.0, kMaxRopeBase);
-  result.attention_bias = fields.flag_or("attention_bias", false);
   if (!fields.status().ok()) return fields.status();
-  for (const char* key : {"rope_scaling", "rope_parameters"}) {
-    const json* scaling = fields.find(key);
-    if (scaling == nullptr) continue;
-    KVCRUSH_RETURN_IF_ERROR(read_rope(*scaling, source + ": " + key, model.max_context_tokens, model.rope));
-    break;
+  read_traits(fields, architecture, model);
+  read_windows(fields, architecture, model);
+  if (!fields.status().ok()) return fields.status();
+  return read_hf_rope(config, source, model);
+}
+
+}  // namespace
+
+Result<HfConfig> read_hf_config(const json& config, const std::string& source) {
+  JsonFields fields(config, source);
+  const std::string model_type = fields.text_or("model_type", "");
+  HfConfig result;
+  result.text_part = model_type == kGemmaWithPictures;
+  result.architecture = architecture_of_model_type(result.text_part ? "gemma3_text" : model_type);
+  if (result.architecture == nullptr) {
+    fields.fail("field 'model_type' is " + in_quotes(model_type) + "; supported: " + known_model_types() +
+                ", " + std::string(kGemmaWithPictures));
+  } else {
+    check_class(fields, result.text_part ? kGemmaWithPicturesClass : result.architecture->model_class);
   }
-  KVCRUSH_RETURN_IF_ERROR(check_config(model, source));
+  if (result.text_part && !fields.has("text_config")) fields.fail("field 'text_config' is missing");
+  if (!fields.status().ok()) return fields.status();
+  const json& text = result.text_part ? config["text_config"] : config;
+  if (!text.is_object()) return invalid_argument(source + ": field 'text_config' is no object");
+  json complete = json::parse(result.architecture->config_defaults);
+  complete.update(text);
+  const std::string where = result.text_part ? source + ": text_config" : source;
+  KVCRUSH_RETURN_IF_ERROR(read_numbers(complete, *result.architecture, where, result.model));
+  KVCRUSH_RETURN_IF_ERROR(check_config(result.model, source));
   return result;
 }
 

@@ -5,13 +5,14 @@
 #include <string>
 
 #include "engine/core/status.h"
-#include "engine/model/model_config.h"
+#include "engine/loader/architecture.h"
 
 namespace kvcrush {
 
 struct HfConfig {
   ModelConfig model;  // `name` is left empty
-  bool attention_bias = false;
+  const Architecture* architecture = nullptr;
+  bool text_part = false;  // the text model of one that sees pictures, too: its tensors have another prefix
 };
 
 // `source` names the file in errors. Errors: INVALID_ARGUMENT: a model type, activation, quantisation or rope

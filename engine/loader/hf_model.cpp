@@ -1,5 +1,6 @@
 #include "engine/loader/hf_model.h"
 
+#include <cstring>
 #include <filesystem>
 #include <memory>
 #include <utility>
@@ -20,6 +21,22 @@ std::string folder_name(const std::string& directory) {
   return path.filename().string();
 }
 
+// Of a model that sees pictures, too: its text model's tensors, by the names that they have alone. Both
+// orders of the prefix are in use.
+void keep_text_model(std::vector<NamedWeight>& weights) {
+  std::vector<NamedWeight> kept;
+  for (NamedWeight& weight : weights) {
+    for (const auto& [prefix, replacement] :
+         {std::pair("language_model.model.", "model."), std::pair("model.language_model.", "model."),
+          std::pair("language_model.lm_head.", "lm_head."), std::pair("lm_head.", "lm_head.")}) {
+      if (!weight.name.starts_with(prefix)) continue;
+      kept.push_back({replacement + weight.name.substr(std::strlen(prefix)), weight.view});
+      break;
+    }
+  }
+  weights = std::move(kept);
+}
+
 }  // namespace
 
 Result<ModelFile> read_hf_model(const std::string& directory) {
@@ -36,8 +53,9 @@ Result<ModelFile> read_hf_model(const std::string& directory) {
   model.tokenizer = std::move(*tokenizer);
   Result<SafetensorsModel> weights = open_safetensors(directory);
   if (!weights.ok()) return weights.status();
+  if (config->text_part) keep_text_model(weights->weights);
   KVCRUSH_RETURN_IF_ERROR(
-      map_weights(weights->weights, NameScheme::kHuggingFace, config->attention_bias, directory, model));
+      map_weights(weights->weights, NameScheme::kHuggingFace, *config->architecture, directory, model));
   const auto files = std::make_shared<const std::vector<MappedFile>>(std::move(weights->files));
   model.release_pages = [all = files.get()] {
     for (const MappedFile& file : *all) file.release_pages();

@@ -35,18 +35,31 @@ enum class WeightDtype {
   kIQ4_XS
 };
 
+// How the rows of one head lie in a file, where that is not how the engine has them: the pairs that RoPE
+// rotates half a head apart, whatever part of a head it rotates. Queries and keys are permuted alike, so
+// their products are the same.
+struct HeadRows {
+  std::int64_t head_dim = 0;    // 0: as the engine has them
+  std::int64_t rotary_dim = 0;  // rows that are rotated: the head's first
+  bool interleaved = false;     // pairs lie side by side (llama.cpp); else half of rotary_dim apart
+
+  // Where the engine's row `row` is stored.
+  std::int64_t stored(std::int64_t row) const;
+};
+
 // A tensor inside a mapping. Shape is row-major, outermost first (GGUF's order reversed): a projection is
-// [out_features, in_features].
+// [out_features, in_features]. Rows are counted as the engine has them.
 struct WeightView {
   WeightDtype dtype = WeightDtype::kF32;
   std::vector<std::int64_t> shape;
   std::span<const std::byte> bytes;
-  // Non-zero: rows of this [num_heads * head_dim, hidden] matrix are stored in llama.cpp's interleaved RoPE
-  // order, per head of this many rows; read_f32 returns them in the split-half order that the engine rotates.
-  std::int64_t interleaved_head_dim = 0;
+  HeadRows head_rows = {};
+  // Of read_f32: x * scale + offset.
+  float scale = 1.0f;
+  float offset = 0.0f;
 
   std::int64_t num_elements() const;
-  // Bytes of row `row` of a matrix, counted in canonical order.
+  // Bytes of row `row` of a matrix.
   std::span<const std::byte> row_bytes(std::int64_t row) const;
 };
 
@@ -58,21 +71,23 @@ struct CodedBlock {
 };
 // Whether a type's values are such blocks.
 bool has_coded_blocks(WeightDtype dtype);
-// Row `row` of a matrix of such a type, counted in canonical order. blocks.size(): row's elements / 32.
+// Row `row` of a matrix of such a type. blocks.size(): row's elements / 32.
 void read_coded_row(const WeightView& view, std::int64_t row, std::span<CodedBlock> blocks);
-// Row `row` of a matrix in float32, counted in canonical order.
+// Row `row` of a matrix in float32.
 void read_row_f32(const WeightView& view, std::int64_t row, std::span<float> out);
 
-// Converts to float32 in canonical order. out.size() must equal view.num_elements().
+// Converts to float32, rows in the engine's order. out.size() must equal view.num_elements().
 void read_f32(const WeightView& view, std::span<float> out);
 
 struct ModelFile {
   ModelConfig config;
   TokenizerSpec tokenizer;
   // Canonical names, whatever the source: "embed_tokens", "norm", "lm_head" (absent when tied), and per layer
-  // i "layers.i." +
-  // {"input_norm","q_proj","k_proj","v_proj","o_proj","post_attention_norm","gate_proj","up_proj","down_proj"},
-  // optionally "q_bias","k_bias","v_bias". Every tensor's shape has been checked against `config`.
+  // i "layers.i." + {"input_norm", "q_proj", "k_proj", "v_proj", "o_proj", "mlp_norm", "gate_proj",
+  // "up_proj", "down_proj"}, and as `config` has them {"q_bias", "k_bias", "v_bias"}, "o_bias", {"q_norm",
+  // "k_norm"},
+  // {"attention_output_norm", "mlp_output_norm"}. Fused tensors are views of their parts. Every tensor's
+  // shape has been checked against `config`.
   std::map<std::string, WeightView> weights;
   std::uint64_t weight_bytes = 0;  // as stored
   std::uint64_t num_parameters = 0;

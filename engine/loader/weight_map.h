@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "engine/core/status.h"
+#include "engine/loader/architecture.h"
 #include "engine/loader/model_file.h"
 
 namespace kvcrush {
@@ -18,17 +19,17 @@ struct NamedWeight {
 };
 
 enum class NameScheme {
-  kGguf,         // "blk.0.attn_q.weight"; rows of q and k projections are interleaved
+  kGguf,         // "blk.0.attn_q.weight"
   kHuggingFace,  // "model.layers.0.self_attn.q_proj.weight"
 };
 
 // Whether the source has tensors of this name; used by callers that look before they map.
 bool has_weight(const std::vector<NamedWeight>& weights, std::string_view name);
 
-// Fills `model.weights` and the sums beside it from `model.config`. `expect_bias`: q, k and v projections of
-// all layers have biases. Errors: INVALID_ARGUMENT naming the tensor: missing, of another shape (found and
-// expected), or one that a model of this configuration does not have.
-Status map_weights(const std::vector<NamedWeight>& weights, NameScheme scheme, bool expect_bias,
-                   const std::string& source, ModelFile& model);
+// Fills `model.weights` and the sums beside it from `model.config` and the traits of its architecture.
+// Errors: INVALID_ARGUMENT naming the tensor: missing, of another shape (found and expected), or one that a
+// model of this configuration does not have.
+Status map_weights(const std::vector<NamedWeight>& weights, NameScheme scheme,
+                   const Architecture& architecture, const std::string& source, ModelFile& model);
 
 }  // namespace kvcrush

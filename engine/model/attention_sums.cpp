@@ -29,6 +29,12 @@ void AttentionSums::keep(std::span<const int> kept, int num_sets, int num_kept) 
   num_slots_ = num_kept;
 }
 
+void AttentionSums::drop_front(int num_slots) {
+  KVCRUSH_CHECK(num_slots <= num_slots_);
+  for (int h = 0; h < num_heads_; ++h) std::copy(row(h) + num_slots, row(h) + num_slots_, row(h));
+  num_slots_ -= num_slots;
+}
+
 void AttentionSums::copy_to(std::vector<float>& out) const {
   out.resize(static_cast<std::size_t>(num_heads_) * static_cast<std::size_t>(num_slots_));
   for (int h = 0; h < num_heads_; ++h)

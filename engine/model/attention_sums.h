@@ -20,6 +20,8 @@ class AttentionSums {
   void grow(int num_slots);
   // Slot i of head h takes what slot kept[set of h][i] has; kept: [num_sets, num_kept], each row ascending.
   void keep(std::span<const int> kept, int num_sets, int num_kept);
+  // The first slots are gone.
+  void drop_front(int num_slots);
   // [num_heads, num_slots]
   void copy_to(std::vector<float>& out) const;
 

@@ -11,6 +11,7 @@ namespace kvcrush {
 struct StepBatch {
   std::vector<TokenId> token_ids;        // [T], sequences one after the other
   std::vector<std::int32_t> positions;   // [T] logical positions
+  std::vector<std::int32_t> rope_rows;   // [T] of the RoPE table
   std::vector<ScheduledChunk> chunks;    // in batch order
   std::vector<int> query_starts;         // [chunks]: first row of each
   std::vector<std::int32_t> logit_rows;  // rows whose logits are wanted, chunk by chunk

@@ -1,5 +1,5 @@
-// The Llama-family forward pass over a ragged batch: every sequence's chunk in one go, attention straight
-// from the paged cache.
+// The forward pass of a decoder-only transformer over a ragged batch: every sequence's chunk in one go,
+// attention straight from the paged cache. What families differ in comes from the configuration.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -29,11 +29,14 @@ class Decoder {
   // Activations, [T, ...].
   struct Activations {
     at::Tensor hidden, normed, qkv, attended, row_stats, gate_up, activated;
+    at::Tensor delta;  // where outputs are normalised before they are added; else undefined
     Activations first_rows(std::int64_t num_rows) const;
   };
   void attention_block(const LayerWeights& layer, int index, StepBatch& batch, KvStorage& kv,
                        const AttentionTap& tap);
   void mlp_block(const LayerWeights& layer);
+  // Adds x w^T to the residual stream, through a norm where there is one.
+  void add_projection(const at::Tensor& x, const LinearWeight& weight, const at::Tensor& output_norm);
   at::Tensor compute_logits(const StepBatch& batch);
 
   ModelConfig config_;

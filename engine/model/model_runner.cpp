@@ -55,6 +55,7 @@ void ModelRunner::observe(int layer, const at::Tensor& qkv, const at::Tensor& ro
          ++b)  // one after the other
       observation.record(layer, qkv, row_stats, batch_.query_starts[i] + b, 1,
                          chunk.first_token + b * sequence.lookahead.shape.tokens);
+    if (observation.needs().attention_sums) observation.drop_sums(layer, sequence.cache.num_dropped(layer));
     if (observation.needs().attention_sums && !chunk.is_lookahead())
       observation.accumulate(layer, qkv, row_stats, batch_.query_starts[i], chunk.num_tokens,
                              sequence.cache.layer(layer).cached(), kv_);
@@ -63,11 +64,18 @@ void ModelRunner::observe(int layer, const at::Tensor& qkv, const at::Tensor& ro
 
 PruneReport ModelRunner::settle(Sequence& sequence, const Settling& settling) {
   const auto it = observations_.find(sequence.id);
+  if (it != observations_.end()) drop_sums(sequence, it->second);
   return pruner_.settle(sequence, settling, it == observations_.end() ? nullptr : &it->second, kv_);
+}
+
+void ModelRunner::drop_sums(const Sequence& sequence, Observation& observation) const {
+  for (int layer = 0; layer < config_.num_layers; ++layer)
+    observation.drop_sums(layer, sequence.cache.num_dropped(layer));
 }
 
 void ModelRunner::fork(const Fork& fork) {
   const auto trunk = observations_.find(fork.trunk->id);
+  if (trunk != observations_.end()) drop_sums(*fork.trunk, trunk->second);
   const Observation* seen = trunk == observations_.end() ? nullptr : &trunk->second;
   Observation* child_sums = nullptr;
   if (needs_of(fork.child->policy).any()) {

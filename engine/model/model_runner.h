@@ -30,6 +30,8 @@ class ModelRunner final : public ModelExecutor {
 
  private:
   void fork(const Fork& fork);
+  // The sums follow what has left the layers' windows.
+  void drop_sums(const Sequence& sequence, Observation& observation) const;
   void prepare_observation(const Sequence& sequence);
   void observe(int layer, const at::Tensor& qkv, const at::Tensor& row_stats);
 

@@ -19,6 +19,7 @@ Observation::Observation(const HeadLayout& heads, int num_layers, const Observat
   stats_ = at::empty({num_layers, needs.ring_rows(), heads.num_heads * 2}, options);
   if (needs.attention_sums)
     sums_.assign(static_cast<std::size_t>(num_layers), AttentionSums(heads.num_heads));
+  num_dropped_.assign(static_cast<std::size_t>(num_layers), 0);
 }
 
 Observation Observation::clone_for(const ObservationNeeds& needs) const {
@@ -82,6 +83,13 @@ void Observation::accumulate(int layer, const at::Tensor& qkv, const at::Tensor&
                                         scratch_.data() + cpu::probability_scratch_floats() * thread,
                                         sums.row(static_cast<int>(h) * group), sums.stride());
   });
+}
+
+void Observation::drop_sums(int layer, int num_dropped) {
+  int& known = num_dropped_[static_cast<std::size_t>(layer)];
+  if (needs_.attention_sums && num_dropped > known)
+    sums_[static_cast<std::size_t>(layer)].drop_front(num_dropped - known);
+  known = num_dropped;
 }
 
 const float* Observation::ring_row(const at::Tensor& ring, int layer, int position) const {

@@ -37,6 +37,8 @@ class Observation {
   at::Tensor gather_queries(int layer, int count, int end_position) const;
   at::Tensor gather_stats(int layer, int count, int end_position) const;  // [count, Hq 2]
 
+  // Follows slots that left a layer's window; num_dropped: all that did since the sequence began.
+  void drop_sums(int layer, int num_dropped);
   const AttentionSums& attention_sums(int layer) const { return sums_[static_cast<std::size_t>(layer)]; }
   // The sums follow their tokens.
   void keep_sums(int layer, std::span<const int> kept, int num_sets, int num_kept) {
@@ -52,6 +54,7 @@ class Observation {
   at::Tensor queries_;               // [num_layers, ring rows, Hq D]; position p lives in row p % ring rows
   at::Tensor stats_;                 // [num_layers, ring rows, Hq 2]
   std::vector<AttentionSums> sums_;  // [num_layers]
+  std::vector<int> num_dropped_;     // [num_layers], of their slots
   // Reused from step to step.
   cpu::AlignedFloats scratch_;  // per thread
   std::vector<const float*> query_rows_, stat_rows_;

@@ -10,6 +10,7 @@
 #include "engine/kernels/cpu/kv_blocks.h"
 #include "engine/kernels/parallel.h"
 #include "engine/model/settling.h"
+#include "engine/model/window_slots.h"
 
 namespace kvcrush {
 
@@ -80,6 +81,10 @@ PruneReport Pruner::settle(Sequence& sequence, const Settling& settling, Observa
     KVCRUSH_CHECK(targets.back().num_cached == plans_[static_cast<std::size_t>(layer)].num_tokens_after);
   }
   rewrite(sequence, targets, kv);
+  std::vector<BlockTable::Positions> positions;
+  for (int layer = 0; layer < num_layers; ++layer)
+    positions.push_back(positions_after(sequence.cache.layer(layer), plans_[static_cast<std::size_t>(layer)],
+                                        heads_.num_kv_heads));
 
   if (settling.prune && observation != nullptr && observation->needs().attention_sums) {
     for (int layer = 0; layer < num_layers; ++layer) {
@@ -88,6 +93,8 @@ PruneReport Pruner::settle(Sequence& sequence, const Settling& settling, Observa
     }
   }
   PruneReport report = shrink_to(shapes, std::move(target_blocks), sequence.cache);
+  for (int layer = 0; layer < num_layers; ++layer)
+    sequence.cache.place(layer, std::move(positions[static_cast<std::size_t>(layer)]));
   add_times({start, was_read, selected, Clock::now()}, sequence.compression_outcome, report);
   add_outcome(sequence, settling.prune, report);
   return report;
@@ -122,6 +129,8 @@ PruneReport Pruner::fork(const Sequence& trunk, Sequence& child, const Observati
     KVCRUSH_CHECK(targets.back().num_cached == kept.num_tokens_after);
     if (child_sums != nullptr)
       child_sums->keep_sums(layer, kept.kept_slots, kept.num_sets, kept.num_tokens_after);
+    if (kept.num_tokens_after < kept.num_tokens_before)
+      child.cache.place(layer, positions_after(trunk.cache.layer(layer), kept, heads_.num_kv_heads));
   }
   rewrite(trunk, targets, kv);
   PruneReport report = fork_report(trunk.cache, child.cache);
@@ -139,14 +148,17 @@ void Pruner::plan(const Sequence& sequence, const SequenceCache& source, const O
     const int num_tokens = source.layer(static_cast<int>(index)).num_cached_tokens();
     if (readings == nullptr) return plan_all(num_tokens, plans_[layer]);
     const LayerReadings& read = (*readings)[layer];
-    const CompressionParams& params = *sequence.policy.compression;
+    const BlockTable& table = source.layer(static_cast<int>(index));
+    const CompressionParams params = window_params(*sequence.policy.compression, table);
+    const std::vector<int> unseen = unseen_slots(table, heads_.num_kv_heads);
     const LayerObservation observation{.num_heads = heads_.num_heads,
                                        .num_kv_heads = heads_.num_kv_heads,
                                        .num_tokens = num_tokens,
                                        .probability_sums = read.probability_sums,
                                        .num_queries = std::max(queries.total(), 1),
                                        .key_scores = read.key_scores,
-                                       .value_norms = read.value_norms};
+                                       .value_norms = read.value_norms,
+                                       .num_unseen = unseen};
     plan_layer(params, sequence.schedule.layer_budget(static_cast<int>(index)), static_cast<int>(index),
                observation, select_scratch_[static_cast<std::size_t>(thread)], plans_[layer]);
   });

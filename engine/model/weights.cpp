@@ -69,6 +69,11 @@ struct WeightReader {
     for (const WeightView* view : views) add_rows(*view, weight.quantized);
     return weight;
   }
+
+  // Undefined where the model has no such tensor.
+  at::Tensor optional_vector(const std::string& name) const {
+    return model.weights.contains(name) ? read_stacked(model, name, {""}).to(device) : at::Tensor();
+  }
 };
 
 LayerWeights load_layer(const WeightReader& reader, int layer) {
@@ -81,10 +86,15 @@ LayerWeights load_layer(const WeightReader& reader, int layer) {
   if (model.weights.contains(prefix + "q_bias")) {
     weights.qkv.bias = read_stacked(model, prefix, {"q_bias", "k_bias", "v_bias"}).to(device);
   }
+  weights.q_norm = reader.optional_vector(prefix + "q_norm");
+  weights.k_norm = reader.optional_vector(prefix + "k_norm");
   weights.output = reader.linear(prefix, {"o_proj"});
-  weights.post_attention_norm = read_stacked(model, prefix, {"post_attention_norm"}).to(device);
+  weights.output.bias = reader.optional_vector(prefix + "o_bias");
+  weights.attention_output_norm = reader.optional_vector(prefix + "attention_output_norm");
+  weights.mlp_norm = read_stacked(model, prefix, {"mlp_norm"}).to(device);
   weights.gate_up = reader.linear(prefix, {"gate_proj", "up_proj"});
   weights.down = reader.linear(prefix, {"down_proj"});
+  weights.mlp_output_norm = reader.optional_vector(prefix + "mlp_output_norm");
   return weights;
 }
 
@@ -108,9 +118,9 @@ at::Tensor read_stacked(const ModelFile& model, const std::string& prefix,
   return stacked;
 }
 
-at::Tensor make_rope_tensor(const ModelConfig& config, int max_context_tokens) {
-  const std::vector<float> table = make_rope_table(config.rope, config.head_dim, max_context_tokens);
-  return at::tensor(at::ArrayRef<float>(table), at::kFloat).view({max_context_tokens, config.head_dim});
+at::Tensor make_rope_tensor(const RopeConfig& rope, int head_dim, int max_context_tokens) {
+  const std::vector<float> table = make_rope_table(rope, head_dim, max_context_tokens);
+  return at::tensor(at::ArrayRef<float>(table), at::kFloat).view({-1, head_dim});
 }
 
 EmbeddingTable::EmbeddingTable(std::shared_ptr<const ModelFile> model, at::Device device)
@@ -155,7 +165,8 @@ ModelWeights load_weights(const std::shared_ptr<const ModelFile>& model, int max
                        .layers = {},
                        .final_norm = {},
                        .lm_head = {},
-                       .rope_table = {}};
+                       .rope_table = {},
+                       .window_rope_table = {}};
   weights.layers.reserve(config.num_layers);
   for (int layer = 0; layer < config.num_layers; ++layer) weights.layers.push_back(load_layer(reader, layer));
   weights.final_norm = read_stacked(*model, "", {"norm"}).to(device);
@@ -164,7 +175,11 @@ ModelWeights load_weights(const std::shared_ptr<const ModelFile>& model, int max
     weights.embedding.read_from(weights.lm_head.quantized);
   weights.quantized =
       storage == WeightStorage::kAsStored && use_cpu_kernels(device) && keeps_quantized(*model);
-  weights.rope_table = make_rope_tensor(config, max_context_tokens).to(device);
+  weights.rope_table = make_rope_tensor(config.rope, config.head_dim, max_context_tokens).to(device);
+  weights.window_rope_table =
+      config.has_window_rope
+          ? make_rope_tensor(config.window_rope, config.head_dim, max_context_tokens).to(device)
+          : weights.rope_table;
   return weights;
 }
 

@@ -1,4 +1,4 @@
-// The weights of a Llama-family decoder, prepared for one device.
+// The weights of a decoder, prepared for one device.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -15,12 +15,15 @@
 namespace kvcrush {
 
 struct LayerWeights {
-  at::Tensor input_norm;           // [hidden]
-  LinearWeight qkv;                // [(Hq + 2 Hkv) D, hidden]: q, k and v in one projection
-  LinearWeight output;             // [hidden, Hq D]
-  at::Tensor post_attention_norm;  // [hidden]
-  LinearWeight gate_up;            // [2 intermediate, hidden]
-  LinearWeight down;               // [hidden, intermediate]
+  at::Tensor input_norm;             // [hidden]
+  LinearWeight qkv;                  // [(Hq + 2 Hkv) D, hidden]: q, k and v in one projection
+  at::Tensor q_norm, k_norm;         // [D]; undefined: none
+  LinearWeight output;               // [hidden, Hq D]
+  at::Tensor attention_output_norm;  // [hidden]; undefined: none
+  at::Tensor mlp_norm;               // [hidden]
+  LinearWeight gate_up;              // [2 intermediate, hidden]
+  LinearWeight down;                 // [hidden, intermediate]
+  at::Tensor mlp_output_norm;        // [hidden]; undefined: none
 };
 
 // Rows of the embedding matrix, converted as they are needed: a vocabulary's worth of float32 would cost more
@@ -45,17 +48,18 @@ struct ModelWeights {
   bool quantized = false;  // projections are: arithmetic may be rounded elsewhere, too
   EmbeddingTable embedding;
   std::vector<LayerWeights> layers;
-  at::Tensor final_norm;  // [hidden]
-  LinearWeight lm_head;   // [vocab, hidden]
-  at::Tensor rope_table;  // [max_context, D]
+  at::Tensor final_norm;         // [hidden]
+  LinearWeight lm_head;          // [vocab, hidden]
+  at::Tensor rope_table;         // make_rope_tensor
+  at::Tensor window_rope_table;  // of layers with a window; the same where they have no RoPE of their own
 };
 
 // The named tensors of a model stacked along their first dimension, float32 on the CPU; names follow
 // `prefix`.
 at::Tensor read_stacked(const ModelFile& model, const std::string& prefix,
                         std::initializer_list<const char*> names);
-// cos, then sin, of every position: [max_context_tokens, D] float32 on the CPU.
-at::Tensor make_rope_tensor(const ModelConfig& config, int max_context_tokens);
+// make_rope_table as a tensor [rows, D], float32 on the CPU.
+at::Tensor make_rope_tensor(const RopeConfig& rope, int head_dim, int max_context_tokens);
 
 // How projections are kept on the CPU.
 enum class WeightStorage {

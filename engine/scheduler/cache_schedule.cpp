@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <utility>
 
 #include "engine/kvcrush/prune_plan.h"
 
@@ -17,11 +18,12 @@ constexpr int kBudgetShareOfHysteresis = 32;
 }  // namespace
 
 CacheSchedule::CacheSchedule(const CachePolicy& policy, const cpu::KvFormat& format, int num_prompt_tokens,
-                             int num_layers)
+                             int num_layers, std::vector<int> windows)
     : compression_(policy.compression),
       format_(format),
       num_prompt_tokens_(num_prompt_tokens),
       num_layers_(num_layers),
+      windows_(std::move(windows)),
       window_tokens_(policy.compression ? policy.compression->window_tokens : kDefaultWindowTokens) {
   if (compression_ && compression_->target_compression) {
     fill_target_budgets(*compression_->target_compression);
@@ -104,17 +106,35 @@ int CacheSchedule::pack_threshold(int num_computed) const {
   return packs() && num_computed >= num_prompt_tokens_ ? hysteresis_tokens_ : kNever;
 }
 
-// Layers gain tokens together; those that were pruned are over their budgets by the same number.
+// Layers gain tokens together; those that were pruned are over their budgets by the same number. What has
+// left a window since counts as if it had not: when it leaves depends on how the prompt was cut into chunks.
+// A window within its budget is never over it.
 int CacheSchedule::prune_excess(const SequenceCache& cache) const {
   if (!prunes()) return 0;
   int excess = -kNever;
-  for (int layer = 0; layer < num_layers_; ++layer)
-    excess = std::max(excess, cache.layer(layer).num_cached_tokens() - layer_budget(layer));
+  for (int layer = 0; layer < num_layers_; ++layer) {
+    const int budget = layer_budget(layer);
+    if (window(layer) > 0 && window(layer) <= budget) continue;
+    const BlockTable& table = cache.layer(layer);
+    excess = std::max(excess, table.num_cached_tokens() + table.dropped_since_settled().total() - budget);
+  }
   return excess;
 }
 
 int CacheSchedule::pack_excess(const SequenceCache& cache) const {
-  return packs() ? cache.layer(0).num_tail_tokens() - window_tokens_ : 0;
+  const BlockTable& table = cache.layer(0);
+  return packs() ? table.num_tail_tokens() + table.dropped_since_settled().num_tail - window_tokens_ : 0;
+}
+
+int CacheSchedule::max_chunk_tokens() const {
+  return windows_.empty() ? kNever : kPrefillSlackTokens;
+}
+
+// The oldest block goes only when the window has left it altogether.
+int CacheSchedule::most_in_window(int layer, int num_tokens, int chunk) const {
+  if (window(layer) == 0) return num_tokens;
+  const int unit = std::max(format_.tail_tokens_per_block, format_.packed_tokens_per_block);
+  return std::min(num_tokens, window(layer) + unit + chunk);
 }
 
 int CacheSchedule::tokens_to_boundary(int num_computed, const SequenceCache& cache) const {
@@ -159,8 +179,9 @@ SequenceCache::LayerShape CacheSchedule::settled_shape(int layer, const Settling
 }
 
 int CacheSchedule::layer_peak_blocks(int layer, int num_tokens, bool forked) const {
-  const int prompt = std::min(num_tokens, num_prompt_tokens_);
-  if (!prunes() && !packs()) return blocks_for(format_, 0, num_tokens);
+  const int prompt = most_in_window(layer, std::min(num_tokens, num_prompt_tokens_), kPrefillSlackTokens);
+  if (!prunes() && !packs())
+    return blocks_for(format_, 0, most_in_window(layer, num_tokens, kPrefillSlackTokens));
   // A packed layer's tail: window, hysteresis, and what did not fill a block.
   const auto blocks_of = [&](int cached, int unpacked) {
     if (!packs()) return blocks_for(format_, 0, cached);
@@ -169,8 +190,9 @@ int CacheSchedule::layer_peak_blocks(int layer, int num_tokens, bool forked) con
     return blocks_for(format_, cached - tail, tail) + (cached > tail ? 1 : 0);
   };
   const int tail_slack = window_tokens_ + hysteresis_tokens_ + format_.tail_tokens_per_block;
+  const int in_window = most_in_window(layer, num_tokens, hysteresis_tokens_);
   const int most_decoding =
-      prunes() ? std::min(num_tokens, layer_budget(layer) + hysteresis_tokens_) : num_tokens;
+      prunes() ? std::min(in_window, layer_budget(layer) + hysteresis_tokens_) : in_window;
   int peak = blocks_of(most_decoding, tail_slack);
   if (forked) return peak;
   // Nothing is packed before the first boundary.

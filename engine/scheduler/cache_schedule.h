@@ -29,8 +29,9 @@ struct Settling {
 class CacheSchedule {
  public:
   CacheSchedule() = default;  // never settles
-  CacheSchedule(const CachePolicy& policy, const cpu::KvFormat& format, int num_prompt_tokens,
-                int num_layers);
+  // windows: tokens that a layer's queries see (0: all), [num_layers]; empty: all layers see everything.
+  CacheSchedule(const CachePolicy& policy, const cpu::KvFormat& format, int num_prompt_tokens, int num_layers,
+                std::vector<int> windows = {});
 
   bool prunes() const { return compression_.has_value(); }
   bool packs() const { return format_.packed_tokens_per_block > 0; }
@@ -43,6 +44,8 @@ class CacheSchedule {
   // that long budgets are not pruned all the time; a multiple of the tail's block.
   int hysteresis_tokens() const { return hysteresis_tokens_; }
 
+  // Most tokens that may be appended at a time: what leaves a layer's window is given back after them.
+  int max_chunk_tokens() const;
   // Tokens that may be appended before the next boundary (>= 1), with `num_computed` logical ones.
   int tokens_to_boundary(int num_computed, const SequenceCache& cache) const;
   // What to do once `num_computed` tokens are in; `cache` holds them already.
@@ -64,11 +67,15 @@ class CacheSchedule {
   int block_capacity(int num_blocks) const;
   void fill_target_budgets(int target);
   int layer_peak_blocks(int layer, int num_tokens, bool forked) const;
+  int window(int layer) const { return windows_.empty() ? 0 : windows_[static_cast<std::size_t>(layer)]; }
+  // Most of a layer's `num_tokens` tokens that are there at a time, appended in chunks of up to `chunk`.
+  int most_in_window(int layer, int num_tokens, int chunk) const;
 
   std::optional<CompressionParams> compression_;
   cpu::KvFormat format_;
   int num_prompt_tokens_ = 0;
   int num_layers_ = 0;
+  std::vector<int> windows_;  // [num_layers] or empty
   int budget_tokens_ = 0;
   std::vector<int> target_budgets_;  // [num_layers]; empty: layer_budget_tokens() says
   int window_tokens_ = 0;

@@ -139,8 +139,8 @@ bool Scheduler::reserve_or_preempt(Sequence& sequence, int num_tokens, StepPlan&
 
 int Scheduler::prefill_tokens_for(const Sequence& sequence, int tokens_left) const {
   int tokens = std::min(tokens_left, sequence.num_uncomputed_tokens());
-  tokens =
-      std::min(tokens, sequence.schedule.tokens_to_boundary(sequence.num_computed_tokens, sequence.cache));
+  tokens = std::min({tokens, sequence.schedule.max_chunk_tokens(),
+                     sequence.schedule.tokens_to_boundary(sequence.num_computed_tokens, sequence.cache)});
   // What is observed at the prompt's end must not have seen more.
   const int to_prompt_end = sequence.num_prompt_tokens - sequence.num_computed_tokens;
   return std::max(0, to_prompt_end > 0 ? std::min(tokens, to_prompt_end) : tokens);

@@ -21,9 +21,12 @@ std::vector<SequenceCache::LayerShape> fork_shapes(const Sequence& trunk, const 
   const Settling settling = child.schedule.due(child.num_prompt_tokens, trunk.cache);
   std::vector<SequenceCache::LayerShape> shapes;
   shapes.reserve(static_cast<std::size_t>(trunk.cache.num_layers()));
-  for (int layer = 0; layer < trunk.cache.num_layers(); ++layer)
-    shapes.push_back(
+  for (int layer = 0; layer < trunk.cache.num_layers(); ++layer) {
+    SequenceCache::LayerShape& shape = shapes.emplace_back(
         child.schedule.settled_shape(layer, settling, 0, trunk.cache.layer(layer).num_tail_tokens()));
+    shape.num_dropped = trunk.cache.num_dropped(layer);
+    if (!settling) shape.dropped_tiles = trunk.cache.layer(layer).dropped_tiles();
+  }
   return shapes;
 }
 

@@ -89,11 +89,9 @@ void Scheduler::preempt(Sequence& sequence, StepPlan& plan) {
   if (is_worth_swapping(sequence)) {
     ++sequence.num_swaps;
     for (int layer = 0; layer < sequence.cache.num_layers(); ++layer) {
-      const BlockTable& table = sequence.cache.layer(layer);
-      preemption.swapped_blocks.insert(preemption.swapped_blocks.end(), table.blocks().begin(),
-                                       table.blocks().end());
-      sequence.swapped_shapes.push_back(
-          {table.num_packed_tokens(), table.num_tail_tokens(), sequence.cache.num_evicted(layer)});
+      const std::span<const BlockId> blocks = sequence.cache.layer(layer).blocks();
+      preemption.swapped_blocks.insert(preemption.swapped_blocks.end(), blocks.begin(), blocks.end());
+      sequence.swapped_shapes.push_back(sequence.cache.shape(layer));
     }
     num_swapped_blocks_ += sequence.num_swapped_blocks();
   } else {

@@ -68,6 +68,8 @@ struct Sequence {
   int index = 0;
   std::vector<TokenId> token_ids;  // prompt, then output
   int num_prompt_tokens = 0;
+  int first_rope_row =
+      0;  // of position 0 in the RoPE table: sequences that may grow long have their own rows
   SamplingParams sampling;
   std::vector<TokenId> end_token_ids;  // end tokens of model and request in force
   SequenceKind kind = SequenceKind::kSample;

@@ -51,7 +51,7 @@ GpuWeights random_weights(const ModelConfig& config, int max_context_tokens) {
     one.input_norm = ones(hidden);
     one.qkv = matrix(heads + 2 * kv_heads, hidden);
     one.output = matrix(hidden, heads);
-    one.post_attention_norm = ones(hidden);
+    one.mlp_norm = ones(hidden);
     one.gate_up = matrix(2 * std::int64_t{config.intermediate_size}, hidden);
     one.down = matrix(hidden, config.intermediate_size);
   }

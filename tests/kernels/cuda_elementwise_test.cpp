@@ -79,7 +79,7 @@ TEST_P(CudaActivationTest, SiluMul) {
     gate_up.select(1, 0).copy_(at::tensor({-200.0F, 200.0F, 0.0F}));  // exp() overflows, or vanishes
     gate_up = gate_up.to(type());
     at::Tensor expected = at::empty({3, width}, at::kFloat);
-    reference::silu_mul(gate_up.to(at::kFloat), expected);
+    reference::gated_mul(gate_up.to(at::kFloat), Activation::kSilu, expected);
     at::Tensor out = at::full({3, width}, NAN, type());
     cuda::silu_mul({.num_rows = 3,
                     .width = width,

@@ -71,6 +71,9 @@ TEST(LinearBiasTest, AddsBias) {
   ops::linear(x, weight, workspace, y, false);
   reference::linear(x, w, weight.bias, expected, false);
   EXPECT_LT(max_difference(y, expected), 1e-5);
+  ops::linear(x, weight, workspace, y, true);
+  reference::linear(x, w, weight.bias, expected, true);
+  EXPECT_LT(max_difference(y, expected), 2e-5);
 }
 
 class RowTest : public ::testing::TestWithParam<int> {};
@@ -88,13 +91,55 @@ TEST_P(RowTest, RmsNormMatchesReference) {
   EXPECT_TRUE((y - expected).abs().le(bound).all().item<bool>()) << max_difference(y, expected);
 }
 
+TEST_P(RowTest, RmsNormAddMatchesReference) {
+  const int n = GetParam();
+  const at::Tensor x = random_tensor({5, n}, 1) * 3;
+  const at::Tensor weight = random_tensor({n}, 2);
+  at::Tensor y = random_tensor({5, n}, 3);
+  at::Tensor expected = y.clone();
+  const at::Tensor before = y.clone();
+  ops::rms_norm_add(x, weight, 1e-5F, y);
+  reference::rms_norm_add(x, weight, 1e-5F, expected);
+  const at::Tensor bound = ((expected - before).abs() + before.abs()) * ((n / 2 + 6) * kUnit) + 1e-12;
+  EXPECT_TRUE((y - expected).abs().le(bound).all().item<bool>()) << max_difference(y, expected);
+}
+
+TEST_P(RowTest, GeluMulMatchesReference) {
+  const int n = GetParam();
+  const at::Tensor gate_up = random_tensor({4, 2 * n}, 3) * 4;
+  at::Tensor y = at::empty({4, n}, at::kFloat);
+  at::Tensor expected = at::empty({4, n}, at::kFloat);
+  ops::gated_mul(gate_up, Activation::kGeluTanh, y);
+  reference::gated_mul(gate_up.to(at::kDouble), Activation::kGeluTanh, expected);
+  // In the left tail the sigmoid's argument g (1 + 0.045 g^2) sqrt(8 / pi) reaches 88, and a unit of it is
+  // the result's relative error; there the reference's own 1 + tanh is good to double's last bit only.
+  const at::Tensor bound = expected.abs() * (100 * 4 * kUnit) + 20 * 2.3e-16 * gate_up.narrow(1, n, n).abs();
+  EXPECT_TRUE((y - expected).abs().le(bound).all().item<bool>()) << max_difference(y, expected);
+}
+
+TEST(HeadNormsTest, NormaliseQueriesAndKeysAlone) {
+  const HeadLayout heads{.num_heads = 6, .num_kv_heads = 2, .head_dim = 32};
+  at::Tensor qkv = random_tensor({70, heads.qkv_width()}, 1) * 3;
+  const at::Tensor before = qkv.clone();
+  at::Tensor expected = qkv.clone();
+  const at::Tensor q_weight = random_tensor({32}, 2);
+  const at::Tensor k_weight = random_tensor({32}, 3);
+  ops::head_norms(qkv, heads, q_weight, k_weight, 1e-6F);
+  reference::head_norms(expected, heads, q_weight, k_weight, 1e-6F);
+  EXPECT_LT(max_difference(qkv, expected), 20 * 4 * kUnit * 5);
+  const at::Tensor head = before[3].narrow(0, 6 * 32, 32);  // the first key
+  const at::Tensor by_hand = head / at::sqrt(head.pow(2).mean() + 1e-6) * k_weight;
+  EXPECT_LT(max_difference(qkv[3].narrow(0, 6 * 32, 32), by_hand), 1e-5);
+  EXPECT_TRUE(at::equal(qkv.narrow(1, 8 * 32, 2 * 32), before.narrow(1, 8 * 32, 2 * 32)));
+}
+
 TEST_P(RowTest, SiluMulMatchesReference) {
   const int n = GetParam();
   const at::Tensor gate_up = random_tensor({4, 2 * n}, 3) * 20;  // far into both tails of the sigmoid
   at::Tensor y = at::empty({4, n}, at::kFloat);
   at::Tensor expected = at::empty({4, n}, at::kFloat);
-  ops::silu_mul(gate_up, y);
-  reference::silu_mul(gate_up, expected);
+  ops::gated_mul(gate_up, Activation::kSilu, y);
+  reference::gated_mul(gate_up, Activation::kSilu, expected);
   EXPECT_TRUE((y - expected).abs().le(expected.abs() * 1e-6 + 1e-30).all().item<bool>())
       << max_difference(y, expected);
 }

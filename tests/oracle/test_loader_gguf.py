@@ -11,7 +11,7 @@ GGUF_TO_CANONICAL = {
     "attn_k.weight": "k_proj",
     "attn_v.weight": "v_proj",
     "attn_output.weight": "o_proj",
-    "ffn_norm.weight": "post_attention_norm",
+    "ffn_norm.weight": "mlp_norm",
     "ffn_gate.weight": "gate_proj",
     "ffn_up.weight": "up_proj",
     "ffn_down.weight": "down_proj",

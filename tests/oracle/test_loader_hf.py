@@ -59,7 +59,7 @@ def hf_canonical(name):
     for old, new in (
         ("self_attn.", ""),
         ("mlp.", ""),
-        ("post_attention_layernorm", "post_attention_norm"),
+        ("post_attention_layernorm", "mlp_norm"),
         ("input_layernorm", "input_norm"),
     ):
         name = name.replace(old, new)

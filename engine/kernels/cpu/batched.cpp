@@ -16,7 +16,7 @@ std::int64_t num_panels(std::int64_t features) {
 }
 
 int num_partitions(const CachedLayer& cache, int num_visible) {
-  return ceil_div(num_tiles(cache, num_visible), kPartitionTiles);
+  return ceil_div(cache.window.dropped_tiles + num_tiles(cache, num_visible), kPartitionTiles);
 }
 
 }  // namespace

@@ -27,6 +27,16 @@ struct AttentionSequence {
   std::int32_t num_branch_slots = 0;
 };
 
+// The first slot that the query in slot `slot` sees. Of branches a window counts its own text alone.
+KVCRUSH_LAYOUT int first_seen_slot(const AttentionSequence& sequence, int kv_head, int slot) {
+  if (sequence.cache.window.tokens == 0) return 0;
+  const int trunk_slots = sequence.cache.num_cached - sequence.num_branch_slots;
+  if (sequence.num_branches <= 1 || slot < trunk_slots) return first_in_window(sequence.cache, kv_head, slot);
+  const int depth = (slot - trunk_slots) / sequence.num_branches;  // in its branch
+  const int first = first_in_window(sequence.cache, kv_head, trunk_slots + depth);
+  return first <= trunk_slots ? first : trunk_slots + (first - trunk_slots) * sequence.num_branches;
+}
+
 // A unit of attention work for one thread: `num_queries` queries of one sequence and KV head over the cached
 // partitions [first_partition, last_partition).
 struct AttentionTask {
@@ -67,7 +77,9 @@ struct KernelTable {
                        float* y, std::int64_t ldy, bool accumulate);
 
   void (*rms_norm_row)(const float* x, const float* weight, float eps, int n, float* y);
+  void (*rms_norm_add_row)(const float* x, const float* weight, float eps, int n, float* y);  // y += ...
   void (*silu_mul_row)(const float* gate, const float* up, int n, float* y);
+  void (*gelu_mul_row)(const float* gate, const float* up, int n, float* y);  // GELU by its tanh formula
   // Rotates num_heads heads of head_dim floats in place, split-half layout; cosines, sines: [head_dim / 2].
   void (*rope_row)(float* heads, int num_heads, int head_dim, const float* cosines, const float* sines);
   // Multiplies each head in place by the orthonormal Hadamard matrix of the largest power of two that divides

@@ -46,12 +46,24 @@ struct KvFormat {
   std::int32_t packed_tokens_per_block = 0;  // 0: nothing is ever packed
 };
 
+// What a layer with a sliding window needs beside its blocks. Slots are in the order of positions. The slots
+// that were there when the layer was last pruned have positions of their own; those after them are the
+// newest tokens in a row.
+struct SlidingWindow {
+  std::int32_t tokens = 0;         // a query sees so many of the newest, its own included; 0: all
+  std::int32_t dropped_tiles = 0;  // before the first slot: work is cut at multiples counted from there
+  std::int32_t num_evicted = 0;    // tokens that went before: the position of slot i is num_evicted + i
+  std::int32_t num_placed = 0;     // slots that have positions of their own, the first ones
+  const std::int32_t* positions = nullptr;  // [num_kv_heads, num_placed]
+};
+
 // One layer of one sequence: ceil(num_packed / packed_tokens_per_block) packed blocks, then tail blocks.
 struct CachedLayer {
   const std::int32_t* blocks = nullptr;
   std::int32_t num_packed = 0;
   std::int32_t num_cached = 0;  // packed ones included
   KvFormat format;
+  SlidingWindow window = {};
 };
 
 KVCRUSH_LAYOUT constexpr int code_bits(KvDtype dtype) {
@@ -134,6 +146,26 @@ KVCRUSH_LAYOUT KvTile tile_of_slot(const CachedLayer& layer, int slot) {
                    slot / per_block * ceil_div(per_block, kTileTokens) + slot % per_block / kTileTokens);
   }
   return tile_at(layer, num_tiles(layer, layer.num_packed) + (slot - layer.num_packed) / kTileTokens);
+}
+
+// The first slot that a query sees, whose token is in slot `slot` or would be.
+KVCRUSH_LAYOUT int first_in_window(const CachedLayer& layer, int kv_head, int slot) {
+  const SlidingWindow& window = layer.window;
+  if (window.tokens == 0) return 0;
+  const int first = slot - window.tokens + 1;
+  if (first >= window.num_placed || window.num_placed == 0) return first > 0 ? first : 0;
+  const std::int32_t* positions = window.positions + static_cast<std::int64_t>(kv_head) * window.num_placed;
+  int low = 0;
+  int high = window.num_placed;
+  while (low < high) {
+    const int middle = (low + high) / 2;
+    if (positions[middle] < window.num_evicted + first) {
+      low = middle + 1;
+    } else {
+      high = middle;
+    }
+  }
+  return low;
 }
 
 KVCRUSH_LAYOUT std::byte* head_base(const KvPool& pool, std::int32_t block, int kv_head) {

@@ -1,6 +1,7 @@
 // Plain ATen: the oracle of every faster kernel, and what a GPU runs where no fast kernel exists yet.
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "engine/core/status.h"
@@ -33,6 +34,32 @@ at::Tensor causal_scores(const at::Tensor& q, const at::Tensor& k, const HeadLay
   return scores.masked_fill(hidden, -INFINITY);
 }
 
+// [Hkv or 1, num_queries, num_cached]: slots that the window of a query is past. first_seen(kv_head, row).
+template <typename FirstSeen>
+at::Tensor before_window(const cpu::CachedLayer& cache, int num_kv_heads, std::int64_t num_queries,
+                         at::Device device, const FirstSeen& first_seen) {
+  const auto options = at::TensorOptions(at::kLong);
+  if (cache.window.tokens == 0)
+    return at::zeros({1, 1, cache.num_cached}, options.dtype(at::kBool).device(device));
+  at::Tensor first = at::empty({num_kv_heads, num_queries, 1}, options);
+  for (int h = 0; h < num_kv_heads; ++h) {
+    for (std::int64_t row = 0; row < num_queries; ++row)
+      first.data_ptr<std::int64_t>()[h * num_queries + row] = first_seen(h, static_cast<int>(row));
+  }
+  return at::arange(cache.num_cached, options).lt(first).to(device);
+}
+
+// The same for queries that are the last of the cache, or num_after behind it.
+at::Tensor before_window(const cpu::CachedLayer& cache, const HeadLayout& heads, std::int64_t num_queries,
+                         int num_after, at::Device device) {
+  const auto first_seen = [&](int kv_head, int row) {
+    const int slot = cache.num_cached + num_after - static_cast<int>(num_queries) + row;
+    return cpu::first_in_window(cache, kv_head, std::min(slot, cache.num_cached));
+  };
+  return before_window(cache, heads.num_kv_heads, num_queries, device, first_seen)
+      .repeat_interleave(cache.window.tokens == 0 ? 1 : heads.num_heads / heads.num_kv_heads, 0);
+}
+
 // [num_queries, num_cached]: slots of a branch that is not the query's.
 at::Tensor other_branches(const PagedSequence& sequence, at::Device device) {
   const auto options = at::TensorOptions(at::kLong).device(device);
@@ -43,10 +70,33 @@ at::Tensor other_branches(const PagedSequence& sequence, at::Device device) {
       .logical_and((slots - own).remainder(sequence.num_branches).ne(0));
 }
 
+at::Tensor past_window(const PagedSequence& sequence, const HeadLayout& heads, at::Device device) {
+  const auto first_seen = [&](int kv_head, int row) {
+    return cpu::first_seen_slot(sequence, kv_head, sequence.cache.num_cached - sequence.num_queries + row);
+  };
+  return before_window(sequence.cache, heads.num_kv_heads, sequence.num_queries, device, first_seen)
+      .repeat_interleave(sequence.cache.window.tokens == 0 ? 1 : heads.num_heads / heads.num_kv_heads, 0);
+}
+
 }  // namespace
 
 void rms_norm(const at::Tensor& x, const at::Tensor& weight, float eps, at::Tensor& out) {
   out.copy_(x * at::rsqrt(x.pow(2).mean(-1, /*keepdim=*/true) + eps) * weight);
+}
+
+void rms_norm_add(const at::Tensor& x, const at::Tensor& weight, float eps, at::Tensor& out) {
+  at::Tensor normed = at::empty_like(x);
+  rms_norm(x, weight, eps, normed);
+  out.add_(normed);
+}
+
+void head_norms(at::Tensor& qkv, const HeadLayout& heads, const at::Tensor& q_weight,
+                const at::Tensor& k_weight, float eps) {
+  const at::Tensor all = qkv.unflatten(1, {-1, heads.head_dim});  // [T, Hq + 2 Hkv, D]
+  at::Tensor queries = all.narrow(1, 0, heads.num_heads);
+  at::Tensor keys = all.narrow(1, heads.num_heads, heads.num_kv_heads);
+  rms_norm(queries, q_weight, eps, queries);
+  rms_norm(keys, k_weight, eps, keys);
 }
 
 void linear(const at::Tensor& x, const at::Tensor& dense, const at::Tensor& bias, at::Tensor& out,
@@ -60,9 +110,11 @@ void linear(const at::Tensor& x, const at::Tensor& dense, const at::Tensor& bias
   }
 }
 
-void silu_mul(const at::Tensor& gate_up, at::Tensor& out) {
+void gated_mul(const at::Tensor& gate_up, Activation activation, at::Tensor& out) {
   const std::int64_t n = out.size(1);
-  out.copy_(at::silu(gate_up.narrow(1, 0, n)) * gate_up.narrow(1, n, n));
+  const at::Tensor gate = gate_up.narrow(1, 0, n);
+  out.copy_((activation == Activation::kSilu ? at::silu(gate) : at::gelu(gate, "tanh")) *
+            gate_up.narrow(1, n, n));
 }
 
 void rope(at::Tensor& qkv, const HeadLayout& heads, std::span<const std::int32_t> positions,
@@ -111,7 +163,8 @@ void paged_attention(const at::Tensor& qkv, const HeadLayout& heads, std::span<c
   for (const PagedSequence& sequence : sequences) {
     const auto [k, v] = read_cached(sequence.cache, kv);
     const at::Tensor scores = causal_scores(q.narrow(0, sequence.query_start, sequence.num_queries), k, heads)
-                                  .masked_fill(other_branches(sequence, k.device()), -INFINITY);
+                                  .masked_fill(other_branches(sequence, k.device()), -INFINITY)
+                                  .masked_fill(past_window(sequence, heads, k.device()), -INFINITY);
     const at::Tensor mixed = at::matmul(
         at::softmax(scores, -1), v.repeat_interleave(heads.num_heads / heads.num_kv_heads, 0));  // [Hq, W, D]
     out.narrow(0, sequence.query_start, sequence.num_queries).copy_(mixed.transpose(0, 1).flatten(1));
@@ -126,14 +179,18 @@ void paged_attention(const at::Tensor& qkv, const HeadLayout& heads, std::span<c
 at::Tensor probability_sums(const at::Tensor& queries, const HeadLayout& heads, const cpu::CachedLayer& cache,
                             const KvStorage& kv) {
   const at::Tensor q = queries.unflatten(1, {heads.num_heads, heads.head_dim});
-  return at::softmax(causal_scores(q, read_cached(cache, kv).first, heads), -1).sum(1);
+  const at::Tensor hidden = before_window(cache, heads, q.size(0), 0, q.device());
+  return at::softmax(causal_scores(q, read_cached(cache, kv).first, heads).masked_fill(hidden, -INFINITY), -1)
+      .sum(1);
 }
 
 at::Tensor probability_sums_after(const at::Tensor& queries, const at::Tensor& row_stats, int num_after,
                                   const HeadLayout& heads, const cpu::CachedLayer& cache,
                                   const KvStorage& kv) {
   const at::Tensor q = queries.unflatten(1, {heads.num_heads, heads.head_dim});
-  const at::Tensor scores = causal_scores(q, read_cached(cache, kv).first, heads, num_after);  // [Hq, W, n]
+  const at::Tensor scores =  // [Hq, W, n]
+      causal_scores(q, read_cached(cache, kv).first, heads, num_after)
+          .masked_fill(before_window(cache, heads, q.size(0), num_after, q.device()), -INFINITY);
   const at::Tensor stats = row_stats.view({-1, heads.num_heads, 2}).permute({2, 1, 0}).unsqueeze(-1);
   return ((scores - stats[0]).exp() * stats[1]).sum(1);
 }

@@ -60,12 +60,23 @@ inline std::shared_ptr<const ModelFile> make_tiny_model(int num_layers = 3, int 
     add(prefix + "k_proj", {kv_width, config.hidden_size}, qk_scale, 0.0F);
     add(prefix + "v_proj", {kv_width, config.hidden_size}, 0.3F, 0.0F);
     add(prefix + "o_proj", {config.hidden_size, q_width}, 0.2F, 0.0F);
-    add(prefix + "post_attention_norm", {config.hidden_size}, 0.1F, 1.0F);
+    add(prefix + "mlp_norm", {config.hidden_size}, 0.1F, 1.0F);
     add(prefix + "gate_proj", {config.intermediate_size, config.hidden_size}, 0.3F, 0.0F);
     add(prefix + "up_proj", {config.intermediate_size, config.hidden_size}, 0.3F, 0.0F);
     add(prefix + "down_proj", {config.hidden_size, config.intermediate_size}, 0.2F, 0.0F);
   }
   model->mapping = storage;
+  return model;
+}
+
+// The same with sliding windows in two of its layers, which rotate by another base.
+inline constexpr int kShortWindow = 40;
+inline constexpr int kLongWindow = 100;
+inline std::shared_ptr<const ModelFile> make_window_model() {
+  auto model = std::make_shared<ModelFile>(*make_tiny_model());
+  model->config.windows = {kShortWindow, 0, kLongWindow};
+  model->config.has_window_rope = true;
+  model->config.window_rope.base = 500.0;
   return model;
 }
 

@@ -15,9 +15,11 @@ namespace {
 using testing::append;
 using testing::Bytes;
 
+constexpr HeadRows kInterleaved4{4, 4, true};
+
 std::vector<float> read(WeightDtype dtype, std::vector<std::int64_t> shape, const Bytes& bytes,
-                        std::int64_t interleaved_head_dim = 0) {
-  const WeightView view{dtype, std::move(shape), testing::view(bytes), interleaved_head_dim};
+                        const HeadRows& head_rows = {}) {
+  const WeightView view{dtype, std::move(shape), testing::view(bytes), head_rows};
   std::vector<float> out(static_cast<std::size_t>(view.num_elements()));
   read_f32(view, out);
   return out;
@@ -50,7 +52,7 @@ TEST(ReadF32, Float32AtAnyAddress) {
   Bytes bytes = {std::byte{7}};
   append(bytes, 1.5f);
   append(bytes, -2.25f);
-  const WeightView view{WeightDtype::kF32, {2}, testing::view(bytes).subspan(1), 0};
+  const WeightView view{WeightDtype::kF32, {2}, testing::view(bytes).subspan(1)};
   std::vector<float> out(2);
   read_f32(view, out);
   EXPECT_EQ(out, (std::vector<float>{1.5f, -2.25f}));
@@ -133,7 +135,7 @@ TEST(ReadCodes, StandForTheSameValues) {
     constexpr std::int64_t kColumns = 512;
     const Bytes bytes = random_blocks(static_cast<int>(4 * kColumns / block.num_elements),
                                       static_cast<std::size_t>(block.num_bytes), c.num_factors);
-    const WeightView view{c.dtype, {4, kColumns}, testing::view(bytes), 4};
+    const WeightView view{c.dtype, {4, kColumns}, testing::view(bytes), kInterleaved4};
     for (std::int64_t row = 0; row < 4; ++row) {
       std::vector<CodedBlock> codes(kColumns / 32);
       std::vector<float> values(kColumns);
@@ -172,7 +174,7 @@ TEST(ReadF32, Q4_1) {
 TEST(ReadF32, UndoesTheInterleavingOfEachHead) {
   const Bytes bytes = testing::f32_bytes({0,   1,   30,  31,  10,  11,  40,  41,  20,  21,  50,  51,  //
                                           100, 101, 130, 131, 110, 111, 140, 141, 120, 121, 150, 151});
-  const std::vector<float> out = read(WeightDtype::kF32, {12, 2}, bytes, 6);
+  const std::vector<float> out = read(WeightDtype::kF32, {12, 2}, bytes, {6, 6, true});
   const std::vector<float> expected = {0,   1,   10,  11,  20,  21,  30,  31,  40,  41,  50,  51,
                                        100, 101, 110, 111, 120, 121, 130, 131, 140, 141, 150, 151};
   EXPECT_EQ(out, expected);
@@ -184,7 +186,7 @@ TEST(ReadF32, UndoesTheInterleavingOfQuantisedRows) {
     append<std::uint16_t>(bytes, 0x3c00);
     for (int i = 0; i < 32; ++i) append(bytes, static_cast<std::int8_t>(row));
   }
-  const std::vector<float> out = read(WeightDtype::kQ8_0, {4, 32}, bytes, 4);
+  const std::vector<float> out = read(WeightDtype::kQ8_0, {4, 32}, bytes, kInterleaved4);
   EXPECT_EQ(out[0], 0.0f);
   EXPECT_EQ(out[32], 2.0f);
   EXPECT_EQ(out[64], 1.0f);
@@ -193,7 +195,7 @@ TEST(ReadF32, UndoesTheInterleavingOfQuantisedRows) {
 
 TEST(ReadF32, UndoesTheInterleavingOfABias) {
   const Bytes bytes = testing::f32_bytes({0, 2, 1, 3, 4, 6, 5, 7});
-  EXPECT_EQ(read(WeightDtype::kF32, {8}, bytes, 4), (std::vector<float>{0, 1, 2, 3, 4, 5, 6, 7}));
+  EXPECT_EQ(read(WeightDtype::kF32, {8}, bytes, kInterleaved4), (std::vector<float>{0, 1, 2, 3, 4, 5, 6, 7}));
 }
 
 TEST(WeightType, SizesAndImpossibleShapes) {
@@ -206,6 +208,33 @@ TEST(WeightType, SizesAndImpossibleShapes) {
   EXPECT_EQ(checked_num_bytes(WeightDtype::kF32, Shape{4, -1}), std::nullopt);
   EXPECT_EQ(checked_num_bytes(WeightDtype::kF32, Shape{std::int64_t{1} << 40, std::int64_t{1} << 40}),
             std::nullopt);
+}
+
+// The rotated rows of a head come in pairs half a head apart, whatever part of the head they are.
+TEST(HeadRows, PartlyRotatedHeads) {
+  const auto order = [](const HeadRows& rows) {
+    std::vector<std::int64_t> stored;
+    for (std::int64_t row = 0; row < 2 * rows.head_dim; ++row) stored.push_back(rows.stored(row));
+    return stored;
+  };
+  EXPECT_EQ(order({8, 4, false}),
+            (std::vector<std::int64_t>{0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15}));
+  EXPECT_EQ(order({8, 4, true}),
+            (std::vector<std::int64_t>{0, 2, 4, 5, 1, 3, 6, 7, 8, 10, 12, 13, 9, 11, 14, 15}));
+  EXPECT_EQ(order({4, 4, false}), (std::vector<std::int64_t>{0, 1, 2, 3, 4, 5, 6, 7}));
+  EXPECT_EQ(HeadRows{}.stored(5), 5);
+}
+
+TEST(ReadF32, ScalesAndMoves) {
+  Bytes bytes;
+  append(bytes, 1.5f);
+  append(bytes, -2.0f);
+  WeightView view{WeightDtype::kF32, {2}, testing::view(bytes)};
+  view.scale = 2.0f;
+  view.offset = 1.0f;
+  std::vector<float> out(2);
+  read_f32(view, out);
+  EXPECT_EQ(out, (std::vector<float>{4.0f, -3.0f}));
 }
 
 }  // namespace

@@ -104,9 +104,9 @@ TEST(GgufModel, MapsWeightsToCanonicalNames) {
   ASSERT_TRUE(tied.model.ok());
   EXPECT_EQ(tied.model->weights.size(), 20u);
   EXPECT_FALSE(tied.model->weights.contains("lm_head"));
-  EXPECT_EQ(tied.model->weights.at("layers.1.q_proj").interleaved_head_dim, 4);
-  EXPECT_EQ(tied.model->weights.at("layers.1.k_proj").interleaved_head_dim, 4);
-  EXPECT_EQ(tied.model->weights.at("layers.1.v_proj").interleaved_head_dim, 0);
+  EXPECT_EQ(tied.model->weights.at("layers.1.q_proj").head_rows.head_dim, 4);
+  EXPECT_EQ(tied.model->weights.at("layers.1.k_proj").head_rows.head_dim, 4);
+  EXPECT_EQ(tied.model->weights.at("layers.1.v_proj").head_rows.head_dim, 0);
   EXPECT_EQ(tied.model->weights.at("layers.0.down_proj").shape, (std::vector<std::int64_t>{8, 12}));
   const std::uint64_t per_layer = 8 + 64 + 32 + 32 + 64 + 8 + 96 * 3;
   EXPECT_EQ(tied.model->num_parameters, 48 + 2 * per_layer + 8);
@@ -134,8 +134,8 @@ TEST(GgufModel, TakesAttentionBiasesOfAllLayersOrNone) {
   };
   const Loaded loaded = load([&](GgufBuilder& builder) { add_biases(builder, 2); });
   ASSERT_TRUE(loaded.model.ok()) << loaded.model.status().message();
-  EXPECT_EQ(loaded.model->weights.at("layers.1.q_bias").interleaved_head_dim, 4);
-  EXPECT_EQ(loaded.model->weights.at("layers.1.v_bias").interleaved_head_dim, 0);
+  EXPECT_EQ(loaded.model->weights.at("layers.1.q_bias").head_rows.head_dim, 4);
+  EXPECT_EQ(loaded.model->weights.at("layers.1.v_bias").head_rows.head_dim, 0);
   expect_error([&](GgufBuilder& builder) { add_biases(builder, 1); },
                "tensor 'blk.1.attn_k.bias' is missing, and 2 more");
 }
@@ -166,9 +166,9 @@ TEST(GgufModel, ReadsRopeScaling) {
   ASSERT_TRUE(divided.model.ok()) << divided.model.status().message();
   EXPECT_EQ(divided.model->config.rope.frequency_divisors, (std::vector<float>{1.0f, 8.0f}));
 
-  expect_error(set_text("llama.rope.scaling.type", "longrope"), "'longrope'; supported: none, linear, yarn");
+  expect_error(set_text("llama.rope.scaling.type", "ntk"), "'ntk'; supported: none, linear, yarn, longrope");
   expect_error(set_text("llama.rope.scaling.type", "linear"), "'llama.rope.scaling.factor' is missing");
-  expect_error(set_u32("llama.rope.dimension_count", 2), "'llama.rope.dimension_count' is 2");
+  expect_error(set_u32("llama.rope.dimension_count", 3), "3 channels of a head are rotated");
   expect_error(
       [](GgufBuilder& builder) {
         builder.tensor("rope_freqs.weight", {3}, 0, f32_bytes({1, 1, 1}));
@@ -185,10 +185,10 @@ TEST(GgufModel, RefusesBadConfiguration) {
   // The architecture is what is reported, though the tensors' types are unknown too.
   expect_error(
       [](GgufBuilder& builder) {
-        set_text("general.architecture", "gemma3")(builder);
+        set_text("general.architecture", "falcon")(builder);
         builder.tensor("odd", {256}, 14, Bytes(210));
       },
-      "architecture is 'gemma3'; supported: llama");
+      "architecture is 'falcon'; supported: llama, qwen2, qwen3, gemma3, phi3");
   expect_error([](GgufBuilder& builder) { builder.remove("general.architecture"); }, "general.architecture");
   expect_error([](GgufBuilder& builder) { builder.remove("llama.block_count"); },
                "'llama.block_count' is missing");

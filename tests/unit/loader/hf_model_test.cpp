@@ -44,7 +44,8 @@ TEST(HfConfig, ReadsNumbersAndDefaults) {
   EXPECT_TRUE(config.tied_embeddings);
   EXPECT_EQ(read({{"head_dim", 6}}).model.head_dim, 6);
   EXPECT_EQ(read({{"num_key_value_heads", nullptr}}).model.num_kv_heads, 2);
-  EXPECT_TRUE(read({{"attention_bias", true}}).attention_bias);
+  EXPECT_TRUE(read({{"attention_bias", true}}).model.qkv_bias);
+  EXPECT_TRUE(read({{"attention_bias", true}}).model.output_bias);
 }
 
 TEST(HfConfig, ReadsRopeScaling) {
@@ -75,14 +76,15 @@ TEST(HfConfig, ReadsRopeScaling) {
 }
 
 TEST(HfConfig, RefusesWhatIsNotSupported) {
-  expect_config_error({{"model_type", "mistral"}}, "'model_type' is 'mistral'; supported: llama");
+  expect_config_error({{"model_type", "falcon"}},
+                      "'model_type' is 'falcon'; supported: llama, mistral, qwen2, qwen3, gemma3_text, phi3");
   expect_config_error({{"architectures", {"LlamaForSequenceClassification"}}}, "LlamaForCausalLM");
   expect_config_error({{"hidden_act", "gelu"}}, "'hidden_act' is 'gelu'; supported: silu");
   expect_config_error({{"mlp_bias", true}}, "'mlp_bias'");
   expect_config_error({{"quantization_config", json::object()}}, "'quantization_config'");
-  expect_config_error({{"rope_scaling", {{"rope_type", "longrope"}}}}, "rope type is 'longrope'");
-  expect_config_error({{"rope_scaling", {{"rope_type", "dynamic"}, {"factor", 2}}}},
-                      "rope type is 'dynamic'");
+  expect_config_error({{"rope_scaling", {{"rope_type", "mrope"}}}}, "rope type is 'mrope'");
+  expect_config_error({{"rope_scaling", {{"rope_type", "longrope"}}}},
+                      "field 'short_factor' must be an array of 2 numbers");
   expect_config_error({{"rope_scaling", 3}}, "rope_scaling: a JSON object is expected");
   expect_config_error({{"rope_scaling", {{"rope_type", "yarn"}, {"factor", 2}, {"mscale", 1}}}}, "'mscale'");
   expect_config_error({{"rope_scaling", {{"rope_type", "linear"}}}}, "field 'factor' is missing");
@@ -114,7 +116,7 @@ TEST(HfModel, LoadsADirectory) {
     ASSERT_TRUE(model.ok()) << model.status().message();
     EXPECT_EQ(model->config.name.find("kvcrush_loader_test_"), 0u);
     EXPECT_EQ(model->weights.size(), 20u);
-    EXPECT_EQ(model->weights.at("layers.1.q_proj").interleaved_head_dim, 0);
+    EXPECT_EQ(model->weights.at("layers.1.q_proj").head_rows.head_dim, 0);
     EXPECT_EQ(model->tokenizer.eos_id, 4);
     std::vector<float> values(64);
     read_f32(model->weights.at("layers.0.q_proj"), values);  // tensor 2, in its own order

@@ -63,7 +63,7 @@ TEST(RealModel, ConfigurationTokenizerAndWeights) {
   EXPECT_EQ(model->num_parameters, 134515008u);
   EXPECT_EQ(model->weight_dtype, "Q4_1");
   EXPECT_EQ(model->weights.at("embed_tokens").dtype, WeightDtype::kQ8_0);
-  EXPECT_EQ(model->weights.at("layers.29.q_proj").interleaved_head_dim, 64);
+  EXPECT_EQ(model->weights.at("layers.29.q_proj").head_rows.head_dim, 64);
   const WeightView& norm = model->weights.at("norm");
   std::vector<float> values(static_cast<std::size_t>(norm.num_elements()));
   read_f32(norm, values);

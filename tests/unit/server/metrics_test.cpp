@@ -69,6 +69,7 @@ TEST(Metrics, EngineEventsAreCounted) {
                            .tokens_evicted = 900,
                            .blocks_freed = 60,
                            .seconds = 0.25});
+  observer.on_window_moved({.tokens_dropped = 640, .blocks_freed = 20});
   FinishEvent finish;
   finish.reason = FinishReason::kLength;
   finish.total_ms = 1500;
@@ -97,6 +98,8 @@ TEST(Metrics, EngineEventsAreCounted) {
   expect_line(text, R"(kvcrush_num_preemptions_total{how="swap"} 0)");
   expect_line(text, "kvcrush_tokens_evicted_total 900");
   expect_line(text, "kvcrush_blocks_freed_by_pruning_total 60");
+  expect_line(text, "kvcrush_blocks_freed_by_windows_total 20");
+  expect_line(text, "kvcrush_tokens_past_windows_total 640");
   expect_line(text, "kvcrush_spec_decode_num_draft_tokens_total 8");
   expect_line(text, "kvcrush_spec_decode_num_accepted_tokens_total 5");
   expect_line(text, "kvcrush_time_to_first_token_seconds_sum 0.25");

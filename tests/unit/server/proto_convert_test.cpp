@@ -52,6 +52,10 @@ TEST(ProtoConvert, FinishEventFillsEveryField) {
                        .budget_tokens = 7,
                        .tokens_kept = {1, 2.5, 3},
                        .tokens_evicted = {4, 5.5, 6},
+                       .windows = {.num_layers = 12,
+                                   .tokens_cached = {13, 14, 15},
+                                   .tokens_evicted = {16, 17, 18},
+                                   .tokens_dropped = {19, 20, 21}},
                        .kv_bytes_before = 8,
                        .kv_bytes_after = 9,
                        .blocks_freed = 10,
@@ -82,6 +86,10 @@ TEST(ProtoConvert, FinishEventFillsEveryField) {
   EXPECT_EQ(report.budget_tokens(), 7);
   EXPECT_EQ(report.tokens_kept().mean(), 2.5);
   EXPECT_EQ(report.tokens_evicted().max(), 6);
+  EXPECT_EQ(report.windows().num_layers(), 12);
+  EXPECT_EQ(report.windows().tokens_cached().min(), 13);
+  EXPECT_EQ(report.windows().tokens_evicted().max(), 18);
+  EXPECT_EQ(report.windows().tokens_dropped().mean(), 20);
   EXPECT_EQ(report.kv_bytes_before(), 8);
   EXPECT_EQ(report.kv_bytes_after(), 9);
   EXPECT_EQ(report.blocks_freed(), 10);
