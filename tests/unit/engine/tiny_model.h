@@ -80,6 +80,49 @@ inline std::shared_ptr<const ModelFile> make_window_model() {
   return model;
 }
 
+// The tiny model with everything that families differ in: biases, q/k norms, norms of outputs, GELU, a scaled
+// embedding, and a window in the first layer, with RoPE of its own.
+inline std::shared_ptr<const ModelFile> make_family_model(int num_layers, int head_dim, int window) {
+  struct Storage {
+    std::shared_ptr<const ModelFile> tiny;
+    std::vector<std::vector<float>> vectors;
+  };
+  auto storage = std::make_shared<Storage>();
+  storage->tiny = make_tiny_model(num_layers, head_dim);
+  auto model = std::make_shared<ModelFile>(*storage->tiny);
+  ModelConfig& config = model->config;
+  config.activation = Activation::kGeluTanh;
+  config.qkv_bias = config.output_bias = config.qk_norm = config.output_norms = true;
+  config.embedding_scale = 1.5F;
+  config.windows.assign(static_cast<std::size_t>(num_layers), 0);
+  config.windows[0] = window;
+  config.has_window_rope = true;
+  config.window_rope.base = 500.0;
+  std::mt19937_64 engine(11);
+  std::normal_distribution<float> normal;
+  const auto add = [&](const std::string& name, int size, float mean) {
+    std::vector<float>& data = storage->vectors.emplace_back(static_cast<std::size_t>(size));
+    for (float& value : data) value = mean + 0.2F * normal(engine);
+    WeightView view;
+    view.shape = {size};
+    view.bytes = std::as_bytes(std::span<const float>(data));
+    model->weights[name] = view;
+  };
+  for (int i = 0; i < num_layers; ++i) {
+    const std::string prefix = "layers." + std::to_string(i) + ".";
+    add(prefix + "q_bias", config.num_heads * head_dim, 0.0F);
+    add(prefix + "k_bias", config.num_kv_heads * head_dim, 0.0F);
+    add(prefix + "v_bias", config.num_kv_heads * head_dim, 0.0F);
+    add(prefix + "o_bias", config.hidden_size, 0.0F);
+    add(prefix + "q_norm", head_dim, 1.0F);
+    add(prefix + "k_norm", head_dim, 1.0F);
+    add(prefix + "attention_output_norm", config.hidden_size, 1.0F);
+    add(prefix + "mlp_output_norm", config.hidden_size, 1.0F);
+  }
+  model->mapping = storage;
+  return model;
+}
+
 // The same, but that mostly goes round in circles of ten tokens: 34 follows 33, and 30 follows 39. What it
 // attends to throws it off now and then, the less the larger over_layers: a token's own part of the sum
 // against what layers add to it.

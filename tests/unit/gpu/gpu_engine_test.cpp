@@ -33,6 +33,27 @@ TEST_F(GpuEngineTest, EveryPolicyPrunesAsOnTheCpu) {
   }
 }
 
+TEST_F(GpuEngineTest, WhatFamiliesDifferIn) {
+  model_ = make_family_model(2, kHeadDim, /*window=*/2048);  // as long as the context
+  cpu_ = make_engine("cpu");
+  gpu_ = make_engine("cuda:0");
+  expect_same_scores(score_request(130, 24, 70), 1.0);
+  EngineRequest request = score_request(150, 16, 71);
+  request.cache_policies[0].compression = quarter(BasePolicy::kStreaming);
+  expect_same_scores(request, 1.0);
+}
+
+TEST_F(GpuEngineTest, WindowsShorterThanTheContextAreRefused) {
+  EngineConfig config;
+  config.device = "cuda:0";
+  config.kv_memory_bytes = 8 << 20;
+  const auto engine = Engine::create(make_family_model(2, kHeadDim, /*window=*/100), config, observer_);
+  ASSERT_FALSE(engine.ok());
+  EXPECT_NE(engine.status().message().find("max_context_tokens 2048; allowed on a GPU: at most 100"),
+            std::string::npos)
+      << engine.status().message();
+}
+
 TEST_F(GpuEngineTest, DefaultPresetLooksAheadAndGreedyOutputAgrees) {
   int same = 0;
   int all = 0;
