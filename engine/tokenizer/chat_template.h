@@ -8,13 +8,9 @@
 #include <vector>
 
 #include "engine/core/status.h"
+#include "engine/tokenizer/chat_prompt.h"
 
 namespace kvcrush {
-
-struct ChatMessage {
-  std::string role;
-  std::string content;
-};
 
 // A stretch of rendered prompt. Text that came out of a message is marked, so that the tokenizer treats
 // special tokens spelled in it as plain text: a user must not be able to forge the end of a turn.
@@ -23,10 +19,13 @@ struct PromptPiece {
   bool from_message = false;
 };
 
-struct ChatTemplateContext {
-  std::string bos_token;
-  std::string eos_token;
-  bool add_generation_prompt = true;
+// Spellings, as the template's variables bos_token, eos_token, unk_token and pad_token. Empty: there is none,
+// and the variable is undefined.
+struct SpecialTokenTexts {
+  std::string bos = {};
+  std::string eos = {};
+  std::string unknown = {};
+  std::string padding = {};
 };
 
 class ChatTemplate {
@@ -38,8 +37,8 @@ class ChatTemplate {
   ChatTemplate& operator=(const ChatTemplate&) = delete;
 
   // INVALID_ARGUMENT: the template raised an exception (its message is passed on) or broke a limit.
-  Result<std::vector<PromptPiece>> render(const std::vector<ChatMessage>& messages,
-                                          const ChatTemplateContext& context) const;
+  Result<std::vector<PromptPiece>> render(const ChatVariables& variables,
+                                          const SpecialTokenTexts& special_tokens) const;
 
  private:
   struct Impl;

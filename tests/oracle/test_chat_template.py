@@ -1,36 +1,18 @@
 """Rendered chat templates against jinja2, set up the way transformers does."""
 
-import json
-
 import jinja2
-import jinja2.ext
 import pytest
+import real_templates
 from chat_templates import CHATML, FAMILIES, message_lists
 from gguf_vocabulary import read_vocabulary
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from real_templates import MARK
+from reference_chat import reference_template, reference_text
 from tokenize_tool import MODEL, TokenizeTool, ToolError
 
 BOS = "<bos>"
 EOS = "</eos>"
-
-
-def _raise_exception(message):
-    raise jinja2.exceptions.TemplateError(message)
-
-
-def _tojson(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False):
-    return json.dumps(
-        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
-    )
-
-
-def reference_template(source):
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols]
-    )
-    environment.filters["tojson"] = _tojson
-    environment.globals["raise_exception"] = _raise_exception
-    return environment.from_string(source)
+NUM_CONVERSATIONS = 400  # of each template of the families that are served
+NUM_OF_OTHERS = 12
 
 
 @pytest.fixture(scope="module")
@@ -40,48 +22,89 @@ def tool():
     tool.close()
 
 
-def render(tool, source, messages, add_generation_prompt):
-    return tool.ask(
-        "render",
-        template=source,
-        messages=messages,
-        bos_token=BOS,
-        eos_token=EOS,
-        add_generation_prompt=add_generation_prompt,
-    )["pieces"]
+def render(tool, source, conversation):
+    return tool.ask("render", template=source, bos_token=BOS, eos_token=EOS, **conversation)["pieces"]
 
 
-def expect_same(tool, source, messages, add_generation_prompt=True):
-    """Same text, or a refusal by both."""
-    variables = {"messages": messages, "add_generation_prompt": add_generation_prompt}
-    variables |= {"bos_token": BOS, "eos_token": EOS, "tools": None, "documents": None}
+def expect_same(tool, source, conversation):
+    """Same text, or a refusal by both. What the conversation brought is marked as such."""
     try:
-        expected = reference_template(source).render(variables)
-    except (jinja2.exceptions.TemplateError, TypeError, ZeroDivisionError) as error:
+        expected = reference_text(source, conversation, BOS, EOS)
+    except Exception as error:
         with pytest.raises(ToolError) as refusal:
-            render(tool, source, messages, add_generation_prompt)
+            render(tool, source, conversation)
         if type(error) is jinja2.exceptions.TemplateError:
             assert str(error) in str(refusal.value)
         return None
-    pieces = render(tool, source, messages, add_generation_prompt)
+    pieces = render(tool, source, conversation)
     assert "".join(piece["text"] for piece in pieces) == expected
+    assert not any(MARK in piece["text"].lower() for piece in pieces if not piece["from_message"])
     return pieces
+
+
+def chat(messages, add_generation_prompt=True):
+    return {"messages": messages, "add_generation_prompt": add_generation_prompt}
 
 
 @pytest.mark.parametrize("add_generation_prompt", [True, False])
 @pytest.mark.parametrize("name", ["model", *FAMILIES])
 def test_families(tool, name, add_generation_prompt):
     source = read_vocabulary(MODEL)["chat_template"] if name == "model" else FAMILIES[name]
-    rendered = [expect_same(tool, source, messages, add_generation_prompt) for messages in message_lists()]
+    rendered = [expect_same(tool, source, chat(messages, add_generation_prompt)) for messages in message_lists()]
     assert sum(pieces is not None for pieces in rendered) > len(rendered) // 4
 
 
 def test_whole_contents_are_marked(tool):
     """What is marked is the messages' text, all of it and nothing else."""
     for messages in message_lists():
-        pieces = expect_same(tool, CHATML, messages)
+        pieces = expect_same(tool, CHATML, chat(messages))
         marked = [piece["text"] for piece in pieces if piece["from_message"]]
         assert marked == [text for message in messages if (text := message["content"].strip())]
+
+
+@pytest.mark.parametrize("family", real_templates.FAMILIES)
+def test_real_templates(tool, family):
+    name, shows_tools = real_templates.FAMILIES[family]
+    source = real_templates.read_template(name)
+    conversations = real_templates.conversations(NUM_CONVERSATIONS)
+    rendered = [expect_same(tool, source, conversation) for conversation in conversations]
+    assert sum(pieces is not None for pieces in rendered) > NUM_CONVERSATIONS // 20
+    shown = [
+        conversation["tools"][0]["function"]["name"] in "".join(piece["text"] for piece in pieces)
+        for conversation, pieces in zip(conversations, rendered, strict=True)
+        if pieces is not None and conversation["tools"]
+    ]
+    assert any(shown) == shows_tools
+
+
+# Templates of other models that are not rendered as transformers does, and why.
+DIFFERENT = {
+    **dict.fromkeys(
+        [
+            "IQuestLab-IQuest-Coder-V1-40B-Loop-Thinking", "IQuestLab-IQuest-Coder-V1-7B-Base", "deepseek-ai-DeepSeek-V3.2",
+            "deepseek-ai-DeepSeek-V4", "microsoft-FrogBoss-32B-2510", "microsoft-FrogMini-14B-2510",
+            "stepfun-ai-Step-3.5-Flash-Base-Midtrain", "stepfun-ai-Step-3.7-Flash", "unsloth-DeepSeek-V4-Flash",
+        ],
+        "the filters fromjson and from_json, which transformers does not have either; it fails when they are reached",
+    ),
+    "ai-sage-GigaChat3.1-Audio-10B-A1.8B": "dict.from_keys: Python reads it as the type dict['from_keys']",
+    "ai21labs-Jamba-tiny-dev": "arguments by **",
+    "baseten-Llama-3.2-3B-Instruct-pythonic": "the filter format",
+    "llama-cpp-deepseek-r1": "a generator as JSON, which Python refuses",
+    **dict.fromkeys(["SvalTek-Q3-CharThink-9B-temp", "meetkai-functionary-medium-v3.1"], "safe: what is added to it is escaped"),
+}  # fmt: skip
+
+
+def test_other_real_templates(tool):
+    conversations = real_templates.conversations(NUM_OF_OTHERS, seed=7)
+    different = set()
+    for name, source in real_templates.all_templates().items():
+        try:
+            for conversation in conversations:
+                expect_same(tool, source, conversation)
+        except (AssertionError, ToolError, pytest.fail.Exception):
+            different.add(name)
+    assert different == DIFFERENT.keys()
 
 
 SNIPPETS = [
@@ -117,6 +140,18 @@ SNIPPETS = [
     "{{ raise_exception('no ' ~ 'way') }}", "{{ range(3, 0, -1)|list }}{{ range(0)|list }}", "{{ dict(a=1, b='x') }}{{ 'x' in dict(x=1) }}", "{{ [1, 2][0] }}{{ [[1]][0][0] }}",
     "{% for k, v in {'a': 1, 'b': 2}.items() %}{{ k }}{{ v }}{% endfor %}", "{% for x in messages %}{% if loop.index > 1 %}{% break %}{% endif %}{{ x.role }}{% endfor %}",
     "{{ 'é'|tojson }}{{ '\\u2028<>&'|tojson }}", "{{ '\\q\\'' }}", "{{ 'a\\\nb' }}", "{{ 1 if true else 2 if true else 3 }}",
+    "{{ {'b': 1, 'A': 2, 'a': 0}|dictsort }}{{ {'b': 1, 'a': 2}|dictsort(by='value', reverse=true) }}{{ {'B': 1, 'a': 2}|dictsort(true) }}",
+    "{{ [3, 1, 2]|sort }}{{ ['b', 'A', 'a']|sort }}{{ ['b', 'A', 'a']|sort(case_sensitive=true, reverse=true) }}{{ messages|sort(attribute='content')|map(attribute='role')|list }}",
+    "{{ [3, 1, 2]|min }}{{ ['b', 'A']|max }}{{ []|min }}|{{ [1, 'a']|sort }}", "{{ 2.5|round }}{{ 3.14159|round(2) }}{{ 2.1|round(method='ceil') }}{{ 7|round }}{{ 0.125|round(2) }}",
+    "{{ {'b': 'é👩', 'a': [1]}|tojson(ensure_ascii=true, sort_keys=true, separators=(',', ':')) }}{{ '\x7f'|tojson(true) }}{{ [1, {'a': 2}]|tojson(indent=2, separators=(';', '=')) }}",
+    "{{ '{} {1}'.format(1) }}", "{{ '<{}|{{}}{}>'.format('a', 2) }}{{ '{1}{0}{x}'.format('a', 'b', x='c') }}", "{{ '{}'.format() }}", "{{ '{'.format(1) }}", "{{ 'a}'.format(1) }}",
+    "{{ 'abcabc'.index('c') }}{{ 'abcabc'.rfind('c') }}{{ 'äbcabc'.rindex('b') }}{{ 'abc'.rfind('x') }}", "{{ 'abc'.index('x') }}", "{{ [1, 2, 1].count(1) }}{{ [1, 2].index(2) }}", "{{ [1].index(2) }}",
+    "{{ 'a.b.c'.rsplit('.', 1) }}{{ 'a.b'.rsplit('.', 5) }}{{ ' a b '.rsplit() }}{{ 'a.b'.rsplit('.', 0) }}", "{{ '12'.isdigit() }}{{ ''.isdigit() }}{{ '1a'.isdigit() }}",
+    "{{ none|map('upper')|list }}{{ false|selectattr('a')|list }}{{ foo|reject|list }}", "{{ 5|map('upper')|list }}", "{{ dict({'a': 1}, b=2) }}", "{{ [].append(1) }}", "{{ {}.update({}) }}", "{{ {}.pop('a') }}",
+    "{% raw %}{{ a }} {% if %}{# #}{% endraw %}b", "a\n  {% raw %}\n  x {{\n  {% endraw %}\n  b", "a  {%- raw -%}  x  {%- endraw -%}  b", "{% raw %}{% endraw %}{%raw%}%}{%endraw%}|", "{% raw %}{% endrawx %}{% endraw %}",
+    "{% filter upper %}a{{ 'b' }}{% endfilter %}c", "{% filter trim|replace('a', 'x') %} aba {% endfilter %}", "{% filter indent(width=2) %}a\nb{% endfilter %}", "{% set x = 1 %}{% filter upper %}{% set x = 2 %}a{% endfilter %}{{ x }}",
+    "{% macro m(a) %}<{{ caller() }}{{ a }}>{% endmacro %}{% call m(1) %}body{{ messages|length }}{% endcall %}", "{% macro m() %}{% for x in [1, 2] %}{{ caller(x) }}{% endfor %}{% endmacro %}{% call(y, z=3) m() %}[{{ y }}{{ z }}]{% endcall %}",
+    "{% macro m() %}{{ 'yes' if caller else 'no' }}{% endmacro %}{{ m() }}{% call m() %}{% endcall %}", "{% call range(2) %}{% endcall %}",
     "{{ messages[1:]|length }}{{ messages[:-1]|length }}{{ messages[-1].role }}{{ messages[5:] }}", "{{ ''.join([]) }}|{{ [] }}{{ {} }}", "{{ 'x' ~ none ~ foo ~ [1] }}",
 ]  # fmt: skip
 MESSAGES = [{"role": "user", "content": " Hi there "}, {"role": "assistant", "content": "Yes?\n"}]
@@ -124,13 +159,14 @@ MESSAGES = [{"role": "user", "content": " Hi there "}, {"role": "assistant", "co
 
 @pytest.mark.parametrize("source", SNIPPETS)
 def test_language(tool, source):
-    expect_same(tool, source, MESSAGES)
+    expect_same(tool, source, chat(MESSAGES))
 
 
 BROKEN = [
     "{{", "{%", "{# x", "{{ 'a", "{% if x %}", "{% endif %}", "{% for %}", "{% for x in %}{% endfor %}", "{{ 1 + }}", "{{ (1 }}", "{{ 1) }}", "{{ [1, }}", "{{ {1: } }}",
     "{{ a b }}", "{{ a | }}", "{{ a | nosuchfilter }}", "{{ a is nosuchtest }}", "{% nosuchtag %}", "{{ 1 if }}", "{% set %}", "{% set 1 = 2 %}", "{{ a.'b' }}",
     "{% if x %}{% else %}{% elif y %}{% endif %}", "{% macro %}{% endmacro %}", "{{ x[ }}", "{{ ! }}", "{{ a = 1 }}", "{% for x in y %}{% endif %}", "{% set true = 1 %}",
+    "{% raw %}x", "{% raw %}{% endra %}", "{% filter %}{% endfilter %}", "{% filter nosuch %}{% endfilter %}", "{% filter upper %}", "{% call %}{% endcall %}", "{% call 1 %}{% endcall %}", "{% call(1) m() %}{% endcall %}",
 ]  # fmt: skip
 
 
@@ -139,4 +175,4 @@ def test_broken_templates_are_refused_with_their_line(tool, source):
     with pytest.raises(jinja2.exceptions.TemplateSyntaxError):
         reference_template("\n\n" + source)
     with pytest.raises(ToolError, match="line 3"):
-        render(tool, "\n\n" + source, MESSAGES, True)
+        render(tool, "\n\n" + source, chat(MESSAGES))

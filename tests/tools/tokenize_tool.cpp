@@ -3,8 +3,10 @@
 //   {"op": "encode", "hex": bytes, "parse_special": bool, "add_special": bool}   -> {"ids": [...]}
 //   {"op": "encode_pieces", "pieces": [{"text", "from_message"}]}                -> {"ids": [...]}
 //   {"op": "decode", "ids": [...], "skip_special": bool}                         -> {"hex": bytes}
-//   {"op": "render", "template": source, "messages": [{"role", "content"}], "bos_token", "eos_token",
-//    "add_generation_prompt"}                                                    -> {"pieces": [...]}
+//   {"op": "parse", "template": source}                                          -> {}
+//   {"op": "render", "template": source, "messages": [...], "tools": [...], "template_kwargs": {...},
+//   "bos_token",
+//    "eos_token", "add_generation_prompt"}; messages as transformers takes them  -> {"pieces": [...]}
 // A refusal is {"error": message}. Started with --model PATH or --spec FILE (JSON with the fields of
 // TokenizerSpec); "render" needs neither. --bench FILE prints the speed of encoding that file instead.
 #include <chrono>
@@ -20,7 +22,7 @@
 
 namespace {
 
-using Json = nlohmann::json;
+using Json = nlohmann::ordered_json;
 using kvcrush::ChatTemplate;
 using kvcrush::PromptPiece;
 using kvcrush::Result;
@@ -82,14 +84,44 @@ std::vector<PromptPiece> pieces_from_json(const Json& json) {
   return pieces;
 }
 
+kvcrush::ChatMessage message_from_json(const Json& json) {
+  kvcrush::ChatMessage message{json.at("role")};
+  const Json& content = json.at("content");
+  if (content.is_array()) {
+    for (const Json& part : content) message.content_parts.push_back(part.at("text"));
+  } else {
+    message.content = content;
+  }
+  for (const Json& call : json.value("tool_calls", Json::array())) {
+    const Json& function = call.at("function");
+    message.tool_calls.push_back(
+        {call.value("id", ""), function.at("name"), function.at("arguments").dump()});
+  }
+  message.tool_call_id = json.value("tool_call_id", "");
+  message.name = json.value("name", "");
+  message.reasoning_content = json.value("reasoning_content", "");
+  message.extra_fields = json.contains("extra_fields") ? json.at("extra_fields").dump() : "";
+  return message;
+}
+
+// Templates are parsed once, however many conversations they render.
+const ChatTemplate& parsed_template(const std::string& source) {
+  static std::map<std::string, std::shared_ptr<const ChatTemplate>> parsed;
+  auto& found = parsed[source];
+  if (found == nullptr) found = value_or_throw(ChatTemplate::parse(source));
+  return *found;
+}
+
 Json render(const Json& request) {
-  const auto chat_template = value_or_throw(ChatTemplate::parse(request.at("template").get<std::string>()));
-  std::vector<kvcrush::ChatMessage> messages;
-  for (const Json& message : request.at("messages"))
-    messages.push_back({message.at("role"), message.at("content")});
+  const ChatTemplate& chat_template = parsed_template(request.at("template"));
+  kvcrush::ChatPrompt prompt;
+  for (const Json& message : request.at("messages")) prompt.messages.push_back(message_from_json(message));
+  for (const Json& tool : request.value("tools", Json::array())) prompt.tools.push_back(tool.dump());
+  if (request.contains("template_kwargs")) prompt.template_kwargs = request.at("template_kwargs").dump();
+  prompt.add_generation_prompt = request.value("add_generation_prompt", true);
+  const auto variables = value_or_throw(kvcrush::ChatVariables::parse(prompt));
   const auto pieces = value_or_throw(
-      chat_template->render(messages, {request.value("bos_token", ""), request.value("eos_token", ""),
-                                       request.value("add_generation_prompt", true)}));
+      chat_template.render(variables, {request.value("bos_token", ""), request.value("eos_token", "")}));
   Json answer = Json::array();
   for (const PromptPiece& piece : pieces)
     answer.push_back({{"text", piece.text}, {"from_message", piece.from_message}});
@@ -99,6 +131,10 @@ Json render(const Json& request) {
 Json answer(const Json& request, const Tokenizer* tokenizer) {
   const std::string op = request.at("op");
   if (op == "render") return render(request);
+  if (op == "parse") {
+    parsed_template(request.at("template"));
+    return Json::object();
+  }
   if (tokenizer == nullptr) throw std::runtime_error("\"" + op + "\" needs --model or --spec");
   if (op == "encode") {
     const kvcrush::EncodeOptions options{request.value("add_special", false),

@@ -43,7 +43,20 @@ struct Expression {
   std::vector<std::pair<std::string, ExpressionPtr>> named;
 };
 
-enum class StatementKind { kText, kPrint, kIf, kFor, kSet, kSetBlock, kMacro, kGroup, kBreak, kContinue };
+enum class StatementKind {
+  kText,
+  kPrint,
+  kIf,
+  kFor,
+  kSet,
+  kSetBlock,
+  kMacro,
+  kCall,
+  kFilterBlock,
+  kGroup,
+  kBreak,
+  kContinue
+};
 
 struct Statement;
 using Body = std::vector<std::unique_ptr<Statement>>;
@@ -53,17 +66,21 @@ struct Branch {
   Body body;
 };
 
+// Where a filter block finds its text; no template can spell it.
+inline constexpr std::string_view kBlockText = " block";
+
 struct Statement {
   StatementKind kind = StatementKind::kText;
   int line = 1;
-  std::string text;              // kText; kMacro: its name
-  ExpressionPtr target;          // kFor, kSet, kSetBlock: name, tuple of names, or attribute of a namespace
-  ExpressionPtr value;           // kPrint, kSet; kFor: what is looped over
+  std::string text;      // kText; kMacro: its name
+  ExpressionPtr target;  // kFor, kSet, kSetBlock: name, tuple of names, or attribute of a namespace
+  ExpressionPtr value;   // kPrint, kSet; kFor: what is looped over; kCall: the call; kFilterBlock: a filter
+                         // of the variable kBlockText
   ExpressionPtr condition;       // kFor: only items for which it is true; may be null
   std::vector<Branch> branches;  // kIf
   Body body;
   Body else_body;                                                 // kFor: when there was no item
-  std::vector<std::pair<std::string, ExpressionPtr>> parameters;  // kMacro; null: no default
+  std::vector<std::pair<std::string, ExpressionPtr>> parameters;  // kMacro, kCall; null: no default
 };
 
 // Throws TemplateError with the line of what it does not understand.

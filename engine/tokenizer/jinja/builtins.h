@@ -40,8 +40,15 @@ bool apply_test(std::string_view name, const Value& input, const Arguments& argu
 Value call_method(const Value& object, std::string_view name, const Arguments& arguments, Runtime& runtime);
 Value call_function(std::string_view name, const Arguments& arguments, Runtime& runtime);
 
-// Tables of the filters that work on lists; the rest are in filters.cpp.
+// The method format() of text.
+Value format_text(const MarkedText& text, const Arguments& arguments, Runtime& runtime);
+
+// Tables of the filters that work on lists, and of those that order; the rest are in filters.cpp.
 using FilterFunction = Value (*)(const Value& input, const Arguments& arguments, Runtime& runtime);
 FilterFunction find_list_filter(std::string_view name);
+FilterFunction find_sort_filter(std::string_view name);
+
+// What `path` leads to from `value`: "a.b.0" looks up one after the other.
+Value look_up(Value value, const Value& path, Runtime& runtime);
 
 }  // namespace kvcrush::jinja

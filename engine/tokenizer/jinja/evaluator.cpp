@@ -120,12 +120,13 @@ Arguments Evaluator::evaluate_arguments(const Expression& expression, const Scop
   return arguments;
 }
 
-Value Evaluator::evaluate_call(const Expression& expression, const ScopePtr& scope) {
+Value Evaluator::evaluate_call(const Expression& expression, const ScopePtr& scope, const Value& caller) {
   const Value callee = evaluate(*expression.args[0], scope);
   if (callee.is<Undefined>()) throw TemplateError("'" + callee.as<Undefined>().name + "' is undefined");
   if (!callee.is<CallablePtr>()) throw TemplateError(std::string(type_name(callee)) + " cannot be called");
   const Callable& callable = *callee.as<CallablePtr>();
-  const Arguments arguments = evaluate_arguments(expression, scope, callable.name);
+  Arguments arguments = evaluate_arguments(expression, scope, callable.name);
+  if (!caller.is<Undefined>()) arguments.named.emplace_back("caller", caller);
   if (callable.macro != nullptr) return call_macro(callable, arguments);
   if (!callable.object.is<Undefined>())
     return call_method(callable.object, callable.name, arguments, runtime_);
@@ -139,7 +140,7 @@ Value Evaluator::call_macro(const Callable& macro, const Arguments& arguments) {
                         " arguments");
   }
   for (const auto& [name, value] : arguments.named) {
-    bool known = false;
+    bool known = name == "caller";
     for (const auto& parameter : parameters) known = known || parameter.first == name;
     if (!known) throw TemplateError("macro " + macro.name + "() has no argument \"" + name + "\"");
   }
@@ -155,6 +156,8 @@ Value Evaluator::call_macro(const Callable& macro, const Arguments& arguments) {
       scope->variables[name] = default_value ? evaluate(*default_value, scope) : make_undefined(name);
     }
   }
+  if (const Value* caller = arguments.find(kMaxArguments + 1, "caller"))
+    scope->variables.try_emplace("caller", *caller);
   MarkedText out;
   execute(macro.macro->body, scope, out);
   return make_text(std::move(out));

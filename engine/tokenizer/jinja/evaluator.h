@@ -23,7 +23,7 @@ class Evaluator {
   explicit Evaluator(Runtime& runtime) : runtime_(runtime) {}
 
   // Throws TemplateError.
-  MarkedText render(const Body& body, const std::unordered_map<std::string, Value>& variables);
+  MarkedText render(const Body& body, const Variables& variables);
 
  private:
   enum class Flow { kNext, kBreak, kContinue };
@@ -36,7 +36,8 @@ class Evaluator {
   Value evaluate_conditional(const Expression& expression, const ScopePtr& scope);
   Value evaluate_container(const Expression& expression, const ScopePtr& scope);
   Value evaluate_slice(const Expression& expression, const ScopePtr& scope);
-  Value evaluate_call(const Expression& expression, const ScopePtr& scope);
+  // `caller` undefined: not from a call block.
+  Value evaluate_call(const Expression& expression, const ScopePtr& scope, const Value& caller = {});
   Value call_macro(const Callable& macro, const Arguments& arguments);
   // The arguments behind the first child.
   Arguments evaluate_arguments(const Expression& expression, const ScopePtr& scope, std::string callee);
@@ -49,6 +50,8 @@ class Evaluator {
   ListPtr loop_items(const Statement& statement, const ScopePtr& scope);
   void assign(const Expression& target, const Value& value, const ScopePtr& scope);
   void define_macro(const Statement& statement, const ScopePtr& scope);
+  static Value make_macro(const Statement& statement, const ScopePtr& scope);
+  Value call_with_body(const Statement& statement, const ScopePtr& scope);
   void write(MarkedText& out, const MarkedText& text);
 
   Runtime& runtime_;

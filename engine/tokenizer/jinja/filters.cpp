@@ -1,3 +1,5 @@
+#include <algorithm>
+#include <array>
 #include <charconv>
 #include <cmath>
 #include <map>
@@ -35,17 +37,30 @@ Value default_value(const Value& input, const Arguments& arguments, Runtime&) {
   return value != nullptr ? *value : make_text("");
 }
 
-Value tojson(const Value& input, const Arguments& arguments, Runtime& runtime) {
+// An indent given as text, and separators that are not two strings, are mistakes of the template.
+JsonStyle json_style(const Arguments& arguments) {
   arguments.allow({"ensure_ascii", "indent", "separators", "sort_keys"});
-  if (arguments.flag(0, "ensure_ascii") || arguments.flag(2, "separators") ||
-      arguments.flag(3, "sort_keys")) {
-    throw TemplateError("tojson() supports only its argument \"indent\"");
+  JsonStyle style;
+  style.ensure_ascii = arguments.flag(0, "ensure_ascii");
+  style.sort_keys = arguments.flag(3, "sort_keys");
+  constexpr std::int64_t kMaxIndent = 16;
+  if (const Value* indent = arguments.find(1, "indent"); indent != nullptr && !indent->is<None>()) {
+    const std::int64_t width = to_int(*indent, "\"indent\" of tojson()");
+    if (width < 0 || width > kMaxIndent) throw TemplateError("\"indent\" of tojson() must be from 0 to 16");
+    style.indent = static_cast<int>(width);
+    style.item_separator = MarkedText(",");
   }
-  const Value* indent = arguments.find(1, "indent");
-  if (indent == nullptr || indent->is<None>()) return make_text(to_json(input, std::nullopt, runtime));
-  const std::int64_t width = to_int(*indent, "\"indent\" of tojson()");
-  if (width < 0 || width > 16) throw TemplateError("\"indent\" of tojson() must be from 0 to 16");
-  return make_text(to_json(input, static_cast<int>(width), runtime));
+  if (const Value* pair = arguments.find(2, "separators"); pair != nullptr && !pair->is<None>()) {
+    if (!pair->is<ListPtr>() || pair->as<ListPtr>()->items.size() != 2)
+      throw TemplateError("\"separators\" of tojson() must be a pair of strings");
+    style.item_separator = to_marked_text(pair->as<ListPtr>()->items[0], "a separator of tojson()");
+    style.key_separator = to_marked_text(pair->as<ListPtr>()->items[1], "a separator of tojson()");
+  }
+  return style;
+}
+
+Value tojson(const Value& input, const Arguments& arguments, Runtime& runtime) {
+  return make_text(to_json(input, json_style(arguments), runtime));
 }
 
 Value string(const Value& input, const Arguments& arguments, Runtime& runtime) {
@@ -105,6 +120,32 @@ Value absolute(const Value& input, const Arguments& arguments, Runtime&) {
   return make_int(number < 0 ? -number : number);
 }
 
+// Half to even in "common" mode, as Python's round().
+Value round(const Value& input, const Arguments& arguments, Runtime&) {
+  arguments.allow({"precision", "method"});
+  const double number = to_double(input, "the input of round");
+  constexpr std::int64_t kMaxPrecision = 15;
+  const std::int64_t precision =
+      std::clamp(arguments.int_or(0, "precision", 0), -kMaxPrecision, kMaxPrecision);
+  const double scale = std::pow(10.0, static_cast<double>(precision));
+  const Value* method = arguments.find(1, "method");
+  const std::string name = method == nullptr ? "common" : arguments.require_text(1, "method").text();
+  if (name == "common") {
+    if (!input.is<double>() && precision >= 0) return make_int(to_int(input, ""));
+    // Correct rounding is the printing of that many digits.
+    if (precision < 0) return make_double(std::nearbyint(number * scale) / scale);
+    std::array<char, 512> buffer{};
+    const auto end = std::to_chars(buffer.data(), buffer.data() + buffer.size(), number,
+                                   std::chars_format::fixed, static_cast<int>(precision));
+    double rounded = number;
+    if (end.ec == std::errc()) std::from_chars(buffer.data(), end.ptr, rounded);
+    return make_double(rounded);
+  }
+  if (name == "ceil") return make_double(std::ceil(number * scale) / scale);
+  if (name == "floor") return make_double(std::floor(number * scale) / scale);
+  throw TemplateError("\"method\" of round() must be \"common\", \"ceil\" or \"floor\"");
+}
+
 // As Python's filter of that name: every line but the first, blank ones left alone.
 Value indent(const Value& input, const Arguments& arguments, Runtime& runtime) {
   arguments.allow({"width", "first", "blank"});
@@ -141,6 +182,7 @@ const std::map<std::string_view, FilterFunction>& filters() {
       {"int", to_integer},
       {"lower", change_case<Case::kLower>},
       {"replace", replace},
+      {"round", round},
       {"safe", same},
       {"string", string},
       {"title", change_case<Case::kTitleWords>},
@@ -153,7 +195,9 @@ const std::map<std::string_view, FilterFunction>& filters() {
 
 FilterFunction find_filter(std::string_view name) {
   const auto it = filters().find(name);
-  return it != filters().end() ? it->second : find_list_filter(name);
+  if (it != filters().end()) return it->second;
+  const FilterFunction of_lists = find_list_filter(name);
+  return of_lists != nullptr ? of_lists : find_sort_filter(name);
 }
 
 }  // namespace

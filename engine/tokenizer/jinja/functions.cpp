@@ -61,8 +61,14 @@ Value local_time(const Arguments& arguments) {
 }
 
 Value make_dict_of(const Arguments& arguments, Runtime& runtime) {
-  if (!arguments.positional.empty()) throw TemplateError("dict() takes only named arguments");
+  if (arguments.positional.size() > 1) throw TemplateError("dict() takes at most 1 argument without a name");
   std::vector<std::pair<Value, Value>> entries;
+  if (!arguments.positional.empty()) {
+    if (!arguments.positional[0].is<DictPtr>())
+      throw TemplateError("the argument of dict() must be a dict, not " +
+                          std::string(type_name(arguments.positional[0])));
+    entries = arguments.positional[0].as<DictPtr>()->entries;
+  }
   for (const auto& [name, value] : arguments.named) entries.emplace_back(make_text(name), value);
   return make_dict(entries, runtime);
 }

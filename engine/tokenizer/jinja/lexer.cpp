@@ -53,6 +53,8 @@ class Lexer {
         advance_to(offset_ + 1);
       if (kind == '#') {
         skip_comment();
+      } else if (kind == '%' && opens_raw()) {
+        lex_raw();
       } else {
         lex_tag(kind == '{');
       }
@@ -114,6 +116,43 @@ class Lexer {
     } else if (sign != '+' && trims_newline && at("\n")) {
       advance_to(offset_ + 1);
     }
+  }
+
+  // Whether the tag whose inside begins here is {% raw %}; its end is behind it then.
+  bool opens_raw() {
+    const std::optional<std::pair<std::size_t, char>> end = tag_of("raw", offset_);
+    if (!end) return false;
+    advance_to(end->first);
+    skip_after_tag(end->second, false);
+    return true;
+  }
+
+  // The end of a tag that holds only `name`, and the sign before its end, where `offset` is behind "{%" and
+  // its sign.
+  std::optional<std::pair<std::size_t, char>> tag_of(std::string_view name, std::size_t offset) const {
+    const std::string_view rest = std::string_view(source_).substr(offset);
+    std::size_t at = trimmed_range(rest, std::nullopt, true, false).first;
+    if (rest.substr(at, name.size()) != name) return std::nullopt;
+    at += name.size();
+    at += trimmed_range(rest.substr(at), std::nullopt, true, false).first;
+    const char sign = at < rest.size() && (rest[at] == '-' || rest[at] == '+') ? rest[at] : ' ';
+    if (sign != ' ') ++at;
+    if (rest.substr(at, 2) != "%}") return std::nullopt;
+    return std::pair(offset + at + 2, sign);
+  }
+
+  // Text up to {% endraw %}, whatever is in it.
+  void lex_raw() {
+    for (std::size_t tag = source_.find("{%", offset_); tag != std::string::npos;
+         tag = source_.find("{%", tag + 2)) {
+      const bool has_sign = tag + 2 < source_.size() && (source_[tag + 2] == '-' || source_[tag + 2] == '+');
+      const auto end = tag_of("endraw", tag + (has_sign ? 3 : 2));
+      if (!end) continue;
+      lex_text(tag);
+      advance_to(end->first);
+      return skip_after_tag(end->second, true);
+    }
+    fail("\"endraw\" is missing");
   }
 
   void skip_comment() {

@@ -45,18 +45,6 @@ Value reverse(const Value& input, const Arguments& arguments, Runtime& runtime) 
   return make_text(std::move(text));
 }
 
-// "a.b.0" looks up one after the other.
-Value look_up(Value value, const Value& path, Runtime& runtime) {
-  if (!path.is<TextPtr>()) return item_of(value, path, runtime);
-  for (const MarkedText& part : split(*path.as<TextPtr>(), MarkedText("."), -1, runtime)) {
-    const std::string& name = part.text();
-    const bool is_index =
-        !name.empty() && name.size() < 10 && name.find_first_not_of("0123456789") == std::string::npos;
-    value = item_of(value, is_index ? make_int(std::stoi(name)) : make_text(part), runtime);
-  }
-  return value;
-}
-
 Value join(const Value& input, const Arguments& arguments, Runtime& runtime) {
   arguments.allow({"d", "attribute"});
   const Value* separator = arguments.find(0, "d");
@@ -88,9 +76,14 @@ Value entries(const Value& input, const Arguments& arguments, Runtime& runtime) 
   return make_list(std::move(pairs));
 }
 
+// map, select and their like make nothing of what is false, where a loop would refuse it.
+ListPtr items_if_any(const Value& input, Runtime& runtime) {
+  return is_true(input) ? to_items(input, runtime) : std::make_shared<const List>();
+}
+
 Value map(const Value& input, const Arguments& arguments, Runtime& runtime) {
   std::vector<Value> results;
-  const ListPtr items = to_items(input, runtime);
+  const ListPtr items = items_if_any(input, runtime);
   const Value* attribute = arguments.find(arguments.positional.size(), "attribute");
   const Value* fallback = arguments.find(arguments.positional.size(), "default");
   Arguments rest;
@@ -129,7 +122,7 @@ Value choose(const Value& input, const Arguments& arguments, Runtime& runtime) {
     rest.callee.clear();
   }
   std::vector<Value> chosen;
-  const ListPtr items = to_items(input, runtime);
+  const ListPtr items = items_if_any(input, runtime);
   for (const Value& item : items->items) {
     runtime.charge_steps(1);
     const Value subject = by_attribute ? look_up(item, attribute, runtime) : item;
@@ -159,6 +152,17 @@ Value unique(const Value& input, const Arguments& arguments, Runtime& runtime) {
 }
 
 }  // namespace
+
+Value look_up(Value value, const Value& path, Runtime& runtime) {
+  if (!path.is<TextPtr>()) return item_of(value, path, runtime);
+  for (const MarkedText& part : split(*path.as<TextPtr>(), MarkedText("."), -1, runtime)) {
+    const std::string& name = part.text();
+    const bool is_index =
+        !name.empty() && name.size() < 10 && name.find_first_not_of("0123456789") == std::string::npos;
+    value = item_of(value, is_index ? make_int(std::stoi(name)) : make_text(part), runtime);
+  }
+  return value;
+}
 
 FilterFunction find_list_filter(std::string_view name) {
   static const std::map<std::string_view, FilterFunction> table = {

@@ -10,7 +10,7 @@ namespace kvcrush::jinja {
 namespace {
 
 using TextMethod = Value (*)(const MarkedText& text, const Arguments& arguments, Runtime& runtime);
-using DictMethod = Value (*)(const Value& dict, const Arguments& arguments, Runtime& runtime);
+using ObjectMethod = Value (*)(const Value& object, const Arguments& arguments, Runtime& runtime);
 
 template <bool left, bool right>
 Value strip(const MarkedText& text, const Arguments& arguments, Runtime& runtime) {
@@ -72,12 +72,51 @@ Value replace(const MarkedText& text, const Arguments& arguments, Runtime& runti
                             arguments.int_or(2, "count", -1), runtime));
 }
 
+// find, rfind: the character where a part begins, -1 where there is none. index, rindex refuse then.
+template <bool from_end, bool must_exist>
 Value find(const MarkedText& text, const Arguments& arguments, Runtime& runtime) {
   arguments.allow({"sub"});
-  runtime.charge_bytes(text.memory_bytes());
-  const std::size_t offset = find_bytes(text.text(), arguments.require_text(0, "sub").text(), 0);
-  if (offset == std::string::npos) return make_int(-1);
-  return make_int(static_cast<std::int64_t>(utf8::count(std::string_view(text.text()).substr(0, offset))));
+  const std::string& part = arguments.require_text(0, "sub").text();
+  runtime.charge_bytes(text.memory_bytes() + part.size());
+  const std::string& bytes = text.text();
+  std::size_t found = find_bytes(bytes, part, 0);
+  for (std::size_t next = found; from_end && next != std::string::npos;) {
+    runtime.charge_steps(1);
+    found = next;
+    next = find_bytes(bytes, part, found + 1);
+  }
+  if (found != std::string::npos)
+    return make_int(static_cast<std::int64_t>(utf8::count(std::string_view(bytes).substr(0, found))));
+  if (must_exist) throw TemplateError(arguments.callee + "(): the text does not hold what is looked for");
+  return make_int(-1);
+}
+
+Value split_text_from_end(const MarkedText& text, const Arguments& arguments, Runtime& runtime) {
+  arguments.allow({"sep", "maxsplit"});
+  const std::optional<MarkedText> separator = arguments.find_text(0, "sep");
+  const std::int64_t max_splits = arguments.int_or(1, "maxsplit", -1);
+  std::vector<MarkedText> parts = split(text, separator, -1, runtime);
+  if (max_splits < 0 || static_cast<std::int64_t>(parts.size()) <= max_splits + 1)
+    return texts_to_list(std::move(parts));
+  if (!separator) throw TemplateError("rsplit() at white space supports no \"maxsplit\"");
+  const std::size_t num_joined = parts.size() - static_cast<std::size_t>(max_splits);
+  MarkedText first = std::move(parts[0]);
+  for (std::size_t i = 1; i < num_joined; ++i) {
+    first.append(*separator);
+    first.append(parts[i]);
+  }
+  std::vector<MarkedText> kept = {std::move(first)};
+  kept.insert(kept.end(), parts.begin() + static_cast<std::ptrdiff_t>(num_joined), parts.end());
+  return texts_to_list(std::move(kept));
+}
+
+// Over ASCII: digits of other scripts do not count.
+Value is_digits(const MarkedText& text, const Arguments& arguments, Runtime& runtime) {
+  arguments.allow({});
+  runtime.charge_bytes(text.size());
+  const std::string& bytes = text.text();
+  return make_bool(!bytes.empty() &&
+                   std::all_of(bytes.begin(), bytes.end(), [](char c) { return c >= '0' && c <= '9'; }));
 }
 
 Value count(const MarkedText& text, const Arguments& arguments, Runtime& runtime) {
@@ -105,13 +144,19 @@ const std::map<std::string_view, TextMethod>& text_methods() {
       {"capitalize", change_case<Case::kCapitalize>},
       {"count", count},
       {"endswith", has_affix<false>},
-      {"find", find},
+      {"find", find<false, false>},
+      {"format", format_text},
+      {"index", find<false, true>},
+      {"isdigit", is_digits},
       {"join", join},
       {"lower", change_case<Case::kLower>},
       {"lstrip", strip<true, false>},
       {"removeprefix", remove_affix<true>},
       {"removesuffix", remove_affix<false>},
       {"replace", replace},
+      {"rfind", find<true, false>},
+      {"rindex", find<true, true>},
+      {"rsplit", split_text_from_end},
       {"rstrip", strip<false, true>},
       {"split", split_text},
       {"splitlines", split_text_lines},
@@ -148,8 +193,34 @@ Value dict_get(const Value& dict, const Arguments& arguments, Runtime& runtime) 
   return fallback != nullptr ? *fallback : make_none();
 }
 
-const std::map<std::string_view, DictMethod>& dict_methods() {
-  static const std::map<std::string_view, DictMethod> table = {
+Value list_count(const Value& list, const Arguments& arguments, Runtime& runtime) {
+  arguments.allow({"value"});
+  const Value& wanted = arguments.require(0, "value");
+  const auto& items = list.as<ListPtr>()->items;
+  runtime.charge_steps(weight_of(list) + items.size() * weight_of(wanted));
+  return make_int(std::count_if(items.begin(), items.end(),
+                                [&wanted](const Value& item) { return equals(item, wanted); }));
+}
+
+Value list_index(const Value& list, const Arguments& arguments, Runtime& runtime) {
+  arguments.allow({"value"});
+  const Value& wanted = arguments.require(0, "value");
+  const auto& items = list.as<ListPtr>()->items;
+  runtime.charge_steps(weight_of(list) + items.size() * weight_of(wanted));
+  const auto found =
+      std::find_if(items.begin(), items.end(), [&wanted](const Value& item) { return equals(item, wanted); });
+  if (found == items.end()) throw TemplateError("index(): the list does not hold what is looked for");
+  return make_int(found - items.begin());
+}
+
+const std::map<std::string_view, ObjectMethod>& list_methods() {
+  static const std::map<std::string_view, ObjectMethod> table = {{"count", list_count},
+                                                                 {"index", list_index}};
+  return table;
+}
+
+const std::map<std::string_view, ObjectMethod>& dict_methods() {
+  static const std::map<std::string_view, ObjectMethod> table = {
       {"get", dict_get}, {"items", dict_items}, {"keys", dict_keys}, {"values", dict_values}};
   return table;
 }
@@ -163,12 +234,14 @@ Value cycle(const Loop& loop, const Arguments& arguments) {
 
 bool has_method(const Value& object, std::string_view name) {
   if (object.is<TextPtr>()) return text_methods().contains(name);
+  if (object.is<ListPtr>()) return list_methods().contains(name);
   if (object.is<DictPtr>()) return dict_methods().contains(name);
   return object.is<LoopPtr>() && name == "cycle";
 }
 
 Value call_method(const Value& object, std::string_view name, const Arguments& arguments, Runtime& runtime) {
   if (object.is<TextPtr>()) return text_methods().at(name)(*object.as<TextPtr>(), arguments, runtime);
+  if (object.is<ListPtr>()) return list_methods().at(name)(object, arguments, runtime);
   if (object.is<DictPtr>()) return dict_methods().at(name)(object, arguments, runtime);
   return cycle(*object.as<LoopPtr>(), arguments);
 }

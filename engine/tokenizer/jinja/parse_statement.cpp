@@ -114,6 +114,10 @@ std::unique_ptr<Statement> Parser::parse_block() {
     parse_set(*statement);
   } else if (skip_name("macro")) {
     parse_macro(*statement);
+  } else if (skip_name("call")) {
+    parse_call(*statement);
+  } else if (skip_name("filter")) {
+    parse_filter_block(*statement);
   } else if (skip_name("generation")) {
     // Marks what the assistant wrote, for training; here its body is all that matters.
     statement->kind = StatementKind::kGroup;
@@ -190,6 +194,34 @@ void Parser::parse_macro(Statement& statement) {
   statement.kind = StatementKind::kMacro;
   statement.text = take_name("a macro's name");
   expect_operator("(");
+  parse_parameters(statement);
+  end_block();
+  parse_macro_body(statement, "endmacro");
+}
+
+// {% call(parameters) callee(arguments) %}: the callee gets the body as the macro `caller`.
+void Parser::parse_call(Statement& statement) {
+  statement.kind = StatementKind::kCall;
+  statement.text = "caller";
+  if (skip_operator("(")) parse_parameters(statement);
+  statement.value = parse_expression();
+  if (statement.value->kind != ExpressionKind::kCall) fail("a call block needs a call");
+  end_block();
+  parse_macro_body(statement, "endcall");
+}
+
+void Parser::parse_filter_block(Statement& statement) {
+  statement.kind = StatementKind::kFilterBlock;
+  --index_;  // the tag's name stands for the first "|"
+  tokens_[index_] = {TokenType::kOperator, "|", current().line};
+  statement.value = parse_filters(make(ExpressionKind::kName, std::string(kBlockText)));
+  end_block();
+  statement.body = parse_body({"endfilter"});
+  expect_name("endfilter");
+  end_block();
+}
+
+void Parser::parse_parameters(Statement& statement) {
   while (!is_operator(")")) {
     std::string name = take_name("a parameter's name");
     ExpressionPtr default_value;
@@ -199,11 +231,13 @@ void Parser::parse_macro(Statement& statement) {
     if (!skip_operator(",")) break;
   }
   expect_operator(")");
-  end_block();
+}
+
+void Parser::parse_macro_body(Statement& statement, std::string_view end) {
   const int outer_loop_depth = std::exchange(loop_depth_, 0);
-  statement.body = parse_body({"endmacro"});
+  statement.body = parse_body({end});
   loop_depth_ = outer_loop_depth;
-  expect_name("endmacro");
+  expect_name(end);
   end_block();
 }
 

@@ -24,6 +24,10 @@ class Parser {
   void parse_for(Statement& statement);
   void parse_set(Statement& statement);
   void parse_macro(Statement& statement);
+  void parse_call(Statement& statement);
+  void parse_filter_block(Statement& statement);
+  void parse_parameters(Statement& statement);
+  void parse_macro_body(Statement& statement, std::string_view end);
   ExpressionPtr parse_target(bool allow_attribute);
   ExpressionPtr parse_target_name(bool allow_attribute);
   void end_block();

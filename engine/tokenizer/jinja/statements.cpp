@@ -3,12 +3,12 @@
 
 namespace kvcrush::jinja {
 
-MarkedText Evaluator::render(const Body& body, const std::unordered_map<std::string, Value>& variables) {
+MarkedText Evaluator::render(const Body& body, const Variables& variables) {
   auto globals = std::make_shared<Scope>();
   for (const std::string_view name : global_functions()) {
     globals->variables[std::string(name)] = make_function(std::string(name));
   }
-  for (const auto& [name, value] : variables) globals->variables[name] = value;
+  for (const auto& [name, value] : variables.by_name) globals->variables[name] = value;
   root_ = std::make_shared<Scope>();
   root_->parent = globals;
   MarkedText out;
@@ -59,6 +59,19 @@ Evaluator::Flow Evaluator::execute(const Statement& statement, const ScopePtr& s
     case StatementKind::kMacro:
       define_macro(statement, scope);
       break;
+    case StatementKind::kCall:
+      write(out, to_text(call_with_body(statement, scope), runtime_));
+      break;
+    case StatementKind::kFilterBlock: {
+      MarkedText text;
+      auto inner = std::make_shared<Scope>();
+      inner->parent = scope;
+      const Flow flow = execute(statement.body, inner, text);
+      if (flow != Flow::kNext) return flow;
+      inner->variables[std::string(kBlockText)] = make_text(std::move(text));
+      write(out, to_text(evaluate(*statement.value, inner), runtime_));
+      break;
+    }
     case StatementKind::kGroup:
       return execute(statement.body, scope, out);
     case StatementKind::kBreak:
@@ -129,11 +142,22 @@ void Evaluator::assign(const Expression& target, const Value& value, const Scope
 }
 
 void Evaluator::define_macro(const Statement& statement, const ScopePtr& scope) {
+  scope->variables[statement.text] = make_macro(statement, scope);
+}
+
+Value Evaluator::make_macro(const Statement& statement, const ScopePtr& scope) {
   auto macro = std::make_shared<Callable>();
   macro->name = statement.text;
   macro->macro = &statement;
   macro->scope = scope;
-  scope->variables[statement.text] = {CallablePtr(std::move(macro))};
+  return {CallablePtr(std::move(macro))};
+}
+
+Value Evaluator::call_with_body(const Statement& statement, const ScopePtr& scope) {
+  // The body sees the variables around the block, and lives no longer than the call.
+  auto inner = std::make_shared<Scope>();
+  inner->parent = scope;
+  return evaluate_call(*statement.value, scope, make_macro(statement, inner));
 }
 
 }  // namespace kvcrush::jinja

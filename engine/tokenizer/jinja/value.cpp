@@ -1,6 +1,7 @@
 #include "engine/tokenizer/jinja/value.h"
 
 #include <algorithm>
+#include <bit>
 
 #include "engine/tokenizer/utf8.h"
 
@@ -253,6 +254,10 @@ std::size_t weight_of(const Value& value) {
   if (value.is<ListPtr>()) return value.as<ListPtr>()->weight;
   if (value.is<DictPtr>()) return value.as<DictPtr>()->weight;
   return 1;
+}
+
+void charge_sort(std::size_t count, std::size_t weight, Runtime& runtime) {
+  runtime.charge_steps(weight * static_cast<std::size_t>(std::bit_width(count)));
 }
 
 std::size_t length_of(const Value& value) {

@@ -6,6 +6,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <unordered_map>
 #include <utility>
 #include <variant>
 #include <vector>
@@ -84,6 +85,11 @@ struct Loop {
   std::size_t index0 = 0;
 };
 
+// What a template is rendered with.
+struct Variables {
+  std::unordered_map<std::string, Value> by_name;
+};
+
 Value make_none();
 Value make_bool(bool value);
 Value make_int(std::int64_t value);
@@ -113,6 +119,8 @@ const MarkedText& to_marked_text(const Value& value, std::string_view what);
 ListPtr to_items(const Value& value, Runtime& runtime);
 // About how many steps it takes to walk through all of `value`.
 std::size_t weight_of(const Value& value);
+// Called before `count` values of that weight together are sorted.
+void charge_sort(std::size_t count, std::size_t weight, Runtime& runtime);
 // Number of items or characters.
 std::size_t length_of(const Value& value);
 

@@ -64,7 +64,7 @@ std::string repr_escape(std::uint32_t code, char quote) {
   return code <= 0xFFFF ? hex_escape("\\u", code, 4) : hex_escape("\\U", code, 8);
 }
 
-std::string json_escape(std::uint32_t code) {
+std::string json_escape(std::uint32_t code, bool ensure_ascii) {
   switch (code) {
     case '"':
       return "\\\"";
@@ -81,26 +81,33 @@ std::string json_escape(std::uint32_t code) {
     case '\f':
       return "\\f";
     default:
-      return code < 0x20 ? hex_escape("\\u", code, 4) : std::string();
+      break;
   }
+  constexpr std::uint32_t kFirstOfSurrogates = 0x10000;
+  if (code < 0x20 || (ensure_ascii && code >= 0x7F && code < kFirstOfSurrogates))
+    return hex_escape("\\u", code, 4);
+  if (!ensure_ascii || code < 0x7F) return {};
+  const std::uint32_t offset = code - kFirstOfSurrogates;
+  return hex_escape("\\u", 0xD800 + (offset >> 10), 4) + hex_escape("\\u", 0xDC00 + (offset & 0x3FF), 4);
 }
 
 class Writer {
  public:
-  Writer(Runtime& runtime, std::optional<int> indent, bool json)
-      : runtime_(runtime), indent_(indent), json_(json) {}
+  // `json` null: as Python's repr.
+  Writer(Runtime& runtime, const JsonStyle* json) : runtime_(runtime), json_(json) {}
 
   void write(const Value& value) {
     runtime_.charge_steps(1);
     if (value.is<TextPtr>()) return quote(*value.as<TextPtr>());
     if (value.is<ListPtr>()) return write_list(*value.as<ListPtr>());
     if (value.is<DictPtr>()) return write_dict(*value.as<DictPtr>());
-    if (value.is<None>()) return put(json_ ? "null" : "None");
+    if (value.is<None>()) return put(json_ != nullptr ? "null" : "None");
     if (value.is<bool>())
-      return put(value.as<bool>() ? (json_ ? "true" : "True") : (json_ ? "false" : "False"));
+      return put(value.as<bool>() ? (json_ != nullptr ? "true" : "True")
+                                  : (json_ != nullptr ? "false" : "False"));
     if (value.is<std::int64_t>()) return put(std::to_string(value.as<std::int64_t>()));
     if (value.is<double>()) return put(float_text(value.as<double>()));
-    if (json_) throw TemplateError("cannot write " + std::string(type_name(value)) + " as JSON");
+    if (json_ != nullptr) throw TemplateError("cannot write " + std::string(type_name(value)) + " as JSON");
     put(value.is<Undefined>() ? "Undefined" : "<" + std::string(type_name(value)) + ">");
   }
 
@@ -112,16 +119,22 @@ class Writer {
     out_.append(text, false);
   }
 
+  void put(const MarkedText& text) {
+    runtime_.charge_bytes(text.memory_bytes());
+    out_.append(text);
+  }
+
   void quote(const MarkedText& text) {
     runtime_.charge_bytes(text.memory_bytes());
     const std::string& bytes = text.text();
     const bool has_single = bytes.find('\'') != std::string::npos;
-    const char mark = json_ || (has_single && bytes.find('"') == std::string::npos) ? '"' : '\'';
+    const char mark = json_ != nullptr || (has_single && bytes.find('"') == std::string::npos) ? '"' : '\'';
     out_.append(std::string_view(&mark, 1), false);
     std::size_t plain_begin = 0;
     for (std::size_t offset = 0; offset < bytes.size();) {
       const utf8::Step step = utf8::next(bytes, offset);
-      const std::string escape = json_ ? json_escape(step.code_point) : repr_escape(step.code_point, mark);
+      const std::string escape = json_ != nullptr ? json_escape(step.code_point, json_->ensure_ascii)
+                                                  : repr_escape(step.code_point, mark);
       const std::size_t end = offset + step.num_bytes;
       if (!escape.empty()) {
         out_.append(text, plain_begin, offset);
@@ -134,27 +147,33 @@ class Writer {
     out_.append(std::string_view(&mark, 1), false);
   }
 
+  void separate(const MarkedText* own, std::string_view usual) {
+    if (own != nullptr) return put(*own);
+    put(usual);
+  }
+
   void new_line() {
-    if (indent_) put("\n" + std::string(static_cast<std::size_t>(*indent_ * level_), ' '));
+    if (json_ == nullptr || !json_->indent) return;
+    put("\n" + std::string(static_cast<std::size_t>(*json_->indent * level_), ' '));
   }
 
   // `write_item(i)` for each of `count` items between the brackets.
   template <typename F>
   void write_items(char open, char close, std::size_t count, F write_item) {
-    put({&open, 1});
+    put(std::string_view(&open, 1));
     ++level_;
     for (std::size_t i = 0; i < count; ++i) {
-      if (i > 0) put(indent_ ? "," : ", ");
+      if (i > 0) separate(json_ == nullptr ? nullptr : &json_->item_separator, ", ");
       new_line();
       write_item(i);
     }
     --level_;
     if (count > 0) new_line();
-    put({&close, 1});
+    put(std::string_view(&close, 1));
   }
 
   void write_list(const List& list) {
-    const bool round = list.is_tuple && !json_;
+    const bool round = list.is_tuple && json_ == nullptr;
     write_items(round ? '(' : '[', round ? ')' : ']', list.items.size(), [&](std::size_t i) {
       write(list.items[i]);
       if (round && list.items.size() == 1) put(",");
@@ -162,18 +181,31 @@ class Writer {
   }
 
   void write_dict(const Dict& dict) {
-    write_items('{', '}', dict.entries.size(), [&](std::size_t i) {
-      const auto& [key, value] = dict.entries[i];
-      if (json_ && !key.is<TextPtr>()) throw TemplateError("a JSON object's keys must be strings");
+    const auto entries = in_order(dict);
+    write_items('{', '}', entries.size(), [&](std::size_t i) {
+      const auto& [key, value] = *entries[i];
       write(key);
-      put(": ");
+      separate(json_ == nullptr ? nullptr : &json_->key_separator, ": ");
       write(value);
     });
   }
 
+  std::vector<const std::pair<Value, Value>*> in_order(const Dict& dict) {
+    std::vector<const std::pair<Value, Value>*> entries;
+    for (const auto& entry : dict.entries) {
+      if (json_ != nullptr && !entry.first.is<TextPtr>())
+        throw TemplateError("a JSON object's keys must be strings");
+      entries.push_back(&entry);
+    }
+    if (json_ == nullptr || !json_->sort_keys) return entries;
+    charge_sort(entries.size(), dict.weight, runtime_);
+    std::stable_sort(entries.begin(), entries.end(),
+                     [](const auto* left, const auto* right) { return less(left->first, right->first); });
+    return entries;
+  }
+
   Runtime& runtime_;
-  std::optional<int> indent_;
-  bool json_;
+  const JsonStyle* json_;
   int level_ = 0;
   MarkedText out_;
 };
@@ -186,13 +218,13 @@ MarkedText to_text(const Value& value, Runtime& runtime) {
     return *value.as<TextPtr>();
   }
   if (value.is<Undefined>()) return {};
-  Writer writer(runtime, std::nullopt, false);
+  Writer writer(runtime, nullptr);
   writer.write(value);
   return writer.take();
 }
 
-MarkedText to_json(const Value& value, std::optional<int> indent, Runtime& runtime) {
-  Writer writer(runtime, indent, true);
+MarkedText to_json(const Value& value, const JsonStyle& style, Runtime& runtime) {
+  Writer writer(runtime, &style);
   writer.write(value);
   return writer.take();
 }

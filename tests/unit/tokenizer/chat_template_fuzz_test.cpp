@@ -6,6 +6,7 @@
 #include <random>
 
 #include "engine/tokenizer/chat_template.h"
+#include "tests/unit/tokenizer/render_chat.h"
 #include "tests/unit/tokenizer/sample_templates.h"
 
 namespace kvcrush {
@@ -114,7 +115,10 @@ TEST(ChatTemplateFuzz, DamagedTemplatesAreRefusedOrRendered) {
     const auto chat_template = ChatTemplate::parse(source);
     bool rendered = false;
     if (chat_template.ok())
-      rendered = (*chat_template)->render(messages, {"<s>", "</s>", round % 2 == 0}).ok();
+      rendered =
+          test::render_chat(**chat_template, {.messages = messages, .add_generation_prompt = round % 2 == 0},
+                            {"<s>", "</s>"})
+              .ok();
     ASSERT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(60)) << source;
     ++(rendered ? num_rendered : num_refused);
   }
@@ -128,7 +132,7 @@ TEST(ChatTemplateFuzz, TruncatedTemplatesAreRefusedOrRendered) {
     for (std::size_t size = 0; size <= source.size(); ++size) {
       const auto chat_template = ChatTemplate::parse(source.substr(0, size));
       ASSERT_TRUE(size < source.size() || chat_template.ok()) << chat_template.status().message();
-      if (chat_template.ok()) static_cast<void>((*chat_template)->render({{"user", "Hi"}}, {}).ok());
+      if (chat_template.ok()) static_cast<void>(test::render_chat(**chat_template, {{{"user", "Hi"}}}).ok());
     }
   }
 }

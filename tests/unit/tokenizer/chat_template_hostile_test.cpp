@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "engine/tokenizer/chat_template.h"
+#include "tests/unit/tokenizer/render_chat.h"
 
 namespace kvcrush {
 namespace {
@@ -23,7 +24,7 @@ class HostileTemplate : public testing::Test {
                                                  const std::string& content = "hello") {
     const auto chat_template = ChatTemplate::parse(source);
     if (!chat_template.ok()) return chat_template.status();
-    return (*chat_template)->render({{"user", content}}, {});
+    return test::render_chat(**chat_template, {{{"user", content}}});
   }
 
   static void expect_refused(std::string_view source, std::string_view why,

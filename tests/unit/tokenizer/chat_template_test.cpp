@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include "tests/unit/tokenizer/render_chat.h"
 #include "tests/unit/tokenizer/sample_templates.h"
 #include "tests/unit/tokenizer/small_vocabulary.h"
 
@@ -15,7 +16,9 @@ std::vector<PromptPiece> render(std::string_view source, const Messages& message
   const auto chat_template = ChatTemplate::parse(source);
   EXPECT_TRUE(chat_template.ok()) << chat_template.status().message();
   if (!chat_template.ok()) return {};
-  const auto pieces = (*chat_template)->render(messages, {"<bos>", "<eos>", add_generation_prompt});
+  const auto pieces = test::render_chat(
+      **chat_template, {.messages = messages, .add_generation_prompt = add_generation_prompt},
+      {"<bos>", "<eos>"});
   EXPECT_TRUE(pieces.ok()) << pieces.status().message();
   return pieces.ok() ? *pieces : std::vector<PromptPiece>();
 }
@@ -36,7 +39,7 @@ std::string marked(const std::vector<PromptPiece>& pieces) {
 std::string refusal(std::string_view source, const Messages& messages = {}) {
   const auto chat_template = ChatTemplate::parse(source);
   const Status status =
-      chat_template.ok() ? (*chat_template)->render(messages, {}).status() : chat_template.status();
+      chat_template.ok() ? test::render_chat(**chat_template, {messages}).status() : chat_template.status();
   EXPECT_EQ(status.code(), StatusCode::kInvalidArgument) << source;
   return status.message();
 }

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "engine/tokenizer/chat_template.h"
+#include "tests/unit/tokenizer/render_chat.h"
 
 namespace kvcrush {
 namespace {
@@ -18,7 +19,7 @@ TEST_P(Jinja, Renders) {
   const auto chat_template = ChatTemplate::parse(GetParam().source);
   ASSERT_TRUE(chat_template.ok()) << chat_template.status().message();
   const auto pieces =
-      (*chat_template)->render({{"user", "Hi there"}, {"assistant", "Yes"}}, {"<s>", "</s>", true});
+      test::render_chat(**chat_template, {{{"user", "Hi there"}, {"assistant", "Yes"}}}, {"<s>", "</s>"});
   ASSERT_TRUE(pieces.ok()) << pieces.status().message();
   std::string text;
   for (const PromptPiece& piece : *pieces) text += piece.text;
