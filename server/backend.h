@@ -10,6 +10,7 @@
 #include <string_view>
 
 #include "engine/engine.h"
+#include "engine/tokenizer/chat_abilities.h"
 #include "engine/tokenizer/chat_template.h"
 #include "engine/tokenizer/tokenizer.h"
 #include "server/config.h"
@@ -33,8 +34,10 @@ struct LoadedModel {
   std::unique_ptr<Backend> backend;
   std::shared_ptr<const Tokenizer> tokenizer;
   std::shared_ptr<const ChatTemplate> chat_template;  // null: chat is not available
-  std::string no_chat_reason;                         // why, when it is not
-  std::string name;                                   // shown to clients
+  std::string chat_template_source;
+  ChatAbilities chat_abilities;
+  std::string no_chat_reason;  // why chat is not available, when it is not
+  std::string name;            // shown to clients
   ModelConfig config;
   std::uint64_t num_parameters = 0;
   std::uint64_t weight_bytes = 0;

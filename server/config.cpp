@@ -81,6 +81,9 @@ void add_engine_options(CLI::App& app, ServerConfig& config, RawOptions& raw) {
   add(app, kGroup, "model", config.model_path, "Path of a .gguf file or a Hugging Face folder; required");
   add(app, kGroup, "model-name", config.model_name,
       "Name shown to clients; default: the one in the model file");
+  add(app, kGroup, "chat-template", config.chat_template_path,
+      "File of a Jinja chat template to use instead of the model's own; one that is not understood is an "
+      "error");
   engine.device = "auto";
   add(app, kGroup, "device", engine.device,
       "cpu, cuda:N, or auto: the first GPU where this build serves GPUs and there is one, else the CPU");

@@ -20,6 +20,7 @@ namespace kvcrush {
 struct ServerConfig {
   std::string model_path;
   std::string model_name;                      // empty: the name in the model file
+  std::string chat_template_path;              // empty: the model's own template
   std::string listen = "127.0.0.1:50051";      // gRPC, host:port; port 0: any free one
   std::string http_listen = "127.0.0.1:9090";  // metrics and health; empty: off
   std::string port_file;                       // where the ports are written as JSON; empty: nowhere

@@ -6,6 +6,7 @@
 
 #include "engine/loader/model_file.h"
 #include "engine/tokenizer/incremental_decoder.h"
+#include "server/small_file.h"
 
 namespace kvcrush {
 namespace {
@@ -32,6 +33,24 @@ class EngineBackend final : public Backend {
   std::unique_ptr<Engine> engine_;
 };
 
+void use_chat_template(std::shared_ptr<const ChatTemplate> chat_template, std::string source,
+                       LoadedModel& loaded) {
+  loaded.chat_abilities = find_chat_abilities(*chat_template);
+  loaded.chat_template = std::move(chat_template);
+  loaded.chat_template_source = std::move(source);
+}
+
+Status read_chat_template(const std::string& path, LoadedModel& loaded) {
+  const NamedFile file{"--chat-template", path};
+  Result<std::string> source = read_small_file(file);
+  KVCRUSH_RETURN_IF_ERROR(source.status());
+  Result<std::shared_ptr<const ChatTemplate>> parsed = ChatTemplate::parse(*source);
+  if (!parsed.ok()) return refused_file(file, parsed.status().message());
+  use_chat_template(std::move(parsed).value(), std::move(source).value(), loaded);
+  return {};
+}
+
+// The model's own. Whoever wants only text is served without it.
 void load_chat_template(const std::string& source, LoadedModel& loaded) {
   if (source.empty()) {
     loaded.no_chat_reason = "the model has no chat template";
@@ -39,7 +58,7 @@ void load_chat_template(const std::string& source, LoadedModel& loaded) {
   }
   Result<std::shared_ptr<const ChatTemplate>> parsed = ChatTemplate::parse(source);
   if (parsed.ok()) {
-    loaded.chat_template = std::move(parsed).value();
+    use_chat_template(std::move(parsed).value(), source, loaded);
   } else {
     loaded.no_chat_reason = "the model's chat template is not understood: " + parsed.status().message();
   }
@@ -49,11 +68,15 @@ void load_chat_template(const std::string& source, LoadedModel& loaded) {
 
 Result<LoadedModel> load_model(const ServerConfig& config, EngineObserver& observer,
                                const LoadProgress& progress) {
+  LoadedModel loaded;
+  // First, because a mistake in it is the soonest found.
+  if (!config.chat_template_path.empty())
+    KVCRUSH_RETURN_IF_ERROR(read_chat_template(config.chat_template_path, loaded));
+
   progress("reading model file");
   Result<ModelFile> file = load_model_file(config.model_path);
   KVCRUSH_RETURN_IF_ERROR(file.status());
 
-  LoadedModel loaded;
   loaded.config = file->config;
   // A file may call itself anything; answers and metrics are UTF-8.
   loaded.name = replace_broken_utf8(config.model_name.empty() ? file->config.name : config.model_name);
@@ -65,7 +88,7 @@ Result<LoadedModel> load_model(const ServerConfig& config, EngineObserver& obser
   Result<std::shared_ptr<const Tokenizer>> tokenizer = Tokenizer::create(file->tokenizer);
   KVCRUSH_RETURN_IF_ERROR(tokenizer.status());
   loaded.tokenizer = std::move(tokenizer).value();
-  load_chat_template(file->tokenizer.chat_template, loaded);
+  if (loaded.chat_template == nullptr) load_chat_template(file->tokenizer.chat_template, loaded);
   // The engine keeps the file, and has no use for a second vocabulary.
   TokenizerSpec for_engine;
   for_engine.stop_ids = std::move(file->tokenizer.stop_ids);

@@ -5,8 +5,9 @@
 
 namespace kvcrush {
 
-// Errors: those of load_model_file, Tokenizer::create and Engine::create. A chat template that is not
-// understood is no error: chat is then not available, and the reason kept.
+// Errors: those of load_model_file, Tokenizer::create and Engine::create. A chat template of the model
+// that is not understood is no error: chat is then not available, and the reason kept. One that
+// --chat-template names is.
 Result<LoadedModel> load_model(const ServerConfig& config, EngineObserver& observer,
                                const LoadProgress& progress);
 

@@ -8,6 +8,7 @@
 
 #include "engine/core/status.h"
 #include "engine/engine.h"
+#include "engine/tokenizer/chat_abilities.h"
 #include "engine/tokenizer/chat_template.h"
 #include "engine/tokenizer/tokenizer.h"
 #include "kvcrush/v1/inference.pb.h"
@@ -24,6 +25,7 @@ struct RequestDefaults {
 struct MapperContext {
   std::shared_ptr<const Tokenizer> tokenizer;
   std::shared_ptr<const ChatTemplate> chat_template;  // null: chat is answered with FAILED_PRECONDITION
+  ChatAbilities chat_abilities;
   std::string no_chat_reason;
   EngineLimits limits;
   std::function<int(int num_prompt_tokens, const CachePolicy&)> max_new_tokens;
@@ -54,6 +56,7 @@ Result<MappedRequest> map_generate_request(const v1::GenerateRequest& request, c
 // The same for Score: one sample per variant, nothing is sampled.
 Result<MappedRequest> map_score_request(const v1::ScoreRequest& request, const MapperContext& context);
 
+// chat_mapper.cpp
 Result<TokenizedPrompt> tokenize_chat(const v1::ChatMessages& chat, const MapperContext& context);
 
 // 128 random bits as 32 hex digits.

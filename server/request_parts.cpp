@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <cctype>
 #include <random>
-#include <span>
 #include <utility>
 
 #include "server/compression_fields.h"
@@ -17,7 +16,6 @@ constexpr std::size_t kMaxRequestIdBytes = 128;
 constexpr int kMaxVariants = 256;
 constexpr int kMaxPriority = 4;
 constexpr std::size_t kMaxSaltBytes = 256;
-constexpr int kMaxMessages = 8192;  // each takes a hundred times the memory of a short one on the wire
 constexpr std::string_view kCompressionField = "compression.";
 
 bool is_request_id_char(char c) {
@@ -78,42 +76,6 @@ Result<std::vector<TokenId>> map_token_ids(std::string_view field, const v1::Tok
     }
   }
   return std::vector<TokenId>(wire.ids().begin(), wire.ids().end());
-}
-
-Result<TokenizedPrompt> tokenize_chat(const v1::ChatMessages& chat, const MapperContext& context) {
-  if (context.chat_template == nullptr) {
-    return Status(StatusCode::kFailedPrecondition, "chat is not available: " + context.no_chat_reason);
-  }
-  if (chat.messages_size() == 0)
-    return invalid_argument("chat.messages is empty, allowed: at least one message");
-  if (chat.messages_size() > kMaxMessages) {
-    return invalid_argument(fmt::format("chat.messages has {} messages, allowed: at most {}",
-                                        chat.messages_size(), kMaxMessages));
-  }
-  std::vector<ChatMessage> messages;
-  for (int i = 0; i < chat.messages_size(); ++i) {
-    if (chat.messages(i).role().empty()) {
-      return invalid_argument(fmt::format(
-          "chat.messages[{}].role is empty, allowed: \"system\", \"user\", \"assistant\" or another that "
-          "the template accepts",
-          i));
-    }
-    messages.push_back({chat.messages(i).role(), chat.messages(i).content()});
-  }
-  const TokenizerSpec& spec = context.tokenizer->spec();
-  ChatTemplateContext names;
-  if (spec.bos_id >= 0) names.bos_token = spec.tokens[static_cast<std::size_t>(spec.bos_id)];
-  if (spec.eos_id >= 0) names.eos_token = spec.tokens[static_cast<std::size_t>(spec.eos_id)];
-  Result<std::vector<PromptPiece>> pieces = context.chat_template->render(messages, names);
-  if (!pieces.ok()) return in_field("chat", pieces.status());
-  std::size_t num_bytes = 0;
-  for (const PromptPiece& piece : *pieces) num_bytes += piece.text.size();
-  KVCRUSH_RETURN_IF_ERROR(check_text_bytes("chat", num_bytes, context));
-  Result<std::vector<TokenId>> ids = context.tokenizer->encode(std::span<const PromptPiece>(*pieces));
-  if (!ids.ok()) return in_field("chat", ids.status());
-  TokenizedPrompt prompt{std::move(ids).value(), {}};
-  for (const PromptPiece& piece : *pieces) prompt.rendered += piece.text;
-  return prompt;
 }
 
 Result<Prompt> map_prompt(const WirePrompt& wire, const MapperContext& context) {

@@ -114,6 +114,7 @@ void Server::start_serving(LoadedModel loaded) {
   MapperContext& mapper = model_->mapper;
   mapper.tokenizer = kept.tokenizer;
   mapper.chat_template = kept.chat_template;
+  mapper.chat_abilities = kept.chat_abilities;
   mapper.no_chat_reason = kept.no_chat_reason;
   mapper.limits = kept.backend->limits();
   mapper.max_new_tokens = [this](int num_prompt_tokens, const CachePolicy& policy) {

@@ -98,7 +98,11 @@ void describe_model(const ServingModel& model, const ServerConfig& config,
   response.set_num_blocks(limits.num_blocks);
   response.set_bos_token_id(spec.bos_id);
   response.mutable_stop_token_ids()->Assign(spec.stop_ids.begin(), spec.stop_ids.end());
-  if (loaded.chat_template != nullptr) response.set_chat_template(replace_broken_utf8(spec.chat_template));
+  if (loaded.chat_template != nullptr) {
+    response.set_chat_template(replace_broken_utf8(loaded.chat_template_source));
+    response.set_chat_takes_system(loaded.chat_abilities.system);
+    response.set_chat_takes_tools(loaded.chat_abilities.tools);
+  }
   const CompressionDefaults& compression = model.mapper.defaults.compression;
   *response.mutable_default_compression() = to_proto(compression.policy, compression.engine_dtype);
   response.set_default_max_tokens(config.default_max_tokens);

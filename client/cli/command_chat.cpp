@@ -2,6 +2,7 @@
 
 #include <iostream>
 
+#include "client/cli/chat_source.h"
 #include "client/cli/commands.h"
 #include "client/cli/compression_options.h"
 #include "client/cli/request_options.h"
@@ -13,6 +14,7 @@ namespace {
 struct ChatOptions {
   v1::GenerateRequest request;
   std::optional<std::string> system;
+  ChatSettings settings;
 };
 
 class Conversation {
@@ -78,6 +80,8 @@ bool read_line(std::string& line, bool terminal) {
 
 // On a terminal an error is shown and the talk goes on; a script stops at the first one.
 int run_chat(ChatOptions& options, const ServerOptions& server, Interrupt& interrupt) {
+  const auto applied = apply_chat_settings(options.settings, *options.request.mutable_chat());
+  if (!applied.ok()) return fail_usage(applied.message);
   auto client = connect(server);
   if (!client.ok()) return fail(client.status());
   const bool terminal = isatty(STDIN_FILENO) != 0;
@@ -108,6 +112,9 @@ void add_chat_command(CLI::App& app, const ServerOptions& server, Interrupt& int
   auto* command = app.add_subcommand("chat", "Talk with the model; reads lines from the terminal or a pipe");
   const auto options = std::make_shared<ChatOptions>();
   command->add_option("--system", options->system, "System message");
+  add_chat_settings(*command, options->settings);
+  // It would have the model write the next line of the user.
+  command->remove_option(command->get_option("--no-generation-prompt"));
   add_sampling_options(*command, options->request);
   // One answer per turn: a conversation cannot go on from several.
   command->remove_option(command->get_option("--n"));

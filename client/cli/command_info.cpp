@@ -9,6 +9,12 @@
 namespace kvcrush::cli {
 namespace {
 
+std::string chat_of(const v1::GetModelInfoResponse& info) {
+  if (info.chat_template().empty()) return "none";
+  return std::string("yes") + (info.chat_takes_system() ? ", system messages" : "") +
+         (info.chat_takes_tools() ? ", tools" : "");
+}
+
 void print_info(const v1::GetModelInfoResponse& info) {
   Table table({"", info.model_name()});
   table.add_row({"architecture", info.architecture()});
@@ -23,7 +29,7 @@ void print_info(const v1::GetModelInfoResponse& info) {
   table.add_row({"KV blocks", with_thousands(info.num_blocks()) + " of " +
                                   std::to_string(info.block_size_tokens()) + " tokens, " +
                                   mib(info.num_blocks() * info.block_bytes()) + " MiB"});
-  table.add_row({"chat template", info.chat_template().empty() ? "none" : "yes"});
+  table.add_row({"chat template", chat_of(info)});
   table.add_row({"device", info.device()});
   table.add_row({"server", info.server_version()});
   table.print(std::cout);
@@ -80,13 +86,8 @@ int run_stats(const ServerOptions& server, Interrupt& interrupt, double watch_s,
 }
 
 int run_tokenize(const ServerOptions& server, const PromptSource& source) {
-  const auto prompt = read_prompt(source);
-  if (!prompt.ok()) return fail_usage(prompt.status().message);
   v1::TokenizeRequest request;
-  if (source.chat || source.system)
-    *request.mutable_chat() = as_chat(source, *prompt);
-  else
-    request.set_text(*prompt);
+  if (const auto filled = fill_prompt(source, request); !filled.ok()) return fail_usage(filled.message);
   auto client = connect(server);
   if (!client.ok()) return fail(client.status());
   const auto response = client->tokenize(request);

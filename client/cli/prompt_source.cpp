@@ -21,6 +21,9 @@ void add_prompt_options(CLI::App& app, PromptSource& source) {
   app.add_option("--file", source.file, "Read the prompt from a file; '-' reads standard input");
   app.add_flag("--chat", source.chat, "Send the prompt as a user message through the model's chat template");
   app.add_option("--system", source.system, "System message; implies --chat");
+  app.add_option("--messages", source.messages,
+                 "JSON list of messages instead of a prompt, from a file; '-' reads standard input");
+  add_chat_settings(app, source.chat_settings);
 }
 
 client::Result<std::string> read_file(const std::string& path) {
@@ -45,16 +48,24 @@ client::Result<std::string> read_prompt(const PromptSource& source) {
   return *source.argument == "-" ? read_file("-") : client::Result<std::string>(*source.argument);
 }
 
-v1::ChatMessages as_chat(const PromptSource& source, const std::string& prompt) {
-  v1::ChatMessages chat;
+client::Status read_chat(const PromptSource& source, v1::ChatMessages& chat) {
+  if (const auto status = apply_chat_settings(source.chat_settings, chat); !status.ok()) return status;
+  if (source.messages) {
+    if (source.argument || source.file || source.system)
+      return {client::Code::kInvalidArgument,
+              "give --messages or a prompt with or without --system, not both"};
+    return read_messages(*source.messages, chat);
+  }
+  const auto prompt = read_prompt(source);
+  if (!prompt.ok()) return prompt.status();
   const auto add = [&chat](const char* role, const std::string& content) {
     auto* message = chat.add_messages();
     message->set_role(role);
     message->set_content(content);
   };
   if (source.system) add("system", *source.system);
-  add("user", prompt);
-  return chat;
+  add("user", *prompt);
+  return {};
 }
 
 }  // namespace kvcrush::cli

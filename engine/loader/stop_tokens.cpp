@@ -7,8 +7,8 @@
 namespace kvcrush {
 namespace {
 
-constexpr std::array<std::string_view, 5> kTurnEnds = {"<|im_end|>", "<|eot_id|>", "<|eom_id|>",
-                                                       "<|endoftext|>", "<end_of_turn>"};
+constexpr std::array<std::string_view, 7> kTurnEnds = {
+    "<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|endoftext|>", "<|end_of_text|>", "<end_of_turn>", "<|end|>"};
 constexpr std::size_t kMaxStopIds = 64;
 
 }  // namespace
@@ -23,10 +23,10 @@ Status set_stop_ids(std::span<const TokenId> declared, const std::string& source
   add(spec.eos_id);
   std::for_each(declared.begin(), declared.end(), add);
   for (std::size_t i = 0; i < spec.tokens.size(); ++i) {
-    if (spec.kinds[i] != TokenKind::kControl) continue;
-    if (std::find(kTurnEnds.begin(), kTurnEnds.end(), spec.tokens[i]) != kTurnEnds.end()) {
-      add(static_cast<TokenId>(i));
-    }
+    if (spec.kinds[i] != TokenKind::kControl && spec.kinds[i] != TokenKind::kUserDefined) continue;
+    if (std::find(kTurnEnds.begin(), kTurnEnds.end(), spec.tokens[i]) == kTurnEnds.end()) continue;
+    spec.kinds[i] = TokenKind::kControl;  // Gemma's vocabulary calls its markers user-defined
+    add(static_cast<TokenId>(i));
   }
   if (spec.stop_ids.size() <= kMaxStopIds) return {};
   return invalid_argument(source + ": more than " + std::to_string(kMaxStopIds) + " tokens end a turn");

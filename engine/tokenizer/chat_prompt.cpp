@@ -75,6 +75,9 @@ class Builder {
       Value value = jinja::parse_json(json, runtime_);
       if (value.is<jinja::DictPtr>()) return value;
       throw jinja::TemplateError("is " + std::string(jinja::type_name(value)));
+    } catch (const jinja::LimitError&) {
+      throw FieldError(field, "holds too much with what comes before it, allowed: at most " +
+                                  std::to_string(jinja::kMaxSteps) + " values in a chat");
     } catch (const jinja::TemplateError& error) {
       throw FieldError(field, std::string(error.what()) + ", allowed: a JSON object");
     }
@@ -158,7 +161,7 @@ Result<ChatVariables> ChatVariables::parse(const ChatPrompt& prompt) {
   } catch (const FieldError& error) {
     return invalid_argument(error.what());
   } catch (const std::exception& error) {
-    return invalid_argument(std::string("messages hold too much: ") + error.what());
+    return invalid_argument(std::string("messages hold too much: ") + error.what() + ", allowed: less");
   }
 }
 

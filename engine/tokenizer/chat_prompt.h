@@ -46,8 +46,8 @@ inline constexpr std::size_t kMaxChatJsonBytes = std::size_t{1} << 20;  // of on
 // included; only roles from a short list are not, because some templates build a special token around them.
 class ChatVariables {
  public:
-  // INVALID_ARGUMENT naming the field ("tools[1]", "messages[0].tool_calls[2].arguments"), what it is, where
-  // it breaks, and what is allowed.
+  // INVALID_ARGUMENT naming the field ("tools[1]", "messages[0].tool_calls[2].arguments"), what is wrong, at
+  // which byte, and what is allowed, but nothing that the prompt says.
   static Result<ChatVariables> parse(const ChatPrompt& prompt);
 
   const jinja::Variables& variables() const { return *variables_; }

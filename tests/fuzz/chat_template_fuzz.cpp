@@ -1,5 +1,6 @@
-// A chat template and the messages that it renders: parts of the input with 0x1F between them, the template,
-// then role and content of each message.
+// A chat template and the conversation that it renders: parts of the input with 0x1F between them, the
+// template, then pairs of a name and a text. A name that begins with 0x01 says by its second byte what of a
+// conversation the text is (see add_part); any other is the role of a message whose content is the text.
 #include "engine/tokenizer/chat_template.h"
 
 #include <algorithm>
@@ -16,16 +17,66 @@ namespace {
 
 constexpr std::string_view kSeparator = "\x1F";
 
-std::vector<ChatMessage> read_messages(FuzzInput& input, const std::string& mark) {
-  std::vector<ChatMessage> messages;
-  while (!input.empty()) {
-    ChatMessage message;
-    message.role = input.until(kSeparator);
-    message.content = std::string(input.until(kSeparator)) + mark;
-    messages.push_back(std::move(message));
+// JSON has the mark wherever the input has an '@': inside strings.
+std::string marked_json(std::string_view json, const std::string& mark) {
+  std::string text;
+  for (const char c : json) {
+    if (c == '@') {
+      text += mark;
+    } else {
+      text += c;
+    }
   }
-  if (messages.empty()) messages = {{"system", "s" + mark}, {"user", "Hi" + mark}, {"assistant", mark}};
-  return messages;
+  return text;
+}
+
+void add_part(char kind, std::string_view text, const std::string& mark, ChatPrompt& prompt) {
+  if (prompt.messages.empty()) prompt.messages.push_back({"user", mark});
+  ChatMessage& message = prompt.messages.back();
+  switch (kind) {
+    case 't':
+      prompt.tools.push_back(marked_json(text, mark));
+      return;
+    case 'k':
+      prompt.template_kwargs = marked_json(text, mark);
+      return;
+    case 'g':
+      prompt.add_generation_prompt = false;
+      return;
+    case 'c':
+      message.tool_calls.push_back({std::string(text) + mark, mark, marked_json(text, mark)});
+      return;
+    case 'x':
+      message.extra_fields = marked_json(text, mark);
+      return;
+    case 'p':
+      message.content_parts.push_back(std::string(text) + mark);
+      return;
+    case 'i':
+      message.tool_call_id = std::string(text) + mark;
+      return;
+    case 'n':
+      message.name = std::string(text) + mark;
+      return;
+    default:
+      message.reasoning_content = std::string(text) + mark;
+  }
+}
+
+ChatPrompt read_prompt(FuzzInput& input, const std::string& mark) {
+  ChatPrompt prompt;
+  while (!input.empty()) {
+    const std::string_view name = input.until(kSeparator);
+    const std::string_view text = input.until(kSeparator);
+    if (name.size() >= 2 && name[0] == '\x01') {
+      add_part(name[1], text, mark, prompt);
+    } else {
+      prompt.messages.push_back({std::string(name), std::string(text) + mark});
+    }
+  }
+  if (prompt.messages.empty())
+    prompt.messages = {{"system", "s" + mark}, {"user", "Hi" + mark}, {"assistant", mark}};
+  return prompt;
 }
 
 struct Outcome {
@@ -33,13 +84,21 @@ struct Outcome {
   bool forged = false;  // message text came out as the template's own
 };
 
-// Every content ends with `mark`, which the template is not likely to hold.
+void check_refusal(const Status& status) {
+  KVCRUSH_CHECK(status.code() == StatusCode::kInvalidArgument);
+  KVCRUSH_CHECK(!status.message().empty());
+}
+
+// Every text of the prompt ends with `mark`, which the template is not likely to hold.
 Outcome render(const ChatTemplate& chat_template, FuzzInput input, const std::string& mark) {
-  const Result<std::vector<PromptPiece>> pieces =
-      chat_template.render(read_messages(input, mark), {"<s>", "</s>", true});
+  const Result<ChatVariables> variables = ChatVariables::parse(read_prompt(input, mark));
+  if (!variables.ok()) {
+    check_refusal(variables.status());
+    return {};
+  }
+  const Result<std::vector<PromptPiece>> pieces = chat_template.render(*variables, {"<s>", "</s>"});
   if (!pieces.ok()) {
-    KVCRUSH_CHECK(pieces.status().code() == StatusCode::kInvalidArgument);
-    KVCRUSH_CHECK(!pieces.status().message().empty());
+    check_refusal(pieces.status());
     return {};
   }
   Outcome outcome{true, false};

@@ -140,6 +140,17 @@ REASONING = """{%- set ns = namespace(last=messages|length - 1, state={'a': [1, 
 {% endfor %}
 {% set tail %}{{ messages | map(attribute='role') | unique | join('/') | upper }}{% endset %}{{ tail | default('?') | title }}"""
 
+TOOLS = """{%- if tools %}{% for tool in tools %}{{- '<tool>' ~ (tool.function if tool.function is defined else tool)|tojson(indent=2) }}
+{%- set ns = namespace(names=[]) %}{% for key, value in (tool.function.parameters.properties if tool.function is mapping else {})|items %}
+{%- set ns.names = ns.names + [key ~ ':' ~ value.type] %}{% endfor %}{{ ns.names|join(',') }}{% endfor %}{% endif %}
+{%- for message in messages %}{%- if message.tool_calls is defined and message.tool_calls is not none %}
+{%- for call in message.tool_calls %}{% set call = call.function if call.function is defined else call %}<call>{{ call.name }}
+{%- for name, value in call.arguments|dictsort %}<{{ name }}>{{ value if value is string else value|tojson|safe }}{% endfor %}{% endfor %}
+{%- elif message.role == 'tool' %}<result>{{ message.tool_call_id|default('?') }}{{ message.name }}{{ message.content }}
+{%- elif message.content is string %}{{ message.reasoning_content|default('', true)|trim ~ message.content }}
+{%- else %}{% for part in message.content %}{% if part.type == 'text' %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}{% endfor %}
+{%- if add_generation_prompt %}<assistant>{% if thinking is defined and thinking is false %}<think></think>{% endif %}{% endif %}"""
+
 
 def template(source, *messages):
     return "\x1f".join([source, *(part for message in messages for part in message)])
@@ -153,6 +164,15 @@ def chat_template_seeds():
     yield "filters", "{{ messages|map(attribute='content')|join('|') }}{{ messages[0].content|upper|lower|capitalize|title|indent(2, true)|replace('h', 'H')|trim('x') }}{{ [3, 1, 3]|unique|reverse|list }}{{ '12'|int + '1.5'|float }}{{ -3|abs }}{{ messages|selectattr('role', 'equalto', 'user')|rejectattr('content')|list|length }}{{ {'a': 1}|items|first|last }}{{ x|default('d') }}"
     yield "methods", "{{ ' a,b '.strip().split(',')|join('-') }}{{ 'aXa'.find('X') }}{{ 'aa'.count('a') }}{{ 'ab'.removeprefix('a').removesuffix('b') }}{{ 'a\\nb'.splitlines() }}{{ 'ab'.endswith('b') }}{{ {'a': 1}.get('b', 2) }}{{ {'a': 1}.keys()|list }}{{ {'a': 1}.values()|list }}{{ 'a'.join(['x', 'y']) }}{{ messages[0].content.replace('s', 'S', 1).lstrip().rstrip() }}"
     yield "statements", "{# c #}{%- set x, y = 1, [2] -%}{% if x is odd %}{% elif y is sequence %}{% else %}{% endif %}{% for k, v in {'a': 1}.items() %}{{ loop.index ~ loop.first ~ loop.previtem ~ loop.cycle('a', 'b') }}{% continue %}{% endfor %}{% generation %}g{% endgeneration %}{% macro m(a, b=2) %}{{ a ~ b }}{% endmacro %}{{ m(1, b=3) }}{{ strftime_now('%Y') is string }}"
+    yield "ordered", "{{ {'b': 1, 'A': [2]}|dictsort(true, 'key', true) }}{{ [3, 1]|sort|min }}{{ messages|sort(attribute='content', reverse=true)|map(attribute='role')|max }}{{ 2.5|round(1, 'floor') }}{{ {'b': 'é', 'a': 1}|tojson(ensure_ascii=true, indent=2, separators=(',', ':'), sort_keys=true) }}"
+    yield "searched", "{{ 'a{}{{}}{x}{0}'.format(messages[0].content, x=1) }}{{ 'a.b.c'.rsplit('.', 1)|join }}{{ 'abab'.rfind('b') ~ 'ab'.index('b') ~ [1, 2].index(2) ~ [1].count(1) ~ '12'.isdigit() }}"
+    yield "blocks", "{% raw %}{{ x {%- if %}{% endraw %}{%- filter upper|replace('A', 'b') -%}a{{ messages[0].content }}{% endfilter %}{% macro m(a) %}<{{ caller(a) }}>{% endmacro %}{% call(b, c=2) m(1) %}{{ b ~ c }}{% endcall %}"
+    talk = [("user", "Hi"), ("assistant", ""), ("\x01c", '{"a@": ["@", 1, 2.5, null, true]}'), ("\x01r", "why"), ("tool", "42"), ("\x01i", "9"),
+            ("\x01n", "f"), ("\x01x", '{"k": "@"}'), ("\x01p", "part"), ("\x01t", '{"type": "function", "function": {"name": "f@", "parameters": {"properties": {"x": {"type": "string"}}}}}'),
+            ("\x01t", '{"t": "@\\u00e9\\n"}'), ("\x01k", '{"thinking": false, "documents": [{"title": "@"}]}'), ("\x01g", "")]
+    yield "tools", template(TOOLS, *talk)
+    yield "tools-as-text", template("{{ tools }}{{ messages }}{{ documents }}{{ tools|tojson(indent=4) }}{{ messages|tojson }}{{ thinking ~ add_generation_prompt }}", *talk)
+    yield "broken-json", template("{{ tools }}", ("user", ""), ("\x01t", '{"a": [1, }'), ("\x01k", "9" * 30))
     yield "nested-map", "{{ 'x'|map(" + ",".join(["'map'"] * 200) + ")|list }}"
     yield "recursion", "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}"
     yield "growing", "{% set n = namespace(s='xxxxxxxx') %}{% for i in range(99) %}{% set n.s = n.s ~ n.s %}{% endfor %}"
@@ -198,9 +218,14 @@ def request_seeds():
     snapkv = wire((1, 2), (3, ("d", 0.25)), (4, ("d", 0.5)), (9, 4), (10, 32), (11, 7), (15, 5), (20, 16), (23, 8))
     target = wire((16, 8))
     chat = wire((1, wire((1, "user"), (2, "Hi <|end|>"))))
+    call = wire((1, "assistant"), (4, wire((1, "id1"), (2, "f"), (3, '{"x": [1, 2.5]}'))), (7, "why"))
+    result = wire((1, "tool"), (3, wire((1, "42"))), (5, "id1"), (6, "f"), (8, '{"k": null}'))
+    tools = wire((1, wire((1, "user"), (2, "Hi"))), (1, call), (1, result), (2, '{"type": "function", "function": {"name": "f"}}'), (3, 0),
+                 (4, '{"a": "<|end|>"}'))
     sampling = wire((1, 0.5), (2, 40), (3, 0.9), (8, 7), (9, 10), (11, "\n"), (12, 65), (14, 2), (15, 2))
     generate = {
         "text": wire((1, "id-1"), (2, "hello"), (5, sampling), (6, snapkv)), "chat": wire((3, chat), (6, target)),
+        "tools": wire((3, tools)), "broken-tools": wire((3, chat + wire((2, "{}"), (2, '{"a"')))),
         "ids": wire((4, wire((1, bytes([1, 2, 3])))), (7, snapkv), (7, target), (7, wire((1, 1), (15, 4)))),
         "refused": wire((3, wire((1, wire((1, "no"), (2, "because"))))), (5, wire((9, -1)))),
     }

@@ -1,8 +1,11 @@
 #include "tests/fuzz/message_builder.h"
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <limits>
+#include <string>
+#include <string_view>
 
 #include "engine/tokenizer/incremental_decoder.h"
 
@@ -32,6 +35,18 @@ std::int64_t any_integer(FuzzInput& input) {
     default:
       return input.number<std::uint8_t>() * 4;
   }
+}
+
+// Fields that hold JSON get some that is.
+std::string any_text(const FieldDescriptor& field, FuzzInput& input) {
+  constexpr std::array<std::string_view, 4> kJsonFields = {"tools", "arguments", "template_kwargs",
+                                                           "extra_fields"};
+  constexpr std::array<const char*, 4> kObjects = {R"({"a": "<|end|>"})", R"({"b": [1, {"c": null}]})",
+                                                   R"({"content": 1})", R"({"x": 1e5, "x": true)"};
+  const bool holds_json =
+      std::find(kJsonFields.begin(), kJsonFields.end(), field.name()) != kJsonFields.end();
+  if (holds_json && input.flag()) return kObjects[input.below(kObjects.size())];
+  return replace_broken_utf8(input.text());
 }
 
 // `set` takes a value that converts to the field's type.
@@ -92,7 +107,7 @@ void set_field(Message& message, const FieldDescriptor* field, FuzzInput& input)
                                 : reflection.SetEnumValue(&message, field, number);
   }
   if (field->cpp_type() == FieldDescriptor::CPPTYPE_STRING) {
-    std::string text = replace_broken_utf8(input.text());
+    std::string text = any_text(*field, input);
     return field->is_repeated() ? reflection.AddString(&message, field, std::move(text))
                                 : reflection.SetString(&message, field, std::move(text));
   }

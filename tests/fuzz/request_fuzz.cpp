@@ -28,7 +28,9 @@ MapperContext make_context(const v1::KvCompression& given) {
   context.chat_template =
       ChatTemplate::parse(
           "{% for message in messages %}{% if message.role == 'no' %}{{ raise_exception(message.content) }}"
-          "{% endif %}{{ message['role'] + ': ' + message['content'] + '<|end|>' }}{% endfor %}")
+          "{% endif %}{{ message['role'] ~ ': ' ~ message['content'] ~ message.tool_calls ~ '<|end|>' }}{% "
+          "endfor %}"
+          "{{ tools|tojson ~ a if tools }}{{ '<|end|>' if add_generation_prompt }}")
           .value();
   context.limits.max_context_tokens = kMaxContextTokens;
   context.limits.max_cached_tokens = kMaxCachedTokens;

@@ -6,7 +6,7 @@ import real_templates
 from chat_templates import CHATML, FAMILIES, message_lists
 from gguf_vocabulary import read_vocabulary
 from real_templates import MARK
-from reference_chat import reference_template, reference_text
+from reference_chat import as_transformers_takes_it, reference_template, reference_text
 from tokenize_tool import MODEL, TokenizeTool, ToolError
 
 BOS = "<bos>"
@@ -75,6 +75,7 @@ def test_real_templates(tool, family):
         if pieces is not None and conversation["tools"]
     ]
     assert any(shown) == shows_tools
+    assert tool.ask("parse", template=source)["tools"] == shows_tools
 
 
 # Templates of other models that are not rendered as transformers does, and why.
@@ -176,3 +177,28 @@ def test_broken_templates_are_refused_with_their_line(tool, source):
         reference_template("\n\n" + source)
     with pytest.raises(ToolError, match="line 3"):
         render(tool, "\n\n" + source, chat(MESSAGES))
+
+
+@pytest.mark.parametrize("family", real_templates.FAMILIES)
+def test_reference_is_that_of_transformers(family):
+    """The jinja2 set up here against the installed transformers, where one is installed."""
+    utils = pytest.importorskip("transformers.utils.chat_template_utils", reason="transformers is not installed", exc_type=ImportError)
+    source = real_templates.read_template(real_templates.FAMILIES[family][0])
+    for conversation in real_templates.conversations(100, seed=3):
+        kwargs = dict(conversation["template_kwargs"])
+        try:
+            expected = utils.render_jinja_template(
+                conversations=[as_transformers_takes_it(conversation["messages"])],
+                tools=conversation["tools"] or None,
+                documents=kwargs.pop("documents", None),
+                chat_template=source,
+                add_generation_prompt=conversation["add_generation_prompt"],
+                bos_token=BOS,
+                eos_token=EOS,
+                **kwargs,
+            )[0][0]
+        except Exception:
+            with pytest.raises(Exception):  # noqa: B017, PT011
+                reference_text(source, conversation, BOS, EOS)
+            continue
+        assert reference_text(source, conversation, BOS, EOS) == expected

@@ -3,7 +3,8 @@
 //   {"op": "encode", "hex": bytes, "parse_special": bool, "add_special": bool}   -> {"ids": [...]}
 //   {"op": "encode_pieces", "pieces": [{"text", "from_message"}]}                -> {"ids": [...]}
 //   {"op": "decode", "ids": [...], "skip_special": bool}                         -> {"hex": bytes}
-//   {"op": "parse", "template": source}                                          -> {}
+//   {"op": "parse", "template": source}                                          -> {"system": bool, "tools":
+//   bool}
 //   {"op": "render", "template": source, "messages": [...], "tools": [...], "template_kwargs": {...},
 //   "bos_token",
 //    "eos_token", "add_generation_prompt"}; messages as transformers takes them  -> {"pieces": [...]}
@@ -17,6 +18,7 @@
 #include <nlohmann/json.hpp>
 
 #include "engine/loader/model_file.h"
+#include "engine/tokenizer/chat_abilities.h"
 #include "engine/tokenizer/chat_template.h"
 #include "engine/tokenizer/tokenizer.h"
 
@@ -132,8 +134,9 @@ Json answer(const Json& request, const Tokenizer* tokenizer) {
   const std::string op = request.at("op");
   if (op == "render") return render(request);
   if (op == "parse") {
-    parsed_template(request.at("template"));
-    return Json::object();
+    const kvcrush::ChatAbilities abilities =
+        kvcrush::find_chat_abilities(parsed_template(request.at("template")));
+    return {{"system", abilities.system}, {"tools", abilities.tools}};
   }
   if (tokenizer == nullptr) throw std::runtime_error("\"" + op + "\" needs --model or --spec");
   if (op == "encode") {

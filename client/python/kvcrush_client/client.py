@@ -9,9 +9,11 @@ import grpc
 from kvcrush.v1 import inference_pb2 as pb
 from kvcrush.v1 import inference_pb2_grpc as pb_grpc
 
+from kvcrush_client.chat import build_chat
 from kvcrush_client.connection import Caller, Pem, call_metadata, tls_credentials
 
-Prompt = Union[str, Sequence[Mapping[str, str]], Sequence[int]]
+Prompt = Union[str, Sequence[Mapping[str, Any]], Sequence[int]]
+_CHAT_WITHOUT_MESSAGES = "chat is given with a prompt that is not a list of messages"
 _NO_LIMIT = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 
 
@@ -46,17 +48,16 @@ def _is_chat(prompt: Prompt) -> bool:
     return len(prompt) > 0 and isinstance(prompt[0], Mapping)
 
 
-def _chat(messages: Sequence[Mapping[str, str]]) -> pb.ChatMessages:
-    return pb.ChatMessages(messages=[pb.ChatMessage(**message) for message in messages])
-
-
-def _set_prompt(request: Any, prompt: Prompt) -> None:
+def _set_prompt(request: Any, prompt: Prompt, chat: Mapping[str, Any] | None) -> None:
     if isinstance(prompt, str):
         request.text = prompt
     elif _is_chat(prompt):
-        request.chat.CopyFrom(_chat(prompt))
+        request.chat.CopyFrom(build_chat(prompt, **chat or {}))
+        return
     else:
         request.token_ids.CopyFrom(pb.TokenIds(ids=prompt))
+    if chat is not None:
+        raise ValueError(_CHAT_WITHOUT_MESSAGES)
 
 
 def _add_variants(request: Any, variants: Sequence[Mapping[str, Any]] | None) -> None:
@@ -73,6 +74,7 @@ def build_request(
     priority: int | None = None,
     prefix_cache: Mapping[str, Any] | None = None,
     speculation: Mapping[str, Any] | None = None,
+    chat: Mapping[str, Any] | None = None,
     **sampling: Any,
 ) -> pb.GenerateRequest:
     """A GenerateRequest from a string, a list of chat messages or a list of token ids.
@@ -80,9 +82,10 @@ def build_request(
     `sampling` are fields of SamplingParams, `compression` those of KvCompression; None leaves the server's default.
     `variants` asks for one sample per entry, each with a compression of its own, instead of `compression` and `n`.
     `prefix_cache` are fields of PrefixCaching: `bypass`, `salt`; `speculation` those of Speculation: `lookup_tokens`.
+    `chat` is what a chat has beside its messages (see build_chat): `tools`, `template_kwargs`, `add_generation_prompt`.
     """
     request = pb.GenerateRequest(request_id=request_id)
-    _set_prompt(request, prompt)
+    _set_prompt(request, prompt, chat)
     _fill(request.sampling, sampling)
     if compression is not None:
         request.compression.SetInParent()
@@ -104,10 +107,11 @@ def build_score_request(
     request_id: str = "",
     variants: Sequence[Mapping[str, Any]] | None = None,
     compare_to_full: bool | None = None,
+    chat: Mapping[str, Any] | None = None,
 ) -> pb.ScoreRequest:
-    """A ScoreRequest; the continuation is a string or token ids, `variants` are as in build_request."""
+    """A ScoreRequest; the continuation is a string or token ids, `variants` and `chat` are as in build_request."""
     request = pb.ScoreRequest(request_id=request_id, compare_to_full=compare_to_full)
-    _set_prompt(request, prompt)
+    _set_prompt(request, prompt, chat)
     if isinstance(continuation, str):
         request.continuation_text = continuation
     else:
@@ -165,14 +169,16 @@ class Client:
         """What compressions of the prompt's KV cache cost on a known continuation (options: see build_score_request)."""
         return self._caller.unary(self._stub.Score, build_score_request(prompt, continuation, **options))
 
-    def tokenize(self, text: str | Sequence[Mapping[str, str]], *,
-                 add_special_tokens: bool | None = None) -> pb.TokenizeResponse:
-        """Tokens of a text or of a list of chat messages as the model's template renders them."""
+    def tokenize(self, text: str | Sequence[Mapping[str, Any]], *, add_special_tokens: bool | None = None,
+                 chat: Mapping[str, Any] | None = None) -> pb.TokenizeResponse:
+        """Tokens of a text or of a list of chat messages as the chat template renders them (`chat`: see build_request)."""
         request = pb.TokenizeRequest(add_special_tokens=add_special_tokens)
-        if isinstance(text, str):
+        if not isinstance(text, str):
+            request.chat.CopyFrom(build_chat(text, **chat or {}))
+        elif chat is None:
             request.text = text
         else:
-            request.chat.CopyFrom(_chat(text))
+            raise ValueError(_CHAT_WITHOUT_MESSAGES)
         return self._caller.unary(self._stub.Tokenize, request)
 
     def detokenize(self, token_ids: Sequence[int], *, skip_special_tokens: bool | None = None) -> str:

@@ -1,6 +1,5 @@
 #include "engine/tokenizer/jinja/json_value.h"
 
-#include <algorithm>
 #include <cstdint>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -19,13 +18,12 @@ class ValueBuilder {
   bool boolean(bool value) { return put(make_bool(value)); }
   bool number_integer(std::int64_t value) { return put(make_int(value)); }
   bool number_unsigned(std::uint64_t value) {
-    if (value > INT64_MAX) throw TemplateError("holds the integer " + std::to_string(value) + kTooLarge);
+    if (value > INT64_MAX) throw TemplateError(kTooLarge);
     return put(make_int(static_cast<std::int64_t>(value)));
   }
   bool number_float(double value, const std::string& digits) {
     // The parser turns integers that do not fit into floats.
-    if (digits.find_first_of(".eE") == std::string::npos)
-      throw TemplateError("holds the integer " + digits.substr(0, kMaxShownBytes) + kTooLarge);
+    if (digits.find_first_of(".eE") == std::string::npos) throw TemplateError(kTooLarge);
     return put(make_double(value));
   }
   bool string(std::string& value) { return put(make_user_text(value)); }
@@ -48,13 +46,13 @@ class ValueBuilder {
     return put(std::move(list));
   }
 
-  // `position` counts from 1 and points at the character that does not fit.
-  bool parse_error(std::size_t position, const std::string& last_token,
+  // `position` counts from 1 and points at the character that does not fit. It is not shown: messages end up
+  // in logs, which hold nothing of a prompt.
+  bool parse_error(std::size_t position, const std::string& /*last_token*/,
                    const nlohmann::json::exception& /*error*/) {
     const std::size_t byte = position > 0 ? position - 1 : 0;
-    const std::string what =
-        byte >= num_bytes_ ? ": the text ends" : ", the last of \"" + shown(last_token) + "\"";
-    throw TemplateError("stops being JSON at byte " + std::to_string(byte) + what);
+    throw TemplateError("stops being JSON at byte " + std::to_string(byte) +
+                        (byte >= num_bytes_ ? ", its end" : ""));
   }
 
   Value take() { return std::move(root_); }
@@ -66,16 +64,7 @@ class ValueBuilder {
     std::vector<Value> items;
   };
 
-  static constexpr std::size_t kMaxShownBytes = 40;
-  static constexpr const char* kTooLarge = ", which has more than 64 bits";
-
-  // The end of what the parser has read, as far as it can be shown.
-  static std::string shown(const std::string& text) {
-    std::string end;
-    for (const char c : text.substr(text.size() - std::min(text.size(), kMaxShownBytes)))
-      end += c >= ' ' && c < '\x7F' ? c : '?';
-    return end;
-  }
+  static constexpr const char* kTooLarge = "holds an integer of more than 64 bits";
 
   Value make_user_text(const std::string& text) {
     runtime_.charge_bytes(text.size());

@@ -19,6 +19,12 @@ class TemplateError : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+// More than a limit below allows.
+class LimitError : public TemplateError {
+ public:
+  using TemplateError::TemplateError;
+};
+
 inline constexpr std::size_t kMaxSourceBytes = std::size_t{1} << 20;
 inline constexpr int kMaxExpressionDepth = 150;  // of the syntax tree
 inline constexpr int kMaxStatementDepth = 50;

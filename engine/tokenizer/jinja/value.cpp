@@ -20,9 +20,9 @@ int depth_of(const Value& value) {
 template <typename T>
 void take_in(T& container, const Value& value) {
   container.depth = std::max(container.depth, depth_of(value) + 1);
-  if (container.depth > kMaxValueDepth) throw TemplateError("lists or dicts lie too deep in each other");
+  if (container.depth > kMaxValueDepth) throw LimitError("lists or dicts lie too deep in each other");
   container.weight += weight_of(value);
-  if (container.weight > kMaxSteps) throw TemplateError("a list or dict holds too much");
+  if (container.weight > kMaxSteps) throw LimitError("a list or dict holds too much");
 }
 
 // What comparing `key` with all keys of the dict may cost: one step does for some small keys.
@@ -60,13 +60,13 @@ Runtime::~Runtime() {
 void Runtime::charge_steps(std::size_t num_steps) {
   num_steps_ += num_steps;
   if (num_steps_ > kMaxSteps)
-    throw TemplateError("the template takes more than " + std::to_string(kMaxSteps) + " steps");
+    throw LimitError("the template takes more than " + std::to_string(kMaxSteps) + " steps");
 }
 
 void Runtime::charge_bytes(std::size_t num_bytes) {
   num_bytes_ += num_bytes;
   if (num_bytes > kMaxTextBytes || num_bytes_ > kMaxWrittenBytes) {
-    throw TemplateError("the template writes too much text");
+    throw LimitError("the template writes too much text");
   }
 }
 

@@ -21,6 +21,12 @@ class RequestOptionsTest : public ::testing::Test {
     app_.parse(words);
   }
 
+  static std::string written(const std::string& name, const std::string& text) {
+    const std::string path = ::testing::TempDir() + "request-options-" + name;
+    std::ofstream(path) << text;
+    return path;
+  }
+
   CLI::App app_;
   v1::GenerateRequest request_;
   PromptSource prompt_;
@@ -29,6 +35,64 @@ class RequestOptionsTest : public ::testing::Test {
 TEST_F(RequestOptionsTest, SetsNothingThatWasNotGiven) {
   parse({"hello"});
   EXPECT_EQ(request_.sampling().SerializeAsString(), "");
+}
+
+TEST_F(RequestOptionsTest, ChatSettingsImplyAChat) {
+  const std::string tools = written("tools.json", R"([{"b": 1, "a": "\u00e4"}, {}])");
+  parse({"--tools", tools, "--template-kwargs", R"({"x": 1})", "--no-generation-prompt", "hi"});
+  ASSERT_TRUE(fill_prompt(prompt_, request_).ok());
+  const v1::ChatMessages& chat = request_.chat();
+  EXPECT_EQ(chat.messages(0).content(), "hi");
+  ASSERT_EQ(chat.tools_size(), 2);
+  EXPECT_EQ(chat.tools(0), "{\"b\":1,\"a\":\"\u00e4\"}");
+  EXPECT_EQ(chat.template_kwargs(), R"({"x": 1})");
+  EXPECT_FALSE(chat.add_generation_prompt());
+}
+
+TEST_F(RequestOptionsTest, MessagesOfAFile) {
+  const std::string messages = written("messages.json", R"([
+    {"role": "user", "content": [{"type": "text", "text": "a"}], "mood": [1]},
+    {"role": "assistant", "content": null, "reasoning_content": "hm", "tool_calls": [
+      {"id": "1", "type": "function", "function": {"name": "f", "arguments": {"b": 1, "a": 2.0}}},
+      {"name": "g", "arguments": "{\"c\": 3}"}]},
+    {"role": "tool", "content": "5", "tool_call_id": "1", "name": "f"}])");
+  parse({"--messages", messages});
+  ASSERT_TRUE(fill_prompt(prompt_, request_).ok());
+  const v1::ChatMessages& chat = request_.chat();
+  ASSERT_EQ(chat.messages_size(), 3);
+  EXPECT_EQ(chat.messages(0).content_parts(0).text(), "a");
+  EXPECT_EQ(chat.messages(0).extra_fields(), R"({"mood":[1]})");
+  EXPECT_EQ(chat.messages(1).reasoning_content(), "hm");
+  EXPECT_EQ(chat.messages(1).tool_calls(0).id(), "1");
+  EXPECT_EQ(chat.messages(1).tool_calls(0).arguments(), R"({"b":1,"a":2.0})");
+  EXPECT_EQ(chat.messages(1).tool_calls(1).name(), "g");
+  EXPECT_EQ(chat.messages(1).tool_calls(1).arguments(), R"({"c": 3})");
+  EXPECT_EQ(chat.messages(2).content(), "5");
+  EXPECT_EQ(chat.messages(2).tool_call_id(), "1");
+  EXPECT_EQ(chat.messages(2).name(), "f");
+}
+
+TEST_F(RequestOptionsTest, BadChatFilesAreNamed) {
+  const auto refusal = [this](const std::string& option, const std::string& text) {
+    prompt_ = {};
+    request_.Clear();
+    parse({option, written("bad.json", text), option == "--messages" ? "--chat" : "hi"});
+    const auto status = fill_prompt(prompt_, request_);
+    EXPECT_FALSE(status.ok());
+    EXPECT_NE(status.message.find("bad.json: "), std::string::npos);
+    return status.message.substr(status.message.find("bad.json: ") + 10);
+  };
+  EXPECT_EQ(refusal("--tools", "{}"), "is not a JSON list");
+  EXPECT_NE(refusal("--tools", "[1,"), "");
+  EXPECT_EQ(refusal("--messages", "[5]"), "[0] is not an object");
+  EXPECT_EQ(refusal("--messages", R"([{"role": 5}])"), "[0].role is not a string");
+  EXPECT_EQ(refusal("--messages", R"([{"role": "u", "content": [{"type": "image"}]}])"),
+            "[0].content[0] is no part of type \"text\"");
+  EXPECT_EQ(refusal("--messages", R"([{"role": "u", "tool_calls": [{"function": 1}]}])"),
+            "[0].tool_calls[0].function is not an object");
+  prompt_ = {};
+  parse({"--messages", written("good.json", "[]"), "and a prompt"});
+  EXPECT_NE(fill_prompt(prompt_, request_).message.find("not both"), std::string::npos);
 }
 
 TEST_F(RequestOptionsTest, FillsScheduling) {

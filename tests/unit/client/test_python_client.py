@@ -2,7 +2,7 @@
 
 import pytest
 from kvcrush.v1 import inference_pb2 as pb
-from kvcrush_client import build_request, build_score_request
+from kvcrush_client import build_chat, build_request, build_score_request
 
 
 def test_prompt_sampling_and_compression_arrive():
@@ -46,3 +46,36 @@ def test_score_request():
 def test_unknown_names_are_told(field, value):
     with pytest.raises(ValueError, match=field):
         build_score_request("a", "bc", variants=[{field: value}])
+
+
+TOOL = {"type": "function", "function": {"name": "weather", "description": "\u00e4"}}
+
+
+def test_chat_takes_messages_as_other_servers_do():
+    chat = build_chat([
+        {"role": "system", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}], "tools": ["x"]},
+        {"role": "assistant", "content": None, "reasoning_content": "hm",
+         "tool_calls": [{"id": "1", "type": "function", "function": {"name": "weather", "arguments": {"b": 1, "a": "\u00e4"}}},
+                        {"id": "2", "function": {"name": "wait", "arguments": '{"c": 2}'}}, {"name": "go"}]},
+        {"role": "tool", "content": "5", "tool_call_id": "1", "name": "weather"},
+    ], tools=[TOOL, '{"raw": 1}'], template_kwargs={"enable_thinking": False}, add_generation_prompt=False)
+    system, call, result = chat.messages
+    assert [part.text for part in system.content_parts] == ["a", "b"] and system.extra_fields == '{"tools": ["x"]}'
+    assert (call.content, call.reasoning_content, call.extra_fields) == ("", "hm", "")
+    assert [(c.id, c.name, c.arguments) for c in call.tool_calls] == [
+        ("1", "weather", '{"b": 1, "a": "\u00e4"}'), ("2", "wait", '{"c": 2}'), ("", "go", "{}")]
+    assert (result.content, result.tool_call_id, result.name) == ("5", "1", "weather")
+    assert list(chat.tools) == ['{"type": "function", "function": {"name": "weather", "description": "\u00e4"}}', '{"raw": 1}']
+    assert chat.template_kwargs == '{"enable_thinking": false}'
+    assert chat.HasField("add_generation_prompt") and not chat.add_generation_prompt
+    assert build_chat([{"role": "user", "content": "hi"}]) == pb.ChatMessages(messages=[pb.ChatMessage(role="user", content="hi")])
+
+
+def test_chat_settings_reach_every_request():
+    messages = [{"role": "user", "content": "hi"}]
+    assert build_request(messages, chat={"tools": [TOOL]}).chat.tools
+    assert build_score_request(messages, "x", chat={"template_kwargs": {"a": 1}}).chat.template_kwargs == '{"a": 1}'
+    with pytest.raises(ValueError, match="not a list of messages"):
+        build_request("hi", chat={"tools": [TOOL]})
+    with pytest.raises(ValueError, match="type 'text'"):
+        build_chat([{"role": "user", "content": [{"type": "image"}]}])

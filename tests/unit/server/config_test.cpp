@@ -109,9 +109,20 @@ TEST(Config, FileCanBeNamedByTheEnvironment) {
   EXPECT_EQ(parse_good({}).listen, "127.0.0.2:7000");
 }
 
+TEST(Config, ChatTemplateByFileAndEnvironment) {
+  EXPECT_EQ(parse_good({}).chat_template_path, "");
+  const std::string file = config_file("template.toml", "chat-template = \"a.jinja\"\n");
+  EXPECT_EQ(parse_good({"--config", file}).chat_template_path, "a.jinja");
+  Environment environment;
+  environment.set("KVCRUSH_CHAT_TEMPLATE", "b.jinja");
+  EXPECT_EQ(parse_good({"--config", file}).chat_template_path, "b.jinja");
+}
+
 TEST(Config, EveryFieldCanBeSet) {
   const ServerConfig config = parse_good({"--model-name",
                                           "m",
+                                          "--chat-template",
+                                          "chat.jinja",
                                           "--listen",
                                           "[::1]:0",
                                           "--http-listen",
@@ -140,6 +151,7 @@ TEST(Config, EveryFieldCanBeSet) {
                                           "p.json"});
   EXPECT_EQ(config.model_path, "some.gguf");
   EXPECT_EQ(config.model_name, "m");
+  EXPECT_EQ(config.chat_template_path, "chat.jinja");
   EXPECT_EQ(config.http_listen, "");
   EXPECT_EQ(config.engine.device, "cuda:1");
   EXPECT_EQ(config.engine.kv_memory_bytes, 1536ull << 20);

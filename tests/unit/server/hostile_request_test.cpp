@@ -53,6 +53,33 @@ TEST(HostileRequest, MoreMessagesThanAConversationHas) {
                  "chat.messages has 8193 messages, allowed: at most 8192");
 }
 
+TEST(HostileRequest, MoreOfAChatThanAConversationHas) {
+  MapperContext context = test::mapper_context();
+  v1::ChatMessages chat;
+  chat.add_messages()->set_role("u");
+  for (int i = 0; i < 1025; ++i) chat.add_tools("{}");
+  expect_refused(tokenize_chat(chat, context).status(), "chat.tools has 1025 entries, allowed: at most 1024");
+  chat.clear_tools();
+  v1::ChatMessage& message = *chat.mutable_messages(0);
+  for (int i = 0; i < 1025; ++i) message.add_content_parts();
+  expect_refused(tokenize_chat(chat, context).status(),
+                 "chat.messages[0].content_parts has 1025 entries, allowed: at most 1024");
+  message.clear_content_parts();
+  for (int i = 0; i < 257; ++i) message.add_tool_calls()->set_name("f");
+  expect_refused(tokenize_chat(chat, context).status(),
+                 "chat.messages[0].tool_calls has 257 entries, allowed: at most 256");
+  message.clear_tool_calls();
+  chat.set_template_kwargs(std::string((1 << 20) + 1, ' '));
+  expect_refused(tokenize_chat(chat, context).status(),
+                 "chat.template_kwargs is 1048577 bytes long, allowed: at most 1048576");
+  // What many small values take is bounded for all of a chat together.
+  chat.set_template_kwargs("{\"a\": [" + std::string(1000, ' ') + "]}");
+  std::string lists = "[[]";
+  for (int i = 0; i < 340'000; ++i) lists += ",[]";
+  for (int i = 0; i < 4; ++i) chat.add_tools("{\"a\": " + lists + "]}");
+  expect_refused(tokenize_chat(chat, context).status(), "chat.tools[");
+}
+
 TEST(HostileRequest, AnswersMuchLargerThanTheirRequest) {
   const MapperContext context = test::mapper_context();
   v1::TokenizeRequest text;
@@ -77,10 +104,9 @@ TEST(HostileRequest, AnswersMuchLargerThanTheirRequest) {
 TEST(HostileRequest, ModelInfoIsUtf8WhateverTheFileHolds) {
   ServingModel model;
   model.mapper = test::mapper_context();
-  TokenizerSpec spec = model.mapper.tokenizer->spec();
-  spec.chat_template = "a\xFF{{ messages }}";
-  model.loaded.tokenizer = Tokenizer::create(std::move(spec)).value();
+  model.loaded.tokenizer = model.mapper.tokenizer;
   model.loaded.chat_template = test::plain_template();
+  model.loaded.chat_template_source = "a\xFF{{ messages }}";
   v1::GetModelInfoResponse info;
   describe_model(model, ServerConfig(), info);
   EXPECT_EQ(info.chat_template(), "a\uFFFD{{ messages }}");

@@ -94,11 +94,10 @@ TEST(ChatPrompt, SpecialTokensThatAreNotThereAreUndefined) {
 
 TEST(ChatPrompt, BadJsonNamesFieldAndByte) {
   EXPECT_EQ(refusal(with_tool(R"({"a": 1,})")),
-            R"(tools[0] stops being JSON at byte 8, the last of "1,}", allowed: a JSON object)");
+            R"(tools[0] stops being JSON at byte 8, allowed: a JSON object)");
   EXPECT_EQ(refusal(with_tool(R"({"a": )")),
-            "tools[0] stops being JSON at byte 6: the text ends, allowed: a JSON object");
-  EXPECT_EQ(refusal(with_tool("")),
-            "tools[0] stops being JSON at byte 0: the text ends, allowed: a JSON object");
+            "tools[0] stops being JSON at byte 6, its end, allowed: a JSON object");
+  EXPECT_EQ(refusal(with_tool("")), "tools[0] stops being JSON at byte 0, its end, allowed: a JSON object");
   EXPECT_EQ(refusal(with_tool("[1]")), "tools[0] is a list, allowed: a JSON object");
   EXPECT_EQ(refusal(with_tool("{} {}")).substr(0, 35), "tools[0] stops being JSON at byte 3");
   EXPECT_EQ(refusal(with_tool("{\"a\": \"\xFF\"}")).substr(0, 35), "tools[0] stops being JSON at byte 7");
@@ -107,13 +106,12 @@ TEST(ChatPrompt, BadJsonNamesFieldAndByte) {
   EXPECT_EQ(refusal({{{"user", "Hi"}, call}}),
             "messages[1].tool_calls[1].arguments is an integer, allowed: a JSON object");
   EXPECT_EQ(refusal({{{"user", "Hi"}}, {}, "nul"}),
-            "template_kwargs stops being JSON at byte 3: the text ends, allowed: a JSON object");
+            "template_kwargs stops being JSON at byte 3, its end, allowed: a JSON object");
 }
 
 TEST(ChatPrompt, NumbersThatTheTemplateCouldNotShowAreRefused) {
-  EXPECT_EQ(
-      refusal(with_tool(R"({"a": 9223372036854775808})")),
-      "tools[0] holds the integer 9223372036854775808, which has more than 64 bits, allowed: a JSON object");
+  EXPECT_EQ(refusal(with_tool(R"({"a": 9223372036854775808})")),
+            "tools[0] holds an integer of more than 64 bits, allowed: a JSON object");
   EXPECT_NE(refusal(with_tool(R"({"a": 123456789012345678901234567890})")).find("more than 64 bits"),
             std::string::npos);
   EXPECT_EQ(marked("{{ tools[0].a }}{{ tools[0].b }}",
@@ -137,12 +135,13 @@ TEST(ChatPrompt, HostileJsonIsRefusedSoon) {
             std::string::npos);
   std::string keys = "{\"a\":0";
   for (int i = 0; i < 60'000; ++i) keys += ",\"" + std::to_string(i) + "\":0";
-  EXPECT_NE(refusal(with_tool(keys + "}")).find("steps"), std::string::npos);
+  EXPECT_NE(refusal(with_tool(keys + "}")).find("holds too much with what comes before it"),
+            std::string::npos);
   std::string lists = "{\"a\":[[]";
   for (int i = 0; i < 340'000; ++i) lists += ",[]";
   ChatPrompt many = with_tool(lists + "]}");
   for (int i = 0; i < 5; ++i) many.tools.push_back(many.tools[0]);
-  EXPECT_NE(refusal(many).find("steps"), std::string::npos);
+  EXPECT_NE(refusal(many).find("holds too much with what comes before it"), std::string::npos);
 }
 
 }  // namespace
