@@ -11,7 +11,8 @@ namespace {
 
 Value length(const Value& input, const Arguments& arguments, Runtime& runtime) {
   arguments.allow({});
-  runtime.charge_steps(weight_of(input));
+  // Only characters are counted one by one.
+  if (input.is<TextPtr>()) runtime.charge_steps(weight_of(input));
   return make_int(static_cast<std::int64_t>(length_of(input)));
 }
 
