@@ -101,7 +101,7 @@ install_test_tools() {
   [[ -f "$stamp" && "$(cat "$stamp")" == "$want" ]] && return
   say "installing Python test tools"
   python3 -m venv "$cache/venv"
-  "$cache/venv/bin/pip" install --disable-pip-version-check -q -r tests/requirements.txt
+  "$cache/venv/bin/python" -m pip install --disable-pip-version-check -q -r tests/requirements.txt
   echo "$want" >"$stamp"
 }
 

@@ -1,7 +1,7 @@
 // Logits of a model, for tests in Python: one JSON request a line on stdin, one JSON answer a line on stdout.
 //   {"op": "open", "model": path, "weight_dtype": "f32" | "auto", "max_batch_tokens", "max_context_tokens",
-//    "kv_memory_bytes"}                                        -> {"vocab_size", "num_layers", ...}
-//   {"op": "logits", "sequences": [{"ids", "decode_from"}], "out": path}
+//    "kv_memory_bytes", "num_threads"}                                        -> {"vocab_size", "num_layers", ...}
+//   {"op": "logits", "sequences": [{"ids", "decode_from"}], "max_batch_tokens", "out": path}
 //       -> {"rows": [of each sequence]}; float32 [sum of rows, vocab_size] go to `out`
 //   {"op": "score", "prompt": [...], "continuation": [...]}    -> {"logprobs": [...]}
 //   {"op": "generate", "prompt": [...], "max_tokens"}          -> {"tokens": [...], "logprobs": [...]}
@@ -58,6 +58,7 @@ class Session {
     config.max_batch_tokens = request.value("max_batch_tokens", 512);
     config.max_running_sequences = std::min(config.max_running_sequences, config.max_batch_tokens);
     config.max_context_tokens = request.value("max_context_tokens", 0);
+    config.num_threads = request.value("num_threads", 1);
     config.kv_memory_bytes = request.value("kv_memory_bytes", std::uint64_t{256} << 20);
     model_ = std::make_shared<const ModelFile>(value_or_throw(load_model_file(request.at("model"))));
     config_ = config;
@@ -79,7 +80,8 @@ class Session {
     }
     std::ofstream out(request.at("out").get<std::string>(), std::ios::binary);
     std::vector<std::size_t> num_rows;
-    for (const std::vector<float>& rows : driver_->run(jobs)) {
+    for (const std::vector<float>& rows :
+         driver_->run(jobs, request.value("max_batch_tokens", config_.max_batch_tokens))) {
       out.write(reinterpret_cast<const char*>(rows.data()),
                 static_cast<std::streamsize>(rows.size() * sizeof(float)));
       num_rows.push_back(rows.size() / static_cast<std::size_t>(driver_->model_config().vocab_size));
@@ -126,7 +128,8 @@ class Session {
   std::vector<StreamEvent> run(EngineRequest request) {
     if (!model_) throw std::runtime_error("no model is open");
     if (!engine_) engine_ = value_or_throw(Engine::create(model_, config_, observer_));
-    const auto bell = std::make_shared<Bell>();  // outlives this call: the last ring may come after the events
+    const auto bell =
+        std::make_shared<Bell>();  // outlives this call: the last ring may come after the events
     const auto stream = std::make_shared<TokenStream>([bell] { bell->ring(); });
     const Status status = engine_->submit(std::move(request), stream);
     if (!status.ok()) throw std::runtime_error(status.message());

@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <stdexcept>
-#include <thread>
 #include <utility>
 
 #include "engine/engine_options.h"
@@ -16,7 +15,7 @@ namespace kvcrush::testing {
 
 ModelDriver::ModelDriver(std::shared_ptr<const ModelFile> model, const EngineConfig& config)
     : model_(std::move(model)), config_(config) {
-  set_num_kernel_threads(static_cast<int>(std::max(1U, std::thread::hardware_concurrency())));
+  set_num_kernel_threads(config_.num_threads);
   const ModelConfig& shape = model_->config;
   const KvLayout layout{.num_kv_heads = shape.num_kv_heads, .head_dim = shape.head_dim};
   for (const Status& status : {check_config(config_), check_heads(shape)})
@@ -45,10 +44,12 @@ std::unique_ptr<Sequence> ModelDriver::make_sequence(const LogitsJob& job, Seque
   return sequence;
 }
 
-std::vector<std::vector<float>> ModelDriver::run(const std::vector<LogitsJob>& jobs) {
-  Scheduler scheduler(
-      {.max_batch_tokens = config_.max_batch_tokens, .max_running_sequences = config_.max_running_sequences},
-      *pool_, *prefixes_);
+std::vector<std::vector<float>> ModelDriver::run(const std::vector<LogitsJob>& jobs, int max_batch_tokens) {
+  max_batch_tokens = std::min(max_batch_tokens, config_.max_batch_tokens);
+  const SchedulerConfig steps{
+      .max_batch_tokens = max_batch_tokens,
+      .max_running_sequences = std::min(max_batch_tokens, config_.max_running_sequences)};
+  Scheduler scheduler(steps, *pool_, *prefixes_);
   std::vector<std::vector<float>> rows(jobs.size());
   for (std::size_t i = 0; i < jobs.size(); ++i) {
     if (jobs[i].ids.empty() || jobs[i].decode_from.value_or(1) < 1 ||

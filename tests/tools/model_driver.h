@@ -27,8 +27,9 @@ class ModelDriver {
   ModelDriver(std::shared_ptr<const ModelFile> model, const EngineConfig& config);
 
   const ModelConfig& model_config() const { return model_->config; }
-  // Runs the jobs as one ragged batch, chunked as the scheduler sees fit; rows [wanted, vocab] of each.
-  std::vector<std::vector<float>> run(const std::vector<LogitsJob>& jobs);
+  // Runs the jobs as one ragged batch in steps of at most max_batch_tokens, <= the config's; rows [wanted,
+  // vocab] of each.
+  std::vector<std::vector<float>> run(const std::vector<LogitsJob>& jobs, int max_batch_tokens);
 
  private:
   std::unique_ptr<Sequence> make_sequence(const LogitsJob& job, SequenceId id);
