@@ -1,9 +1,8 @@
 #!/usr/bin/env python3
-"""Makes tests/golden/greedy.json with Hugging Face transformers: the oracle of the model.
-
-Needs torch 2.11.0, transformers, accelerate and gguf (about 5 GB, so not part of `make test`):
-    python3 -m venv .cache/oracle && .cache/oracle/bin/pip install torch==2.11.0 transformers accelerate gguf tqdm
-    .cache/oracle/bin/python tests/golden/make_golden.py
+"""Makes tests/golden/greedy.json with Hugging Face transformers: the oracle of the model. Takes minutes a model:
+    tools/setup.sh --with-tests
+    .cache/venv/bin/python tests/golden/make_golden.py
+    .cache/venv/bin/python tests/golden/make_golden.py --model .cache/models/gemma-3-270m-q4_k_m.gguf --out tests/golden/greedy_gemma3.json
 The weights are the GGUF's, dequantised to float32 by the gguf package.
 """
 
@@ -14,7 +13,8 @@ import pathlib
 import torch
 import transformers
 from tqdm import tqdm
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 NUM_NEW_TOKENS = 64
@@ -53,6 +53,17 @@ def long_prompt() -> str:
     return "Ship's log. " + days + "Summary of the voyage:"
 
 
+def load_model(path: pathlib.Path) -> torch.nn.Module:
+    """What from_pretrained(gguf_file=...) gives, which wants `accelerate` installed for it."""
+    config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    values = load_gguf_checkpoint(path, return_tensors=True, model_to_load=model)["tensors"]
+    missing, unexpected = model.load_state_dict(values, strict=False)
+    assert not unexpected and set(missing) <= {"lm_head.weight"}, (missing, unexpected)
+    model.tie_weights()
+    return model.eval()
+
+
 def observed_ids(logits: torch.Tensor) -> list[int]:
     """Ids whose logits the tests compare: the 64 likeliest and an even sample of the rest."""
     likeliest = logits.topk(64).indices.tolist()
@@ -65,12 +76,12 @@ def main() -> None:
     parser.add_argument("--out", type=pathlib.Path, default=ROOT / "tests/golden/greedy.json")
     args = parser.parse_args()
 
-    source = {"pretrained_model_name_or_path": str(args.model.parent), "gguf_file": args.model.name}
-    tokenizer = AutoTokenizer.from_pretrained(**source)
-    model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(args.model.parent, gguf_file=args.model.name)
+    model = load_model(args.model)
 
-    prompts = [tokenizer(text, add_special_tokens=False).input_ids for text in [*PROMPTS, long_prompt()]]
-    for chat in CHATS:
+    begins_with_bos = getattr(tokenizer, "add_bos_token", False)
+    prompts = [tokenizer(text, add_special_tokens=begins_with_bos).input_ids for text in [*PROMPTS, long_prompt()]]
+    for chat in CHATS if tokenizer.chat_template else []:
         rendered = tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
         prompts.append(tokenizer(rendered, add_special_tokens=False).input_ids)
 

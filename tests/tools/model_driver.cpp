@@ -4,18 +4,21 @@
 
 #include <algorithm>
 #include <stdexcept>
+#include <thread>
 #include <utility>
 
 #include "engine/engine_options.h"
 #include "engine/executor_factory.h"
 #include "engine/kernels/parallel.h"
+#include "engine/request_sequences.h"
 #include "engine/scheduler/scheduler.h"
 
 namespace kvcrush::testing {
 
 ModelDriver::ModelDriver(std::shared_ptr<const ModelFile> model, const EngineConfig& config)
     : model_(std::move(model)), config_(config) {
-  set_num_kernel_threads(config_.num_threads);
+  const int all_threads = static_cast<int>(std::max(1U, std::thread::hardware_concurrency()));
+  set_num_kernel_threads(config_.num_threads == 0 ? all_threads : config_.num_threads);
   const ModelConfig& shape = model_->config;
   const KvLayout layout{.num_kv_heads = shape.num_kv_heads, .head_dim = shape.head_dim};
   for (const Status& status : {check_config(config_), check_heads(shape)})
@@ -27,21 +30,33 @@ ModelDriver::ModelDriver(std::shared_ptr<const ModelFile> model, const EngineCon
 }
 
 std::unique_ptr<Sequence> ModelDriver::make_sequence(const LogitsJob& job, SequenceId id) {
-  const ModelConfig& shape = model_->config;
-  auto sequence = std::make_unique<Sequence>(
-      SequenceCache(*pool_, shape.num_layers, make_kv_format(KvDtype::kF32, shape.head_dim)));
-  sequence->id = id;
+  EngineRequest request;
+  request.request_id = std::to_string(id);
+  const int num_prompt_tokens = job.decode_from.value_or(1);
+  request.prompt_token_ids.assign(job.ids.begin(), job.ids.begin() + num_prompt_tokens);
   if (job.decode_from) {
-    sequence->token_ids.assign(job.ids.begin(), job.ids.begin() + *job.decode_from);
-    sequence->num_prompt_tokens = *job.decode_from;
+    request.sampling.max_tokens = std::max(1, static_cast<int>(job.ids.size()) - num_prompt_tokens);
   } else {
-    // Scored as a continuation of its first token. The last token of one is not computed: one more is needed.
-    sequence->kind = SequenceKind::kScore;
-    sequence->token_ids = job.ids;
-    sequence->token_ids.push_back(job.ids.back());
-    sequence->num_prompt_tokens = 1;
+    // A score's logits are those after each token but the last, which is not computed: one more is needed.
+    request.continuation_token_ids.assign(job.ids.begin() + num_prompt_tokens, job.ids.end());
+    request.continuation_token_ids.push_back(job.ids.back());
   }
-  return sequence;
+  const SequenceContext context{.pool = pool_.get(),
+                                .model = &model_->config,
+                                .model_stop_ids = &model_->tokenizer.stop_ids,
+                                .default_dtype = KvDtype::kF32,
+                                .max_context_tokens = limits_.max_context_tokens,
+                                .first_id = id};
+  return std::move(make_sequences(request, nullptr, Clock::now(), context).front());
+}
+
+bool ModelDriver::advance(const ScheduledChunk& chunk, const LogitsJob& job) {
+  Sequence& sequence = *chunk.sequence;
+  sequence.num_computed_tokens += chunk.num_tokens;
+  if (sequence.num_computed_tokens == static_cast<int>(job.ids.size())) return true;
+  if (job.decode_from && sequence.num_uncomputed_tokens() == 0)
+    sequence.token_ids.push_back(job.ids[sequence.token_ids.size()]);
+  return false;
 }
 
 std::vector<std::vector<float>> ModelDriver::run(const std::vector<LogitsJob>& jobs, int max_batch_tokens) {
@@ -64,19 +79,12 @@ std::vector<std::vector<float>> ModelDriver::run(const std::vector<LogitsJob>& j
     const at::Tensor logits = executor_->run(plan);
     const float* row = logits.defined() ? logits.const_data_ptr<float>() : nullptr;
     for (const ScheduledChunk& chunk : plan.chunks) {
-      Sequence& sequence = *chunk.sequence;
-      const LogitsJob& job = jobs[chunk.sequence_id];
-      sequence.num_computed_tokens += chunk.num_tokens;
       const float* end = row + std::int64_t{chunk.num_logit_rows} * model_->config.vocab_size;
       rows[chunk.sequence_id].insert(rows[chunk.sequence_id].end(), row, end);
       row = end;
-      if (chunk.settling) executor_->settle(sequence, chunk.settling);
-      if (sequence.num_computed_tokens == static_cast<int>(job.ids.size())) {
-        scheduler.remove(chunk.sequence_id);
-        executor_->forget(chunk.sequence_id, /*for_good=*/true);
-      } else if (job.decode_from && sequence.num_uncomputed_tokens() == 0) {
-        sequence.token_ids.push_back(job.ids[sequence.token_ids.size()]);
-      }
+      if (!advance(chunk, jobs[chunk.sequence_id])) continue;
+      scheduler.remove(chunk.sequence_id);
+      executor_->forget(chunk.sequence_id, /*for_good=*/true);
     }
   }
   return rows;

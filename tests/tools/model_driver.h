@@ -33,6 +33,9 @@ class ModelDriver {
 
  private:
   std::unique_ptr<Sequence> make_sequence(const LogitsJob& job, SequenceId id);
+  // Moves the sequence on by its chunk, and gives it the next token to decode, where there is one. True: it
+  // is done.
+  bool advance(const ScheduledChunk& chunk, const LogitsJob& job);
 
   std::shared_ptr<const ModelFile> model_;
   EngineConfig config_;

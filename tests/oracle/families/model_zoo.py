@@ -12,7 +12,7 @@ torch.set_num_threads(1)  # matrices are too small to share
 
 HIDDEN = 256  # a multiple of 256: rows hold whole blocks of every GGUF type
 VOCAB = 320
-CONTEXT = 160  # tokens of the longest test sequence, and the context served
+CONTEXT = 160  # tokens served, and of the longest test sequence
 WINDOW = 24  # of sliding layers: the longest sequence crosses it six times
 ORIGINAL = 64  # context that scaled RoPE variants were "trained" on
 NUM_END_TOKENS = 2
@@ -24,7 +24,6 @@ class Variant:
     family: str
     config: transformers.PretrainedConfig
     gguf: str | None  # general.architecture; None: GGUF has no way to say this
-    served_context: int = CONTEXT  # what dynamic and longrope frequencies are for
 
     def text_config(self):
         return self.config.get_text_config()
@@ -152,9 +151,9 @@ def longrope(num_factors):
     )
 
 
-def phi3(name, rope_parameters, served_context=CONTEXT, **fields):
+def phi3(name, rope_parameters, **fields):
     shapes = SHAPES | {"rms_norm_eps": 1e-5, "sliding_window": None, "rope_parameters": rope_parameters}
-    return Variant(f"phi3-{name}", "phi3", transformers.Phi3Config(**shapes | fields), "phi3", served_context)
+    return Variant(f"phi3-{name}", "phi3", transformers.Phi3Config(**shapes | fields), "phi3")
 
 
 def phi3_variants():
@@ -168,7 +167,6 @@ def phi3_variants():
         phi3("mini-4k", rope(), **phi3_mini | {"sliding_window": WINDOW, "original_max_position_embeddings": CONTEXT}),
         phi3("mini-128k", longrope(48), **phi3_mini),
         phi3("4-mini", partial, **phi4_mini),
-        phi3("4-mini-short", partial, served_context=ORIGINAL, **phi4_mini),
     ]
 
 

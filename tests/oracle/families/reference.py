@@ -11,14 +11,15 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 NOISE_MARGIN = 6.0
 
 
-def pin_rope(model, served_context):
-    """Frequencies that transformers lets depend on the longest position it has seen become those of the context served.
+def pin_dynamic_rope(model, served_context):
+    """Frequencies that depend on the longest position transformers has seen so far become those of the context served.
 
-    A server cannot have them change under keys that are cached; it takes those of its context limit for all positions.
+    A server cannot have them change under keys that are cached. Longrope's two sets need no such thing: transformers takes
+    the set for a sequence's length in one forward pass, the engine the set for the length that a request may grow to.
     """
     for module in model.modules():
-        if getattr(module, "rope_type", None) in ("dynamic", "longrope"):
-            inverse, module.attention_scaling = ROPE_INIT_FUNCTIONS[module.rope_type](module.config, seq_len=served_context)
+        if getattr(module, "rope_type", None) == "dynamic":
+            inverse, _ = ROPE_INIT_FUNCTIONS["dynamic"](module.config, seq_len=served_context)
             module.inv_freq.copy_(inverse)
             module.rope_type = "default"
 
@@ -29,10 +30,10 @@ def run(model, ids):
 
 
 class Reference:
-    """A model, pinned to a context; keeps the logits of sequences it has seen."""
+    """A model behind a context limit; keeps the logits of sequences it has seen."""
 
     def __init__(self, model, served_context):
-        pin_rope(model, served_context)
+        pin_dynamic_rope(model, served_context)
         self.model = model
         self._logits = {}
 

@@ -42,12 +42,12 @@ def float_model(name):
 
 @functools.cache
 def reference_of(name):
-    return Reference(copy.deepcopy(float_model(name)), VARIANTS[name].served_context)
+    return Reference(copy.deepcopy(float_model(name)), CONTEXT)
 
 
 @functools.cache
 def noise_of(name):
-    return reference_of(name).noise(random_ids(VARIANTS[name].served_context, seed=0))
+    return reference_of(name).noise(random_ids(CONTEXT, seed=0))
 
 
 @pytest.fixture(scope="module")
@@ -86,14 +86,14 @@ class Comparison:
 
 
 def open_model(tool, name, path, **options):
-    tool.open(path, max_context_tokens=VARIANTS[name].served_context, **options)
+    tool.open(path, max_context_tokens=CONTEXT, **options)
 
 
 def check_briefly(tool, name, path, reference):
     """One prompt in chunks, and decode."""
     open_model(tool, name, path)
     comparison = Comparison(name, reference)
-    ids = random_ids(VARIANTS[name].served_context, seed=0)
+    ids = random_ids(CONTEXT, seed=0)
     split = len(ids) // 2
     prompt, decoded = tool.logits(ids, (ids[:split], ids[split:]), max_batch_tokens=64)
     comparison.check("prompt", ids, prompt)
@@ -103,7 +103,7 @@ def check_briefly(tool, name, path, reference):
 def check_fully(tool, name, path, reference):
     open_model(tool, name, path)
     comparison = Comparison(name, reference)
-    ids = random_ids(VARIANTS[name].served_context, seed=0)
+    ids = random_ids(CONTEXT, seed=0)
     others = [random_ids(length, seed=length) for length in (1, 17, 50)]
     comparison.check("one chunk", ids, tool.logits(ids)[0])
     comparison.check("chunks of 7", ids, tool.logits(ids, max_batch_tokens=7)[0])
@@ -129,14 +129,14 @@ def test_half_safetensors(tool, tmp_path, name, dtype):
         for tensor in model.parameters():
             tensor.copy_(tensor.to(HALF_TYPES[dtype]))
     save_safetensors(copy.deepcopy(model).to(HALF_TYPES[dtype]), tmp_path)
-    check_briefly(tool, name, tmp_path, Reference(model, VARIANTS[name].served_context))
+    check_briefly(tool, name, tmp_path, Reference(model, CONTEXT))
 
 
 @pytest.mark.parametrize("name", GGUF_VARIANTS)
 def test_gguf(tool, tmp_path, name):
     model = copy.deepcopy(float_model(name))
     write_gguf(VARIANTS[name], model, tmp_path / "model.gguf", "F32")
-    check_fully(tool, name, tmp_path / "model.gguf", Reference(model, VARIANTS[name].served_context))
+    check_fully(tool, name, tmp_path / "model.gguf", Reference(model, CONTEXT))
 
 
 @pytest.mark.parametrize("type_name", [name for name in ALL_TYPES if name != "F32"])
@@ -144,7 +144,7 @@ def test_gguf(tool, tmp_path, name):
 def test_gguf_types(tool, tmp_path, name, type_name):
     model = copy.deepcopy(float_model(name))
     write_gguf(VARIANTS[name], model, tmp_path / "model.gguf", type_name)
-    check_briefly(tool, name, tmp_path / "model.gguf", Reference(model, VARIANTS[name].served_context))
+    check_briefly(tool, name, tmp_path / "model.gguf", Reference(model, CONTEXT))
 
 
 @pytest.mark.parametrize("type_name", ["Q8_0", "Q4_1", "Q4_K", "Q6_K"])
@@ -155,8 +155,8 @@ def test_weights_as_stored(tool, tmp_path, name, type_name):
     model = copy.deepcopy(float_model(name))
     write_gguf(VARIANTS[name], model, tmp_path / "model.gguf", type_name)
     open_model(tool, name, tmp_path / "model.gguf", weight_dtype="auto")
-    ids = random_ids(VARIANTS[name].served_context, seed=0)
-    expected = Reference(model, VARIANTS[name].served_context).logits(ids)
+    ids = random_ids(CONTEXT, seed=0)
+    expected = Reference(model, CONTEXT).logits(ids)
     error = np.abs(tool.logits(ids)[0] - expected).mean() / expected.std()
     print(f"mean error {error:.3f} of the logits' spread")
     assert error < 0.1
@@ -168,7 +168,7 @@ def test_whole_engine(tool, checkpoint, name):
     open_model(tool, name, checkpoint(name))
     reference = reference_of(name)
     tolerance = 2 * NOISE_MARGIN * noise_of(name)
-    ids = random_ids(VARIANTS[name].served_context, seed=0)
+    ids = random_ids(CONTEXT, seed=0)
     expected = log_softmax(reference.logits(ids))
     scored = np.array(tool.ask("score", prompt=ids[:10], continuation=ids[10:])["logprobs"])
     of_ids = expected[np.arange(9, len(ids) - 1), ids[10:]]
@@ -184,8 +184,7 @@ def test_whole_engine(tool, checkpoint, name):
         assert abs(log_softmax(logits[step])[token] - logprob) <= tolerance * largest, f"step {step}"
 
 
-@pytest.mark.parametrize("name", ["llama-dynamic", "phi3-mini-128k", "phi3-4-mini", "phi3-4-mini-short"])
-def test_transformers_unpinned_says_the_same_of_a_full_context(name):
-    """Its frequencies are then those of the context served."""
-    ids = random_ids(VARIANTS[name].served_context, seed=0)
-    np.testing.assert_allclose(run(float_model(name), ids), reference_of(name).logits(ids), rtol=0, atol=1e-4)
+def test_transformers_unpinned_says_the_same_of_a_full_context():
+    """Its dynamic frequencies are then those of the context served."""
+    ids = random_ids(CONTEXT, seed=0)
+    np.testing.assert_allclose(run(float_model("llama-dynamic"), ids), reference_of("llama-dynamic").logits(ids), rtol=0, atol=1e-4)
