@@ -75,6 +75,7 @@ RUN apt-get update \
       libspdlog1.10=1:1.10.* \
       libfmt9=9.1.* \
       libpcre2-8-0=10.42* \
+      libutf8proc2=2.8.* \
       libssl3=3.0.* \
  && rm -rf /var/lib/apt/lists/* \
  && useradd --system --uid 10001 --user-group --no-create-home --shell /usr/sbin/nologin kvcrush \

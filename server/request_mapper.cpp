@@ -135,7 +135,7 @@ Result<MappedRequest> map_generate_request(const v1::GenerateRequest& request, c
                                          context.defaults.max_tokens, engine.sampling.max_tokens));
   KVCRUSH_RETURN_IF_ERROR(validate(engine.sampling, context.tokenizer->vocab_size()));
   mapped.applied = applied_policies(engine, context);
-  mapped.text = {std::move(stop), engine.sampling.min_tokens};
+  mapped.text = {std::move(stop), engine.sampling.min_tokens, request.has_chat()};
   return mapped;
 }
 

@@ -36,6 +36,7 @@ struct MapperContext {
 struct TextRules {
   std::vector<std::string> stop;  // strings that end the text
   int min_tokens = 0;             // stop strings completed earlier do not count
+  bool begins_text = false;       // an answer in a chat, a text of its own: not what goes on after a prompt
 };
 
 struct MappedRequest {

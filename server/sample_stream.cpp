@@ -17,7 +17,7 @@ SampleStream::SampleStream(std::shared_ptr<const Tokenizer> tokenizer, const Tex
                            v1::KvCompression applied)
     : tokenizer_(std::move(tokenizer)),
       rules_(rules),
-      decoder_(tokenizer_, rules.stop, /*skip_special_tokens=*/true),
+      decoder_(tokenizer_, rules.stop, /*skip_special_tokens=*/true, rules.begins_text),
       index_(index),
       applied_(std::move(applied)) {}
 

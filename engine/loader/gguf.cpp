@@ -263,6 +263,13 @@ std::int64_t GgufArray::integer_at(std::uint64_t index) const {
   }
 }
 
+float GgufArray::float_at(std::uint64_t index) const {
+  KVCRUSH_CHECK(element_type == GgufType::kFloat32 && index < count);
+  float value = 0;
+  std::memcpy(&value, bytes.data() + index * sizeof(value), sizeof(value));
+  return value;
+}
+
 Result<GgufFile> parse_gguf(std::span<const std::byte> bytes, const std::string& source,
                             ArchitectureFilter filter, std::string_view known) {
   return GgufParser(bytes, source).parse(filter, known);

@@ -48,6 +48,8 @@ struct GgufArray {
   bool is_integer() const;
   // The same of a boolean array.
   bool flag_at(std::uint64_t index) const;
+  // Element `index` < count of an array of kFloat32.
+  float float_at(std::uint64_t index) const;
 };
 
 // Unsigned integers are uint64, signed ones int64, floats double.

@@ -118,4 +118,11 @@ const GgufArray& MetadataReader::integers(const std::string& key) {
   return kNoArray;
 }
 
+const GgufArray& MetadataReader::floats(const std::string& key) {
+  const GgufArray* array = find_array(key);
+  if (array != nullptr && array->element_type == GgufType::kFloat32) return *array;
+  fail("metadata key '" + key + "' is not an array of 32-bit floats");
+  return kNoArray;
+}
+
 }  // namespace kvcrush

@@ -30,6 +30,7 @@ class MetadataReader {
   const GgufArray& strings(const std::string& key);
   const GgufArray& integers(const std::string& key);
   const GgufArray& flags(const std::string& key);  // of booleans
+  const GgufArray& floats(const std::string& key);  // of 32 bits
 
   void fail(const std::string& message);
   const Status& status() const { return status_; }

@@ -26,7 +26,7 @@ Result<ModelFile> read_gguf_model(std::span<const std::byte> bytes, const std::s
   if (!config.ok()) return config.status();
   ModelFile model;
   model.config = std::move(*config);
-  Result<TokenizerSpec> tokenizer = read_gguf_tokenizer(*file, model.config, source);
+  Result<TokenizerSpec> tokenizer = read_gguf_tokenizer(*file, model.config.vocab_size, source);
   if (!tokenizer.ok()) return tokenizer.status();
   model.tokenizer = std::move(*tokenizer);
   KVCRUSH_RETURN_IF_ERROR(map_weights(weights, NameScheme::kGguf, architecture, source, model));

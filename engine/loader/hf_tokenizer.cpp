@@ -6,8 +6,10 @@
 #include <vector>
 
 #include "engine/core/readable.h"
+#include "engine/loader/hf_sentencepiece.h"
 #include "engine/loader/json_fields.h"
 #include "engine/loader/mapped_file.h"
+#include "engine/loader/sentencepiece_model.h"
 #include "engine/loader/stop_tokens.h"
 #include "engine/loader/tokenizer_json.h"
 
@@ -80,9 +82,17 @@ Status read_tokenizer_config(const json& settings, const std::string& source, To
   for (const auto& [field, id] : named) {
     Result<TokenId> found = find_token(token_text(fields.find(field)), field, source, spec);
     if (!found.ok()) return found.status();
+    if (*found < 0) continue;
+    const bool added = (id == &spec.bos_id && spec.add_bos) || (id == &spec.eos_id && spec.add_eos);
+    if (added && *id >= 0 && *id != *found) {
+      fields.fail("field '" + std::string(field) + "' is " +
+                  in_quotes(spec.tokens[static_cast<std::size_t>(*found)]) + ", but " +
+                  in_quotes(spec.tokens[static_cast<std::size_t>(*id)]) + " is what is added to texts");
+    }
     *id = *found;
   }
   spec.add_bos = fields.flag_or("add_bos_token", spec.add_bos);
+  spec.add_eos = fields.flag_or("add_eos_token", spec.add_eos);
   if (!fields.status().ok()) return fields.status();
   return read_chat_template(fields, source, spec);
 }
@@ -96,21 +106,40 @@ Status read_template_file(const std::filesystem::path& path, TokenizerSpec& spec
   return file.status().code() == StatusCode::kNotFound ? Status() : file.status();
 }
 
+// The vocabulary of tokenizer.json or, where there is none, of tokenizer.model.
+Result<TokenizerSpec> read_hf_vocabulary(const std::filesystem::path& folder, const json& settings,
+                                         const std::string& settings_path, int vocab_size) {
+  const std::string json_path = (folder / "tokenizer.json").string();
+  Result<json> tokenizer = read_json_file(json_path);
+  if (tokenizer.ok()) return parse_tokenizer_json(*tokenizer, vocab_size, json_path);
+  if (tokenizer.status().code() != StatusCode::kNotFound) return tokenizer.status();
+  const std::string model_path = (folder / "tokenizer.model").string();
+  Result<MappedFile> file = MappedFile::open(model_path);
+  if (!file.ok() && file.status().code() == StatusCode::kNotFound) {
+    return invalid_argument(folder.string() + ": neither tokenizer.json nor tokenizer.model is there");
+  }
+  if (!file.ok()) return file.status();
+  Result<TokenizerSpec> spec = parse_sentencepiece_model(file->bytes(), vocab_size, model_path);
+  if (!spec.ok()) return spec;
+  Result<json> added = read_optional_json(folder / "added_tokens.json");
+  if (!added.ok()) return added.status();
+  KVCRUSH_RETURN_IF_ERROR(add_hf_settings(
+      {settings, settings_path, *added, (folder / "added_tokens.json").string()}, vocab_size, *spec));
+  return spec;
+}
+
 }  // namespace
 
 Result<TokenizerSpec> read_hf_tokenizer(const std::string& directory, const json& model_json,
                                         const ModelConfig& config) {
   const std::filesystem::path folder(directory);
-  const std::string tokenizer_path = (folder / "tokenizer.json").string();
-  Result<json> tokenizer = read_json_file(tokenizer_path);
-  if (!tokenizer.ok()) return invalid_argument(tokenizer.status().message());
-  Result<TokenizerSpec> parsed = parse_tokenizer_json(*tokenizer, config.vocab_size, tokenizer_path);
-  if (!parsed.ok()) return parsed.status();
-  TokenizerSpec& spec = *parsed;
-
   const std::filesystem::path settings_path = folder / "tokenizer_config.json";
   Result<json> settings = read_optional_json(settings_path);
   if (!settings.ok()) return settings.status();
+  Result<TokenizerSpec> parsed =
+      read_hf_vocabulary(folder, *settings, settings_path.string(), config.vocab_size);
+  if (!parsed.ok()) return parsed.status();
+  TokenizerSpec& spec = *parsed;
   KVCRUSH_RETURN_IF_ERROR(read_tokenizer_config(*settings, settings_path.string(), spec));
   KVCRUSH_RETURN_IF_ERROR(read_template_file(folder / "chat_template.jinja", spec));
 
@@ -133,9 +162,14 @@ Result<TokenizerSpec> read_hf_tokenizer(const std::string& directory, const json
     if (!ids->empty()) spec.bos_id = ids->front();
   }
   if (spec.add_bos && spec.bos_id < 0) {
-    return invalid_argument(tokenizer_path + ": a beginning-of-text token is to be added but none is named");
+    return invalid_argument(settings_path.string() +
+                            ": a beginning-of-text token is to be added but none is named");
   }
-  KVCRUSH_RETURN_IF_ERROR(set_stop_ids(stop_ids, tokenizer_path, spec));
+  if (spec.add_eos && spec.eos_id < 0) {
+    return invalid_argument(settings_path.string() +
+                            ": an end-of-text token is to be added but none is named");
+  }
+  KVCRUSH_RETURN_IF_ERROR(set_stop_ids(stop_ids, directory, spec));
   return parsed;
 }
 

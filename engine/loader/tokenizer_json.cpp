@@ -1,59 +1,54 @@
 #include "engine/loader/tokenizer_json.h"
 
 #include <algorithm>
+#include <cmath>
 #include <utility>
 #include <vector>
 
 #include "engine/core/readable.h"
-#include "engine/loader/hf_pre_tokenizer.h"
+#include "engine/loader/hf_post_processor.h"
+#include "engine/loader/hf_text_steps.h"
+#include "engine/loader/hf_vocabulary.h"
 #include "engine/loader/json_fields.h"
+#include "engine/tokenizer/sentencepiece_text.h"
 
 namespace kvcrush {
 namespace {
 
 using nlohmann::json;
 
-// `id_limit`: where ids end.
-Status place_token(std::int64_t id, const std::string& token, TokenKind kind, std::int64_t id_limit,
-                   const std::string& source, TokenizerSpec& spec) {
-  if (id < 0 || id >= id_limit) {
-    return invalid_argument(source + ": token " + in_quotes(token) + " has id " + std::to_string(id) +
-                            "; allowed: 0 to " + std::to_string(id_limit - 1));
-  }
-  const auto index = static_cast<std::size_t>(id);
-  if (index >= spec.tokens.size()) {
-    spec.tokens.resize(index + 1);
-    spec.kinds.resize(index + 1, TokenKind::kUnused);
-  }
-  if (spec.kinds[index] != TokenKind::kUnused && spec.tokens[index] != token) {
-    return invalid_argument(source + ": tokens " + in_quotes(spec.tokens[index]) + " and " +
-                            in_quotes(token) + " both have id " + std::to_string(id));
-  }
-  spec.tokens[index] = token;
-  spec.kinds[index] = kind;
-  return {};
-}
+constexpr double kMaxScore = 1e30;
 
-// Ids may leave holes, of a bounded number: a few tokens must not ask for memory of millions.
-std::int64_t id_limit(const json& tokenizer, const json& vocab, int vocab_size) {
-  constexpr std::int64_t kMaxHoles = 1 << 16;
-  const auto added = tokenizer.find("added_tokens");
-  const std::size_t num_tokens = vocab.size() + (added == tokenizer.end() ? 0 : added->size());
-  return std::min<std::int64_t>(vocab_size, static_cast<std::int64_t>(num_tokens) + kMaxHoles);
-}
-
-Status check_bpe(const json& model, const std::string& source) {
+// `spec.model` says whether text becomes bytes.
+Status check_bpe(const json& model, const std::string& source, TokenizerSpec& spec) {
   JsonFields fields(model, source + ": model");
-  const std::string type = fields.text_or("type", "BPE");
-  if (type != "BPE") fields.fail("type is " + in_quotes(type) + "; supported: BPE");
-  if (fields.flag_or("byte_fallback", false)) fields.fail("field 'byte_fallback' is true; supported: false");
+  const bool byte_level = spec.model == "gpt2";
+  if (byte_level && fields.flag_or("byte_fallback", false)) {
+    fields.fail("field 'byte_fallback' is true; supported with a pre_tokenizer of bytes: false");
+  }
   for (const char* key : {"continuing_subword_prefix", "end_of_word_suffix"}) {
     if (!fields.text_or(key, "").empty())
       fields.fail("field '" + std::string(key) + "' is set; it is not supported");
   }
+  if (fields.number_or("dropout", 0.0, 0.0, 1.0) != 0.0)
+    fields.fail("field 'dropout' is not 0; it is not supported");
   for (const char* key : {"vocab", "merges"}) {
     if (!fields.has(key)) fields.fail("field '" + std::string(key) + "' is missing");
   }
+  spec.fuse_unknown = fields.flag_or("fuse_unk", false);
+  spec.whole_words_first = fields.flag_or("ignore_merges", false);
+  if (spec.whole_words_first && !byte_level) {
+    fields.fail("field 'ignore_merges' is true; supported with a pre_tokenizer of bytes only");
+  }
+  return fields.status();
+}
+
+Status check_unigram(const json& model, const std::string& source, TokenizerSpec& spec) {
+  JsonFields fields(model, source + ": model");
+  if (spec.model == "gpt2") fields.fail("type is 'Unigram' after a pre_tokenizer of bytes; supported: BPE");
+  if (!fields.has("vocab")) fields.fail("field 'vocab' is missing");
+  spec.model = "t5";
+  spec.fuse_unknown = true;
   return fields.status();
 }
 
@@ -62,6 +57,25 @@ Status read_vocab(const json& vocab, std::int64_t id_limit, const std::string& s
   for (const auto& [token, id] : vocab.items()) {
     const std::int64_t number = id.is_number_unsigned() ? id.get<std::int64_t>() : -1;
     KVCRUSH_RETURN_IF_ERROR(place_token(number, token, TokenKind::kNormal, id_limit, source, spec));
+  }
+  return {};
+}
+
+// [[token, log-probability], ...]
+Status read_scored_vocab(const json& vocab, std::int64_t id_limit, const std::string& source,
+                         TokenizerSpec& spec) {
+  if (!vocab.is_array()) return invalid_argument(source + ": model: field 'vocab' is no array");
+  for (const json& entry : vocab) {
+    const auto id = static_cast<std::int64_t>(spec.tokens.size());
+    const bool sound = entry.is_array() && entry.size() == 2 && entry[0].is_string() &&
+                       entry[1].is_number() && std::abs(entry[1].get<double>()) <= kMaxScore;
+    if (!sound) {
+      return invalid_argument(source + ": model: entry " + std::to_string(id) +
+                              " of 'vocab' is not a token and its log-probability");
+    }
+    KVCRUSH_RETURN_IF_ERROR(
+        place_token(id, entry[0].get<std::string>(), TokenKind::kNormal, id_limit, source, spec));
+    spec.scores.push_back(entry[1].get<double>());
   }
   return {};
 }
@@ -100,42 +114,39 @@ Status read_added_tokens(const json& tokenizer, std::int64_t id_limit, const std
   for (const json& token : *added) {
     JsonFields fields(token, source + ": added_tokens");
     const std::int64_t id = fields.integer("id", 0, INT32_MAX);
-    const std::string content = fields.text_or("content", "");
-    const bool special = fields.flag_or("special", false);
-    if (content.empty()) fields.fail("the token with id " + std::to_string(id) + " has no 'content'");
     if (!fields.status().ok()) return fields.status();
-    const TokenKind kind = special ? TokenKind::kControl : TokenKind::kUserDefined;
-    KVCRUSH_RETURN_IF_ERROR(place_token(id, content, kind, id_limit, source, spec));
+    KVCRUSH_RETURN_IF_ERROR(place_added_token(id, token, id_limit, source + ": added_tokens", spec));
   }
   return {};
 }
 
-Status check_normalizer(const json& tokenizer, const std::string& source) {
-  const auto normalizer = tokenizer.find("normalizer");
-  if (normalizer == tokenizer.end() || normalizer->is_null()) return {};
-  JsonFields fields(*normalizer, source + ": normalizer");
-  // Text arrives composed in practice, and GGUF files of the same models drop this step too.
-  const std::string type = fields.text_or("type", "");
-  if (type != "NFC")
-    fields.fail("type is " + in_quotes(type) + "; supported: none, NFC (taken as already done)");
-  return fields.status();
-}
-
-// Whether a post-processor puts a special token before the text: a TemplateProcessing, alone or in a
-// Sequence.
-bool adds_bos(const json& processor) {
-  if (!processor.is_object()) return false;
-  const std::string type = token_text(processor.contains("type") ? &processor["type"] : nullptr);
-  if (type == "Sequence" && processor.contains("processors") && processor["processors"].is_array()) {
-    const json& steps = processor["processors"];
-    return std::any_of(steps.begin(), steps.end(), [](const json& step) {
-      return step.is_object() && step.contains("type") && step["type"] == "TemplateProcessing" &&
-             adds_bos(step);
-    });
+// The unknown token, and tokens that stand for bytes.
+Status read_fallbacks(const json& model, const std::string& source, TokenizerSpec& spec) {
+  JsonFields fields(model, source + ": model");
+  const std::int64_t last = static_cast<std::int64_t>(spec.tokens.size()) - 1;
+  spec.unknown_id = static_cast<TokenId>(fields.integer_or("unk_id", -1, 0, last));
+  if (const std::string text = fields.text_or("unk_token", ""); !text.empty()) {
+    const auto found = std::find(spec.tokens.begin(), spec.tokens.end(), text);
+    if (found == spec.tokens.end())
+      fields.fail("field 'unk_token' is " + in_quotes(text) + ", which is not in 'vocab'");
+    spec.unknown_id = static_cast<TokenId>(found - spec.tokens.begin());
   }
-  if (type != "TemplateProcessing" || !processor.contains("single")) return false;
-  const json& single = processor["single"];
-  return single.is_array() && !single.empty() && single[0].is_object() && single[0].contains("SpecialToken");
+  const bool byte_fallback = fields.flag_or("byte_fallback", false);
+  if (!fields.status().ok()) return fields.status();
+  if (spec.unknown_id >= 0) {
+    TokenKind& kind = spec.kinds[static_cast<std::size_t>(spec.unknown_id)];
+    if (kind == TokenKind::kNormal) kind = TokenKind::kUnknown;
+  }
+  for (std::size_t i = 0; byte_fallback && i < spec.tokens.size(); ++i) {
+    if (spec.kinds[i] == TokenKind::kNormal && byte_of_spelling(spec.tokens[i]))
+      spec.kinds[i] = TokenKind::kByte;
+  }
+  if (byte_fallback &&
+      std::find(spec.kinds.begin(), spec.kinds.end(), TokenKind::kByte) == spec.kinds.end()) {
+    return invalid_argument(
+        source + ": model: field 'byte_fallback' is true but 'vocab' has no token '<0x00>' to '<0xFF>'");
+  }
+  return {};
 }
 
 }  // namespace
@@ -151,33 +162,32 @@ std::string token_text(const json* token) {
 Result<TokenizerSpec> parse_tokenizer_json(const json& tokenizer, int vocab_size, const std::string& source) {
   const auto model = tokenizer.find("model");
   if (model == tokenizer.end()) return invalid_argument(source + ": field 'model' is missing");
-  KVCRUSH_RETURN_IF_ERROR(check_bpe(*model, source));
-  KVCRUSH_RETURN_IF_ERROR(check_normalizer(tokenizer, source));
-  const auto steps = tokenizer.find("pre_tokenizer");
-  Result<PreTokenizer> pre = steps == tokenizer.end() ? recognise_pre_tokenizer(json(), source)
-                                                      : recognise_pre_tokenizer(*steps, source);
-  if (!pre.ok()) return pre.status();
   TokenizerSpec spec;
-  spec.model = "gpt2";
-  spec.pre_tokenizer = pre->name;
-  spec.add_space_prefix = pre->add_space_prefix;
-  // Llama 3's vocabulary has words that its merges cannot build, and its pre-tokenizer implies looking them
-  // up whole.
-  const auto ignore_merges = model->find("ignore_merges");
-  if (ignore_merges != model->end() && *ignore_merges == true && spec.pre_tokenizer != "llama-bpe") {
-    return invalid_argument(
-        source + ": model: field 'ignore_merges' is true; supported with llama3's pre_tokenizer only");
+  KVCRUSH_RETURN_IF_ERROR(read_text_steps(tokenizer, source, spec));
+  JsonFields fields(*model, source + ": model");
+  const std::string type = fields.text_or("type", "BPE");
+  if (type != "BPE" && type != "Unigram")
+    fields.fail("type is " + in_quotes(type) + "; supported: BPE, Unigram");
+  if (!fields.status().ok()) return fields.status();
+  const bool unigram = type == "Unigram";
+  KVCRUSH_RETURN_IF_ERROR(unigram ? check_unigram(*model, source, spec) : check_bpe(*model, source, spec));
+
+  const json& vocab = (*model)["vocab"];
+  const auto added = tokenizer.find("added_tokens");
+  const std::int64_t limit =
+      token_id_limit(vocab.size() + (added == tokenizer.end() ? 0 : added->size()), vocab_size);
+  if (unigram) {
+    KVCRUSH_RETURN_IF_ERROR(read_scored_vocab(vocab, limit, source, spec));
+  } else {
+    KVCRUSH_RETURN_IF_ERROR(read_vocab(vocab, limit, source, spec));
+    KVCRUSH_RETURN_IF_ERROR(read_merges((*model)["merges"], source, spec));
   }
-  const std::int64_t limit = id_limit(tokenizer, (*model)["vocab"], vocab_size);
-  KVCRUSH_RETURN_IF_ERROR(read_vocab((*model)["vocab"], limit, source, spec));
-  KVCRUSH_RETURN_IF_ERROR(read_merges((*model)["merges"], source, spec));
   KVCRUSH_RETURN_IF_ERROR(read_added_tokens(tokenizer, limit, source, spec));
   if (spec.tokens.empty()) return invalid_argument(source + ": the vocabulary is empty");
-  for (std::size_t i = 0; i < spec.tokens.size(); ++i) {
-    if (spec.kinds[i] == TokenKind::kUnused) spec.tokens[i] = "[PAD" + std::to_string(i) + "]";
-  }
-  const auto processor = tokenizer.find("post_processor");
-  spec.add_bos = processor != tokenizer.end() && adds_bos(*processor);
+  name_holes(spec);
+  if (unigram) spec.scores.resize(spec.tokens.size(), 0.0);  // added tokens are found whole
+  KVCRUSH_RETURN_IF_ERROR(read_fallbacks(*model, source, spec));
+  KVCRUSH_RETURN_IF_ERROR(read_post_processor(tokenizer, source, spec));
   return spec;
 }
 

@@ -9,7 +9,9 @@
 
 namespace kvcrush {
 
-// Fills vocabulary, merges, kinds, pre-tokenizer and add_bos from tokenizer.json alone; ids stay -1.
+// Fills the vocabulary, how text becomes tokens, and what is added around it, from tokenizer.json alone; ids
+// that it does not name stay -1. `vocab_size`: rows of the embedding. INVALID_ARGUMENT names what is not
+// supported or not valid.
 Result<TokenizerSpec> parse_tokenizer_json(const nlohmann::json& tokenizer, int vocab_size,
                                            const std::string& source);
 

@@ -2,8 +2,7 @@
 
 #include <algorithm>
 
-#include "engine/core/readable.h"
-#include "engine/tokenizer/byte_alphabet.h"
+#include "engine/tokenizer/utf8.h"
 
 namespace kvcrush {
 namespace {
@@ -15,61 +14,42 @@ bool merges_later(const Bpe::Scratch::Candidate& a, const Bpe::Scratch::Candidat
 
 }  // namespace
 
-Result<Bpe> Bpe::create(const std::vector<std::string>& token_bytes, const std::vector<std::string>& merges,
-                        bool whole_words_first) {
-  Bpe bpe;
-  bpe.byte_ids_.fill(-1);
-  std::unordered_map<std::string_view, TokenId> ids;
-  ids.reserve(token_bytes.size());
-  for (std::size_t i = 0; i < token_bytes.size(); ++i) {
-    if (token_bytes[i].empty()) continue;
-    const auto id = static_cast<TokenId>(i);
-    if (!ids.try_emplace(token_bytes[i], id).second) continue;
-    if (token_bytes[i].size() == 1) bpe.byte_ids_[static_cast<std::uint8_t>(token_bytes[i][0])] = id;
+Bpe::Bpe(TokenIndex tokens, const std::vector<BpeMerge>& merges, BpeUnit unit, bool whole_words_first,
+         const UnknownCharacters& unknown)
+    : unit_(unit), unknown_(unknown) {
+  find_units(tokens);
+  merges_.reserve(merges.size());
+  for (const BpeMerge& merge : merges) {
+    merges_.try_emplace(key(merge.left, merge.right), Merge{merge.rank, merge.merged});
   }
-  KVCRUSH_RETURN_IF_ERROR(bpe.add_merges(ids, merges));
   if (whole_words_first) {
-    bpe.words_ = std::move(ids);
-    return bpe;
+    words_ = std::move(tokens);
+    return;
   }
   Scratch scratch;
-  std::vector<TokenId> tokens;
-  bpe.words_.reserve(ids.size());
-  for (const auto& [bytes, id] : ids) {
-    tokens.clear();
-    bpe.merge(bytes, scratch, tokens);
-    if (tokens.size() == 1 && tokens[0] == id) bpe.words_.emplace(bytes, id);
+  std::vector<TokenId> merged;
+  TokenIndex words;
+  words.reserve(tokens.size());
+  for (const auto& [text, id] : tokens) {
+    merged.clear();
+    merge(text, scratch, merged);
+    if (merged.size() == 1 && merged[0] == id) words.emplace(text, id);
   }
-  return bpe;
+  words_ = std::move(words);
 }
 
-Status Bpe::add_merges(const std::unordered_map<std::string_view, TokenId>& ids,
-                       const std::vector<std::string>& merges) {
-  merges_.reserve(merges.size());
-  for (std::size_t rank = 0; rank < merges.size(); ++rank) {
-    const std::string& line = merges[rank];
-    const auto complain = [&](std::string_view why) {
-      return invalid_argument("tokenizer merge " + std::to_string(rank) + " " + in_quotes(line) + ": " +
-                              std::string(why));
-    };
-    const std::size_t space = line.find(' ');
-    if (space == std::string::npos || space == 0 || space + 1 == line.size()) {
-      return complain("must be two tokens with one space between them");
+void Bpe::find_units(const TokenIndex& tokens) {
+  byte_ids_.fill(-1);
+  for (const auto& [text, id] : tokens) {
+    const auto first = static_cast<std::uint8_t>(text[0]);
+    if (text.size() == 1) {
+      byte_ids_[first] = id;
+    } else if (unit_ == BpeUnit::kCharacters) {
+      const utf8::Step step = utf8::next(text, 0);
+      if (step.form == utf8::Form::kValid && step.num_bytes == text.size())
+        character_ids_[step.code_point] = id;
     }
-    const auto left = bytes_from_alphabet(std::string_view(line).substr(0, space));
-    const auto right = bytes_from_alphabet(std::string_view(line).substr(space + 1));
-    if (!left || !right) return complain("has a character that stands for no byte");
-    const auto left_id = ids.find(*left);
-    const auto right_id = ids.find(*right);
-    const std::string joined = *left + *right;
-    const auto merged_id = ids.find(joined);
-    if (left_id == ids.end()) return complain("the left part is not a token");
-    if (right_id == ids.end()) return complain("the right part is not a token");
-    if (merged_id == ids.end()) return complain("the result is not a token");
-    merges_.try_emplace(key(left_id->second, right_id->second),
-                        Merge{static_cast<std::int32_t>(rank), merged_id->second});
   }
-  return {};
 }
 
 void Bpe::encode(std::string_view word, Scratch& scratch, std::vector<TokenId>& out) const {
@@ -90,16 +70,47 @@ void Bpe::push_candidate(Scratch& scratch, std::int32_t left) const {
   std::push_heap(scratch.heap.begin(), scratch.heap.end(), merges_later);
 }
 
+void Bpe::cut_into_bytes(std::string_view word, std::vector<TokenId>& units) const {
+  for (const char byte : word) {
+    const TokenId id = byte_ids_[static_cast<std::uint8_t>(byte)];
+    if (id >= 0) units.push_back(id);
+  }
+}
+
+void Bpe::cut_into_characters(std::string_view word, std::vector<TokenId>& units) const {
+  bool after_unknown = false;
+  for (std::size_t offset = 0; offset < word.size();) {
+    const utf8::Step step = utf8::next(word, offset);
+    TokenId id = -1;
+    if (step.num_bytes == 1) {
+      id = byte_ids_[static_cast<std::uint8_t>(word[offset])];
+    } else if (const auto found = character_ids_.find(step.code_point); found != character_ids_.end()) {
+      id = found->second;
+    }
+    if (id >= 0) {
+      units.push_back(id);
+    } else {
+      unknown_.append(word.substr(offset, step.num_bytes), after_unknown, units);
+    }
+    after_unknown = id < 0;
+    offset += step.num_bytes;
+  }
+}
+
 void Bpe::merge(std::string_view word, Scratch& scratch, std::vector<TokenId>& out) const {
   auto& symbols = scratch.symbols;
   symbols.clear();
   scratch.heap.clear();
-  for (const char byte : word) {
-    const TokenId id = byte_ids_[static_cast<std::uint8_t>(byte)];
-    if (id < 0) continue;
+  scratch.units.clear();
+  if (unit_ == BpeUnit::kCharacters) {
+    cut_into_characters(word, scratch.units);
+  } else {
+    cut_into_bytes(word, scratch.units);
+  }
+  for (const TokenId unit : scratch.units) {
     const auto index = static_cast<std::int32_t>(symbols.size());
     if (index > 0) symbols.back().next = index;
-    symbols.push_back({id, index - 1, -1});
+    symbols.push_back({unit, index - 1, -1});
   }
   for (std::size_t i = 0; i + 1 < symbols.size(); ++i) push_candidate(scratch, static_cast<std::int32_t>(i));
 

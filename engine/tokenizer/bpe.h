@@ -1,4 +1,4 @@
-// Byte-pair merging of one word, over bytes and token ids.
+// Byte-pair merging of one word, over bytes or characters and token ids.
 #pragma once
 
 #include <array>
@@ -10,8 +10,14 @@
 
 #include "engine/core/status.h"
 #include "engine/core/types.h"
+#include "engine/tokenizer/bpe_merges.h"
+#include "engine/tokenizer/unknown_characters.h"
 
 namespace kvcrush {
+
+// What merging begins with: bytes that are tokens (those that are none are left out, as the reference
+// implementations do), or characters.
+enum class BpeUnit { kBytes, kCharacters };
 
 // Immutable once built, so any number of threads may merge. A word that merging turns into a single token is
 // found by one look-up: the table of such words is worked out beforehand and takes the place of a cache.
@@ -30,18 +36,17 @@ class Bpe {
       TokenId left_id = 0;    // what stood there when the candidate was found
       TokenId right_id = 0;
     };
+    std::vector<TokenId> units;  // that merging begins with
     std::vector<Symbol> symbols;
     std::vector<Candidate> heap;
   };
 
-  // `token_bytes` [vocabulary]: empty where the token takes no part in merging; must outlive this object.
-  // `merges`: "left right" in GPT-2's spelling, most frequent first. `whole_words_first`: see PreTokenizer.
-  // INVALID_ARGUMENT: a merge that is malformed or names an unknown token.
-  static Result<Bpe> create(const std::vector<std::string>& token_bytes,
-                            const std::vector<std::string>& merges, bool whole_words_first);
+  // `tokens`: those that take part; their texts must outlive this object. `whole_words_first`: a word that is
+  // itself a token is taken whole, even where the merges do not lead to it. `unknown`: for characters only.
+  Bpe(TokenIndex tokens, const std::vector<BpeMerge>& merges, BpeUnit unit, bool whole_words_first,
+      const UnknownCharacters& unknown = {});
 
-  // Appends the tokens of `word` (below 2^31 bytes). Bytes that no token stands for are left out, as the
-  // reference implementations do. Time O(n log n).
+  // Appends the tokens of `word` (below 2^31 bytes). Time O(n log n).
   void encode(std::string_view word, Scratch& scratch, std::vector<TokenId>& out) const;
 
  private:
@@ -53,14 +58,18 @@ class Bpe {
     return (static_cast<std::uint64_t>(static_cast<std::uint32_t>(left)) << 32) |
            static_cast<std::uint32_t>(right);
   }
-  Status add_merges(const std::unordered_map<std::string_view, TokenId>& ids,
-                    const std::vector<std::string>& merges);
+  void find_units(const TokenIndex& tokens);
+  void cut_into_bytes(std::string_view word, std::vector<TokenId>& units) const;
+  void cut_into_characters(std::string_view word, std::vector<TokenId>& units) const;
   void merge(std::string_view word, Scratch& scratch, std::vector<TokenId>& out) const;
   void push_candidate(Scratch& scratch, std::int32_t left) const;
 
-  std::array<TokenId, 256> byte_ids_{};                  // -1: no token for this byte
-  std::unordered_map<std::uint64_t, Merge> merges_;      // key(left, right)
-  std::unordered_map<std::string_view, TokenId> words_;  // words that become exactly this token
+  BpeUnit unit_;
+  UnknownCharacters unknown_;
+  std::array<TokenId, 256> byte_ids_{};                       // of tokens of one byte; -1: none
+  std::unordered_map<std::uint32_t, TokenId> character_ids_;  // by code point, those of several bytes
+  std::unordered_map<std::uint64_t, Merge> merges_;           // key(left, right)
+  TokenIndex words_;                                          // words that become exactly this token
 };
 
 }  // namespace kvcrush

@@ -65,9 +65,11 @@ std::string replace_broken_utf8(std::string_view bytes) {
 }
 
 IncrementalDecoder::IncrementalDecoder(std::shared_ptr<const Tokenizer> tokenizer,
-                                       std::vector<std::string> stop, bool skip_special_tokens)
+                                       std::vector<std::string> stop, bool skip_special_tokens,
+                                       bool begins_text)
     : tokenizer_(std::move(tokenizer)), stop_(std::move(stop)), skip_special_tokens_(skip_special_tokens) {
   KVCRUSH_CHECK(tokenizer_ != nullptr);
+  strip_space_ = begins_text && tokenizer_->spec().strip_first_space;
   std::erase_if(stop_, [](const std::string& text) { return text.empty(); });
   // Whole characters only, so that cutting the text where a stop string begins never cuts a character.
   for (std::string& text : stop_) text = replace_broken_utf8(text);
@@ -76,7 +78,12 @@ IncrementalDecoder::IncrementalDecoder(std::shared_ptr<const Tokenizer> tokenize
 std::string IncrementalDecoder::push(TokenId token, bool may_stop) {
   if (stop_match_) return {};
   if (skip_special_tokens_ && tokenizer_->is_special(token)) return {};
-  pending_bytes_ += tokenizer_->token_bytes(token);
+  std::string_view bytes = tokenizer_->token_bytes(token);
+  if (strip_space_ && !bytes.empty()) {
+    if (bytes.front() == ' ') bytes.remove_prefix(1);
+    strip_space_ = false;
+  }
+  pending_bytes_ += bytes;
   const std::size_t old_size = pending_text_.size();
   move_whole_characters(pending_bytes_, pending_text_);
   if (may_stop) {

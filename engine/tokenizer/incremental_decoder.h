@@ -18,8 +18,10 @@ std::string replace_broken_utf8(std::string_view bytes);
 class IncrementalDecoder {
  public:
   // `stop`: strings that end the text; may be empty. Special tokens are not shown when `skip_special_tokens`.
+  // `begins_text`: the tokens are a text of their own, as Tokenizer::decode takes them, and not what follows
+  // another: the space that some models put in front of text is not shown.
   IncrementalDecoder(std::shared_ptr<const Tokenizer> tokenizer, std::vector<std::string> stop,
-                     bool skip_special_tokens);
+                     bool skip_special_tokens, bool begins_text = false);
 
   // Text that is certain now. Held back: an unfinished UTF-8 sequence, and any suffix that could begin a stop
   // string. `may_stop` false (before min_tokens): stop strings are not looked for in text completed by this
@@ -34,6 +36,7 @@ class IncrementalDecoder {
   std::shared_ptr<const Tokenizer> tokenizer_;
   std::vector<std::string> stop_;
   bool skip_special_tokens_;
+  bool strip_space_;           // the next bytes begin the text
   std::string pending_bytes_;  // unfinished UTF-8
   std::string pending_text_;   // whole UTF-8 that may begin a stop string
   std::optional<std::string> stop_match_;

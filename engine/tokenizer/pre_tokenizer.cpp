@@ -52,18 +52,49 @@ constexpr const char* kQwen2 =
     "|[" KVCRUSH_SPACE "]+(?![^" KVCRUSH_SPACE
     "])"
     "|[" KVCRUSH_SPACE "]+";
+
+// Words of capitals and words that end in small letters; scripts without case count as both.
+#define KVCRUSH_CAPITALS R"([\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}])"
+#define KVCRUSH_SMALL R"([\p{Ll}\p{Lm}\p{Lo}\p{M}])"
+#define KVCRUSH_BEFORE_WORD R"([^\r\n\p{L}\p{N}]?)"
+#define KVCRUSH_ENDING "(?:'(?i:s|t|re|ve|m|ll|d))?"
+
+constexpr const char* kTekken =
+    KVCRUSH_BEFORE_WORD KVCRUSH_CAPITALS "*" KVCRUSH_SMALL
+                                         "+"
+                                         "|" KVCRUSH_BEFORE_WORD KVCRUSH_CAPITALS "+" KVCRUSH_SMALL
+                                         "*"
+                                         R"(|\p{N})"
+                                         "| ?[^" KVCRUSH_SPACE R"(\p{L}\p{N}]+[\r\n/]*)"
+                                         "|[" KVCRUSH_SPACE R"(]*[\r\n]+)"
+                                         "|[" KVCRUSH_SPACE "]+(?![^" KVCRUSH_SPACE
+                                         "])"
+                                         "|[" KVCRUSH_SPACE "]+";
+
+constexpr const char* kGpt4o = KVCRUSH_BEFORE_WORD KVCRUSH_CAPITALS
+    "*" KVCRUSH_SMALL "+" KVCRUSH_ENDING "|" KVCRUSH_BEFORE_WORD KVCRUSH_CAPITALS "+" KVCRUSH_SMALL
+    "*" KVCRUSH_ENDING R"(|\p{N}{1,3})"
+    "| ?[^" KVCRUSH_SPACE R"(\p{L}\p{N}]+[\r\n/]*)"
+    "|[" KVCRUSH_SPACE R"(]*[\r\n]+)"
+    "|[" KVCRUSH_SPACE "]+(?![^" KVCRUSH_SPACE
+    "])"
+    "|[" KVCRUSH_SPACE "]+";
+#undef KVCRUSH_ENDING
+#undef KVCRUSH_BEFORE_WORD
+#undef KVCRUSH_SMALL
+#undef KVCRUSH_CAPITALS
 #undef KVCRUSH_SPACE
 
 struct Family {
   std::string_view name;
   const char* pattern;
-  bool whole_words_first;
 };
 
 constexpr Family kFamilies[] = {
-    {"default", kGpt2, false},    {"gpt-2", kGpt2, false},   {"gpt2", kGpt2, false},
-    {"smollm", kSmollm, false},   {"llama3", kLlama3, true}, {"llama-v3", kLlama3, true},
-    {"llama-bpe", kLlama3, true}, {"qwen2", kQwen2, false},
+    {"default", kGpt2},    {"gpt-2", kGpt2},       {"gpt2", kGpt2},        {"smollm", kSmollm},
+    {"refact", kSmollm},   {"starcoder", kSmollm}, {"command-r", kSmollm}, {"llama3", kLlama3},
+    {"llama-v3", kLlama3}, {"llama-bpe", kLlama3}, {"qwen2", kQwen2},      {"tekken", kTekken},
+    {"gpt-4o", kGpt4o},
 };
 
 std::string regex_error(int code) {
@@ -90,8 +121,7 @@ struct PreTokenizer::Regex {
   MatchContextPtr limits;
 };
 
-PreTokenizer::PreTokenizer(std::unique_ptr<Regex> regex, bool whole_words_first)
-    : regex_(std::move(regex)), whole_words_first_(whole_words_first) {}
+PreTokenizer::PreTokenizer(std::unique_ptr<Regex> regex) : regex_(std::move(regex)) {}
 PreTokenizer::~PreTokenizer() = default;
 
 Result<std::shared_ptr<const PreTokenizer>> PreTokenizer::create(std::string_view name) {
@@ -115,7 +145,7 @@ Result<std::shared_ptr<const PreTokenizer>> PreTokenizer::create(std::string_vie
     // The expressions need time linear in a run's length and no stack, so long runs may use as many steps as
     // they are long; the default limit would refuse a run of some ten million spaces.
     pcre2_set_match_limit(regex->limits.get(), UINT32_MAX);
-    return std::shared_ptr<const PreTokenizer>(new PreTokenizer(std::move(regex), family.whole_words_first));
+    return std::shared_ptr<const PreTokenizer>(new PreTokenizer(std::move(regex)));
   }
   return invalid_argument("unknown pre-tokenizer " + in_quotes(name) + "; known: " + known);
 }

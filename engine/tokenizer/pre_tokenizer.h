@@ -22,14 +22,10 @@ class PreTokenizer {
   // INTERNAL: the regular expression engine gave up.
   Status split(std::string_view text, const std::function<void(std::string_view)>& on_word) const;
 
-  // A word that is itself a token is taken whole, even where the merges do not lead to it.
-  bool whole_words_first() const { return whole_words_first_; }
-
  private:
   struct Regex;
-  PreTokenizer(std::unique_ptr<Regex> regex, bool whole_words_first);
+  explicit PreTokenizer(std::unique_ptr<Regex> regex);
   std::unique_ptr<Regex> regex_;
-  bool whole_words_first_;
 };
 
 }  // namespace kvcrush

@@ -66,6 +66,15 @@ std::optional<std::size_t> first_error(std::string_view text) {
   return std::nullopt;
 }
 
+bool is_white_space(std::uint32_t code_point) {
+  if (code_point < 0x1680) {
+    return (code_point >= 0x09 && code_point <= 0x0D) || code_point == 0x20 || code_point == 0x85 ||
+           code_point == 0xA0;
+  }
+  return code_point == 0x1680 || (code_point >= 0x2000 && code_point <= 0x200A) || code_point == 0x2028 ||
+         code_point == 0x2029 || code_point == 0x202F || code_point == 0x205F || code_point == 0x3000;
+}
+
 void append(std::string& out, std::uint32_t code_point) {
   const auto put = [&out](std::uint32_t byte) { out.push_back(static_cast<char>(byte)); };
   if (code_point < 0x80) {

@@ -27,6 +27,9 @@ Step next(std::string_view text, std::size_t offset);
 // Offset of the first byte of the first sequence that is not valid.
 std::optional<std::size_t> first_error(std::string_view text);
 
+// Unicode's White_Space.
+bool is_white_space(std::uint32_t code_point);
+
 void append(std::string& out, std::uint32_t code_point);
 
 // Number of code points; each ill-formed subpart counts as one.

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Collects what tests/gpu/run.sh needs beside the source and a GPU machine's nvcc, CMake and PyTorch in build/gpu-deps:
-# headers and sources of four libraries from Debian's packages, a few MB.
+# headers and sources of five libraries from Debian's packages, a few MB.
 # usage: tests/gpu/pack.sh [--programs] [--server]
 #   --programs  tests and benchmarks too, built here for sm_90a, some 45 MB
 #   --server    server and client with their shared libraries in build/gpu-bundle, for tests/gpu/server.sh
@@ -18,8 +18,8 @@ export PATH="/usr/local/cuda/bin:$PATH"
 target=build/gpu-deps
 rm -rf "$target"/{include,lib,googletest}
 mkdir -p "$target/include" "$target/lib"
-cp -r /usr/include/nlohmann /usr/include/CLI /usr/include/pcre2.h "$target/include/"
-cp "$(find /usr/lib -name libpcre2-8.a | head -1)" "$target/lib/"
+cp -r /usr/include/nlohmann /usr/include/CLI /usr/include/pcre2.h /usr/include/utf8proc.h "$target/include/"
+cp "$(find /usr/lib -name libpcre2-8.a | head -1)" "$(find /usr/lib -name libutf8proc.a | head -1)" "$target/lib/"
 cp -r /usr/src/googletest "$target/"
 if [[ $programs -eq 1 ]]; then
   names=(gpu_kernel_tests gpu_prefill_check real_gpu_engine_tests gpu_kernel_bench gpu_engine_bench)

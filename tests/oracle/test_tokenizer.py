@@ -127,6 +127,7 @@ def test_other_pre_tokenizers(vocabulary, specials, name, tmp_path):
         "tokens": vocabulary["ggml.tokens"],
         "kinds": [kinds[kind] for kind in vocabulary["ggml.token_type"]],
         "merges": vocabulary["ggml.merges"],
+        "whole_words_first": name == "llama-bpe",
     }
     path = tmp_path / "spec.json"
     path.write_text(json.dumps(spec))

@@ -24,6 +24,13 @@ class TokenizeTool:
             [TOOL, *map(str, arguments)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
+    @staticmethod
+    def refusal(*arguments):
+        """Raises what the tool says when it does not start."""
+        done = subprocess.run([TOOL, *map(str, arguments)], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+        if done.returncode != 0:
+            raise ToolError(done.stderr)
+
     def close(self):
         self._process.stdin.close()
         self._process.stdout.close()
@@ -42,6 +49,13 @@ class TokenizeTool:
     def encode(self, text, parse_special=True):
         data = text if isinstance(text, bytes) else text.encode()
         return self.ask("encode", hex=data.hex(), parse_special=parse_special)["ids"]
+
+    def encode_all(self, texts, **options):
+        ids = []
+        for begin in range(0, len(texts), 500):
+            hexes = [text.encode().hex() for text in texts[begin : begin + 500]]
+            ids += self.ask("encode_all", hexes=hexes, **options)["ids"]
+        return ids
 
     def decode(self, ids, skip_special=False):
         return bytes.fromhex(self.ask("decode", ids=ids, skip_special=skip_special)["hex"])

@@ -1,6 +1,7 @@
 // Drives the tokenizer and chat templates from Python: one JSON request a line on stdin, one JSON answer a
 // line on stdout.
 //   {"op": "encode", "hex": bytes, "parse_special": bool, "add_special": bool}   -> {"ids": [...]}
+//   {"op": "encode_all", "hexes": [bytes], "parse_special", "add_special"}       -> {"ids": [[...]]}
 //   {"op": "encode_pieces", "pieces": [{"text", "from_message"}]}                -> {"ids": [...]}
 //   {"op": "decode", "ids": [...], "skip_special": bool}                         -> {"hex": bytes}
 //   {"op": "parse", "template": source}                                          -> {"system": bool, "tools":
@@ -8,8 +9,11 @@
 //   {"op": "render", "template": source, "messages": [...], "tools": [...], "template_kwargs": {...},
 //   "bos_token",
 //    "eos_token", "add_generation_prompt"}; messages as transformers takes them  -> {"pieces": [...]}
-// A refusal is {"error": message}. Started with --model PATH or --spec FILE (JSON with the fields of
-// TokenizerSpec); "render" needs neither. --bench FILE prints the speed of encoding that file instead.
+//   {"op": "stream", "ids": [...], "begins_text": bool}                          -> {"parts": [text per
+//   token, rest]}
+// A refusal is {"error": message}. Started with --model PATH, --tokenizer PATH (a GGUF file or a Hugging Face
+// folder of which only the tokenizer is read) or --spec FILE (JSON with the fields of TokenizerSpec);
+// "render" and "parse" need none of them. --bench FILE prints the speed of encoding that file instead.
 #include <chrono>
 #include <fstream>
 #include <iostream>
@@ -17,9 +21,14 @@
 #include <map>
 #include <nlohmann/json.hpp>
 
+#include "engine/loader/gguf.h"
+#include "engine/loader/gguf_tokenizer.h"
+#include "engine/loader/hf_tokenizer.h"
+#include "engine/loader/mapped_file.h"
 #include "engine/loader/model_file.h"
 #include "engine/tokenizer/chat_abilities.h"
 #include "engine/tokenizer/chat_template.h"
+#include "engine/tokenizer/incremental_decoder.h"
 #include "engine/tokenizer/tokenizer.h"
 
 namespace {
@@ -71,6 +80,7 @@ kvcrush::TokenizerSpec spec_from_json(const Json& json) {
   spec.merges = json.at("merges").get<std::vector<std::string>>();
   spec.bos_id = json.value("bos_id", -1);
   spec.add_bos = json.value("add_bos", false);
+  spec.whole_words_first = json.value("whole_words_first", false);
   return spec;
 }
 
@@ -78,6 +88,19 @@ template <typename T>
 T value_or_throw(Result<T> result) {
   if (!result.ok()) throw std::runtime_error(result.status().message());
   return std::move(result).value();
+}
+
+constexpr int kAnyVocabSize = 1 << 20;
+
+kvcrush::TokenizerSpec spec_from_model(const std::string& path) {
+  if (!path.ends_with(".gguf")) {
+    kvcrush::ModelConfig config;
+    config.vocab_size = kAnyVocabSize;
+    return value_or_throw(kvcrush::read_hf_tokenizer(path, Json::object(), config));
+  }
+  const auto file = value_or_throw(kvcrush::MappedFile::open(path));
+  const auto gguf = value_or_throw(kvcrush::parse_gguf(file.bytes(), path));
+  return value_or_throw(kvcrush::read_gguf_tokenizer(gguf, kAnyVocabSize, path));
 }
 
 std::vector<PromptPiece> pieces_from_json(const Json& json) {
@@ -130,7 +153,15 @@ Json render(const Json& request) {
   return {{"pieces", answer}};
 }
 
-Json answer(const Json& request, const Tokenizer* tokenizer) {
+Json stream(const Json& request, const std::shared_ptr<const Tokenizer>& tokenizer) {
+  kvcrush::IncrementalDecoder decoder(tokenizer, {}, /*skip_special_tokens=*/true, request.at("begins_text"));
+  Json parts = Json::array();
+  for (const TokenId id : request.at("ids").get<std::vector<TokenId>>()) parts.push_back(decoder.push(id));
+  parts.push_back(decoder.flush());
+  return {{"parts", parts}};
+}
+
+Json answer(const Json& request, const std::shared_ptr<const Tokenizer>& tokenizer) {
   const std::string op = request.at("op");
   if (op == "render") return render(request);
   if (op == "parse") {
@@ -138,15 +169,23 @@ Json answer(const Json& request, const Tokenizer* tokenizer) {
         kvcrush::find_chat_abilities(parsed_template(request.at("template")));
     return {{"system", abilities.system}, {"tools", abilities.tools}};
   }
-  if (tokenizer == nullptr) throw std::runtime_error("\"" + op + "\" needs --model or --spec");
+  if (tokenizer == nullptr) throw std::runtime_error("\"" + op + "\" needs --model, --tokenizer or --spec");
+  const kvcrush::EncodeOptions options{request.value("add_special", false),
+                                       request.value("parse_special", true)};
+  if (op == "encode_all") {
+    Json ids = Json::array();
+    for (const std::string hex : request.at("hexes")) {
+      ids.push_back(value_or_throw(tokenizer->encode(from_hex(hex), options)));
+    }
+    return {{"ids", ids}};
+  }
   if (op == "encode") {
-    const kvcrush::EncodeOptions options{request.value("add_special", false),
-                                         request.value("parse_special", true)};
     return {{"ids", value_or_throw(tokenizer->encode(from_hex(request.at("hex")), options))}};
   }
   if (op == "encode_pieces") {
     return {{"ids", value_or_throw(tokenizer->encode(pieces_from_json(request.at("pieces"))))}};
   }
+  if (op == "stream") return stream(request, tokenizer);
   if (op == "decode") {
     const auto ids = request.at("ids").get<std::vector<TokenId>>();
     return {{"hex", to_hex(tokenizer->decode(ids, request.value("skip_special", false)))}};
@@ -154,7 +193,7 @@ Json answer(const Json& request, const Tokenizer* tokenizer) {
   throw std::runtime_error("unknown op \"" + op + "\"");
 }
 
-void serve(const Tokenizer* tokenizer) {
+void serve(const std::shared_ptr<const Tokenizer>& tokenizer) {
   std::string line;
   while (std::getline(std::cin, line)) {
     Json reply;
@@ -189,6 +228,8 @@ int main(int argc, char** argv) try {
   std::shared_ptr<const Tokenizer> tokenizer;
   if (options.contains("--spec")) {
     tokenizer = value_or_throw(Tokenizer::create(spec_from_json(Json::parse(read_file(options["--spec"])))));
+  } else if (options.contains("--tokenizer")) {
+    tokenizer = value_or_throw(Tokenizer::create(spec_from_model(options["--tokenizer"])));
   } else if (options.contains("--model")) {
     tokenizer = value_or_throw(
         Tokenizer::create(value_or_throw(kvcrush::load_model_file(options["--model"])).tokenizer));
@@ -196,7 +237,7 @@ int main(int argc, char** argv) try {
   if (options.contains("--bench") && tokenizer) {
     bench(*tokenizer, read_file(options["--bench"]));
   } else {
-    serve(tokenizer.get());
+    serve(tokenizer);
   }
   return 0;
 } catch (const std::exception& error) {

@@ -210,8 +210,8 @@ TEST(GgufModel, RefusesBadConfiguration) {
 }
 
 TEST(GgufModel, RefusesBadTokenizer) {
-  expect_error(set_text("tokenizer.ggml.model", "llama"),
-               "'tokenizer.ggml.model' is 'llama'; supported: gpt2");
+  expect_error(set_text("tokenizer.ggml.model", "bert"),
+               "'tokenizer.ggml.model' is 'bert'; supported: gpt2, llama, t5");
   expect_error(set_u32("tokenizer.ggml.eos_token_id", 6),
                "'tokenizer.ggml.eos_token_id' is 6; allowed: 0 to 5");
   expect_error(set_u32("tokenizer.ggml.tokens", 6), "'tokenizer.ggml.tokens' is not an array of strings");

@@ -57,7 +57,8 @@ TEST(HfTokenizer, ReadsVocabularyAndKinds) {
   EXPECT_EQ(spec->kinds[5], TokenKind::kUserDefined);
   EXPECT_EQ(spec->merges, std::vector<std::string>{"a b"});
   EXPECT_FALSE(spec->add_bos);
-  EXPECT_FALSE(spec->add_space_prefix);
+  EXPECT_EQ(spec->space_prefix, SpacePrefix::kNone);
+  EXPECT_FALSE(spec->normalize_nfc);
 }
 
 TEST(HfTokenizer, ReadsMergesAsPairs) {
@@ -80,7 +81,8 @@ TEST(HfTokenizer, RecognisesPreTokenizers) {
   EXPECT_EQ(name(split(kLlama3Regex)), "llama-bpe");
   EXPECT_EQ(name(split(kQwen2Regex)), "qwen2");
   EXPECT_NE(name(split("\\w+")).find("Split with the pattern '\\w+' is not known"), std::string::npos);
-  EXPECT_NE(name({{"type", "Metaspace"}}).find("pre_tokenizer 'Metaspace' is not known"), std::string::npos);
+  EXPECT_NE(name({{"type", "Whitespace"}}).find("pre_tokenizer 'Whitespace' is not known"),
+            std::string::npos);
   EXPECT_NE(name(json()).find("pre_tokenizer '' is not known"), std::string::npos);
   EXPECT_NE(name(byte_level(false)).find("pre_tokenizer 'ByteLevel' is not known"), std::string::npos);
 }
@@ -93,16 +95,20 @@ TEST(HfTokenizer, FillsHolesWithUnusedTokens) {
 }
 
 TEST(HfTokenizer, RefusesWhatIsNotSupported) {
-  expect_error({{"model", {{"type", "Unigram"}}}}, "type is 'Unigram'; supported: BPE");
+  expect_error({{"model", {{"type", "Unigram"}}}}, "type is 'Unigram' after a pre_tokenizer of bytes");
+  expect_error({{"model", {{"type", "WordPiece"}}}}, "type is 'WordPiece'; supported: BPE, Unigram");
+  expect_error({{"model", {{"dropout", 0.5}}}}, "'dropout'");
   expect_error({{"model", {{"byte_fallback", true}}}}, "'byte_fallback'");
   expect_error({{"model", {{"end_of_word_suffix", "</w>"}}}}, "'end_of_word_suffix'");
-  expect_error({{"model", {{"ignore_merges", true}}}}, "'ignore_merges'");
   expect_error({{"model", {{"vocab", nullptr}}}}, "field 'vocab' is missing");
   expect_error({{"normalizer", {{"type", "Lowercase"}}}}, "type is 'Lowercase'");
   expect_error({{"model", {{"vocab", {{"far", 6}}}}}}, "token 'far' has id 6; allowed: 0 to 5");
   expect_error({{"model", {{"vocab", {{"neg", -1}}}}}}, "token 'neg' has id -1");
   expect_error({{"model", {{"vocab", {{"other", 0}}}}}}, "both have id 0");
   expect_error({{"added_tokens", json::array({{{"id", 3}}})}}, "has no 'content'");
+  expect_error({{"added_tokens", json::array({{{"id", 3}, {"content", "x"}, {"single_word", true}}})}},
+               "token 'x': field 'single_word' is true");
+  expect_error({{"decoder", {{"type", "WordPiece"}}}}, "decoder 'WordPiece' after byte-level text");
 }
 
 ModelConfig six_tokens() {
@@ -162,6 +168,39 @@ TEST(HfTokenizer, PostProcessorSaysWhetherBosIsAdded) {
   const Result<TokenizerSpec> without = parse({{"post_processor", byte_level(true)}});
   ASSERT_TRUE(without.ok());
   EXPECT_FALSE(without->add_bos);
+}
+
+TEST(HfTokenizer, PostProcessorMayAddATokenAfterTheText) {
+  const auto processor = [](const json& single) {
+    return json{{"post_processor", {{"type", "TemplateProcessing"}, {"single", single}}}};
+  };
+  const auto special = [](const char* text) { return json{{"SpecialToken", {{"id", text}}}}; };
+  const json text = {{"Sequence", {{"id", "A"}}}};
+  const Result<TokenizerSpec> spec =
+      parse(processor({special("<|endoftext|>"), text, special("<|im_end|>")}));
+  ASSERT_TRUE(spec.ok()) << spec.status().message();
+  EXPECT_TRUE(spec->add_bos && spec->add_eos);
+  EXPECT_EQ(spec->bos_id, 3);
+  EXPECT_EQ(spec->eos_id, 4);
+  expect_error(processor({special("<gone>"), text}), "special token '<gone>' is not in the vocabulary");
+  expect_error(processor({special("<|im_end|>"), special("<|im_end|>"), text}), "more than one token");
+  expect_error(processor({text, text}), "more than one token");
+  expect_error({{"post_processor", {{"type", "BertProcessing"}}}}, "'BertProcessing'");
+}
+
+TEST(HfTokenizer, NamesOfBosMustAgree) {
+  const TemporaryDirectory directory;
+  json tokenizer = small_tokenizer();
+  tokenizer["post_processor"] = {
+      {"type", "TemplateProcessing"},
+      {"single", {{{"SpecialToken", {{"id", "<|endoftext|>"}}}}, {{"Sequence", {{"id", "A"}}}}}}};
+  directory.write("tokenizer.json", tokenizer.dump());
+  directory.write("tokenizer_config.json", std::string(R"({"bos_token": "<|im_end|>"})"));
+  const auto spec = read_hf_tokenizer(directory.path(), json::object(), six_tokens());
+  ASSERT_FALSE(spec.ok());
+  EXPECT_NE(spec.status().message().find("'bos_token' is '<|im_end|>', but '<|endoftext|>'"),
+            std::string::npos)
+      << spec.status().message();
 }
 
 TEST(HfTokenizer, RefusesIdsAndTokensThatDoNotExist) {

@@ -7,6 +7,7 @@
 #include <random>
 
 #include "engine/core/readable.h"
+#include "engine/tokenizer/byte_alphabet.h"
 #include "tests/unit/tokenizer/small_vocabulary.h"
 
 namespace kvcrush {
@@ -16,6 +17,15 @@ std::vector<std::string> all_bytes() {
   std::vector<std::string> tokens;
   for (int byte = 0; byte < 256; ++byte) tokens.emplace_back(1, static_cast<char>(byte));
   return tokens;
+}
+
+// Byte-level, from merges spelled in GPT-2's alphabet.
+Result<Bpe> make_bpe(const std::vector<std::string>& tokens, const std::vector<std::string>& merges,
+                     bool whole_words_first) {
+  TokenIndex index = index_tokens(tokens);
+  auto listed = listed_merges(index, merges, bytes_from_alphabet);
+  if (!listed.ok()) return listed.status();
+  return Bpe(std::move(index), *listed, BpeUnit::kBytes, whole_words_first);
 }
 
 std::vector<TokenId> encode(const Bpe& bpe, std::string_view word) {
@@ -28,12 +38,12 @@ std::vector<TokenId> encode(const Bpe& bpe, std::string_view word) {
 TEST(Bpe, LowerRankMergesFirst) {
   auto tokens = all_bytes();
   tokens.insert(tokens.end(), {"bc", "ab", "abc"});
-  const auto bpe = Bpe::create(tokens, {"b c", "a b", "ab c"}, false);
+  const auto bpe = make_bpe(tokens, {"b c", "a b", "ab c"}, false);
   ASSERT_TRUE(bpe.ok());
   // "b c" comes before "a b", so "abc" is never reached although it is a token.
   EXPECT_EQ(encode(*bpe, "abc"), (std::vector<TokenId>{'a', 256}));
   EXPECT_EQ(encode(*bpe, "abab"), (std::vector<TokenId>{257, 257}));
-  const auto whole = Bpe::create(tokens, {"b c", "a b", "ab c"}, true);
+  const auto whole = make_bpe(tokens, {"b c", "a b", "ab c"}, true);
   ASSERT_TRUE(whole.ok());
   EXPECT_EQ(encode(*whole, "abc"), (std::vector<TokenId>{258}));
 }
@@ -41,7 +51,7 @@ TEST(Bpe, LowerRankMergesFirst) {
 TEST(Bpe, TiesGoToTheLeft) {
   auto tokens = all_bytes();
   tokens.emplace_back("aa");
-  const auto bpe = Bpe::create(tokens, {"a a"}, false);
+  const auto bpe = make_bpe(tokens, {"a a"}, false);
   ASSERT_TRUE(bpe.ok());
   EXPECT_EQ(encode(*bpe, "aaa"), (std::vector<TokenId>{256, 'a'}));
   EXPECT_EQ(encode(*bpe, ""), std::vector<TokenId>{});
@@ -51,7 +61,7 @@ TEST(Bpe, BytesWithoutATokenAreLeftOut) {
   auto tokens = all_bytes();
   tokens['x'].clear();
   tokens.emplace_back("ab");
-  const auto bpe = Bpe::create(tokens, {"a b"}, false);
+  const auto bpe = make_bpe(tokens, {"a b"}, false);
   ASSERT_TRUE(bpe.ok());
   EXPECT_EQ(encode(*bpe, "xaxbx"), (std::vector<TokenId>{256}));
 }
@@ -60,7 +70,7 @@ TEST(Bpe, RefusesBadMerges) {
   auto tokens = all_bytes();
   tokens.emplace_back("ab");
   for (const std::string merge : {"ab", "a ", " b", "a b ", "q ab", "zz b", "a zz", "\u4E2D b"}) {
-    const auto bpe = Bpe::create(tokens, {"a b", merge}, false);
+    const auto bpe = make_bpe(tokens, {"a b", merge}, false);
     ASSERT_FALSE(bpe.ok()) << merge;
     EXPECT_EQ(bpe.status().code(), StatusCode::kInvalidArgument);
     EXPECT_NE(bpe.status().message().find("merge 1 " + in_quotes(merge)), std::string::npos)
@@ -106,7 +116,7 @@ TEST(Bpe, AgreesWithNaiveMerging) {
       tokens.push_back(left + right);
       letters.push_back(left + right);
     }
-    const auto bpe = Bpe::create(tokens, lines, false);
+    const auto bpe = make_bpe(tokens, lines, false);
     ASSERT_TRUE(bpe.ok());
     for (int i = 0; i < 40; ++i) {
       std::string word;

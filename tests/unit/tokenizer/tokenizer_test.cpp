@@ -83,7 +83,7 @@ TEST(Tokenizer, AddsBosOnlyWhereTheModelDoes) {
 
 TEST(Tokenizer, AddsASpaceInFrontWhereTheModelDoes) {
   TokenizerSpec spec = small_spec({{"h", "i"}, {" ", "hi"}});
-  spec.add_space_prefix = true;
+  spec.space_prefix = SpacePrefix::kMissing;
   const auto tokenizer = make_tokenizer(spec);
   EXPECT_EQ(pieces_of(*tokenizer, *tokenizer->encode("hi")), (Pieces{" hi"}));
   EXPECT_EQ(pieces_of(*tokenizer, *tokenizer->encode(" hi")), (Pieces{" hi"}));
@@ -118,7 +118,7 @@ TEST(Tokenizer, RefusesInconsistentSpecs) {
     EXPECT_EQ(tokenizer.status().code(), StatusCode::kInvalidArgument);
     return tokenizer.status().message();
   };
-  EXPECT_NE(refusal([](auto& spec) { spec.model = "llama"; }).find("'llama'"), std::string::npos);
+  EXPECT_NE(refusal([](auto& spec) { spec.model = "bert"; }).find("'bert'"), std::string::npos);
   EXPECT_NE(refusal([](auto& spec) { spec.pre_tokenizer = "odd"; }).find("'odd'"), std::string::npos);
   EXPECT_NE(refusal([](auto& spec) { spec.kinds.pop_back(); }).find("256"), std::string::npos);
   EXPECT_NE(refusal([](auto& spec) { spec.merges.push_back("x yy"); }).find("x yy"), std::string::npos);
