@@ -21,6 +21,7 @@
 #include "engine/kernels/parallel.h"
 #include "engine/loader/model_file.h"
 #include "engine/model/weights.h"
+#include "engine/pool_limits.h"
 #include "engine/request_checks.h"
 #include "engine/request_sequences.h"
 

@@ -43,7 +43,6 @@ void EngineCore::add(const EngineRequest& request, const std::shared_ptr<TokenSt
                      Clock::time_point arrived_at) {
   const SequenceContext context{.pool = &pool_,
                                 .model = &model_->config,
-                                .windows = windows_,
                                 .model_stop_ids = &model_->tokenizer.stop_ids,
                                 .default_dtype = default_dtype_,
                                 .max_context_tokens = limits_.max_context_tokens,

@@ -5,7 +5,6 @@
 
 #include "engine/core/status.h"
 #include "engine/engine.h"
-#include "engine/kv_cache/kv_storage.h"
 
 namespace kvcrush {
 
@@ -23,8 +22,5 @@ Result<std::string> resolve_weight_dtype(const std::string& name, const std::str
 Status check_config(const EngineConfig& config);
 // Whether the device's kernels serve windows within a context of so many tokens.
 Status check_windows(const ModelConfig& model, const std::string& device, int max_context_tokens);
-Status check_heads(const ModelConfig& model);
-Result<EngineLimits> derive_limits(const ModelConfig& model, const EngineConfig& config,
-                                   const KvLayout& layout, KvDtype dtype);
 
 }  // namespace kvcrush

@@ -40,15 +40,16 @@ std::unique_ptr<Sequence> make_sequence(const EngineRequest& request, const Cach
                                         const SequenceContext& context) {
   const cpu::KvFormat format =
       make_kv_format(policy.kv_dtype.value_or(context.default_dtype), context.model->head_dim);
-  auto sequence = std::make_unique<Sequence>(
-      SequenceCache(*context.pool, context.model->num_layers, format, context.windows));
+  const std::vector<int> windows = context.model->windows_within(context.max_context_tokens);
+  auto sequence =
+      std::make_unique<Sequence>(SequenceCache(*context.pool, context.model->num_layers, format, windows));
   sequence->request_id = request.request_id;
   sequence->tenant = request.tenant;
   sequence->tenant_weight = request.tenant_weight;
   sequence->priority = request.priority;
   sequence->deadline = request.deadline;
   // A window's blocks are given back one by one, which those that others hold cannot be.
-  const bool caches = context.prefix_cache && !request.bypass_prefix_cache && context.windows.empty();
+  const bool caches = context.prefix_cache && !request.bypass_prefix_cache && windows.empty();
   // How long it may grow decides about the rotation of all its keys, which others cannot share then.
   const bool long_positions = context.model->rope.wants_long_positions(
       static_cast<int>(request.prompt_token_ids.size()) +
@@ -65,7 +66,7 @@ std::unique_ptr<Sequence> make_sequence(const EngineRequest& request, const Cach
   sequence->num_prompt_tokens = sequence->num_tokens();
   sequence->policy = policy;
   sequence->schedule =
-      CacheSchedule(policy, format, sequence->num_prompt_tokens, context.model->num_layers, context.windows);
+      CacheSchedule(policy, format, sequence->num_prompt_tokens, context.model->num_layers, windows);
   if (policy.compression && sequence->num_prompt_tokens > sequence->schedule.least_budget())
     sequence->lookahead.shape =
         lookahead_of(*policy.compression, context.max_context_tokens - sequence->num_prompt_tokens);
@@ -83,7 +84,7 @@ std::unique_ptr<Sequence> make_trunk(const EngineRequest& request, const Sequenc
   every_token.kv_dtype = trunk_dtype(request, context.default_dtype);
   std::unique_ptr<Sequence> trunk = make_sequence(request, every_token, context);
   trunk->kind = SequenceKind::kTrunk;
-  trunk->prefix.shares = context.windows.empty();
+  trunk->prefix.shares = context.model->windows_within(context.max_context_tokens).empty();
   set_lookup(*trunk, needs_of_children(request, context.default_dtype));
   // A continuation is taken out again, so that what it left behind must not be gone.
   trunk->schedule =
@@ -191,7 +192,6 @@ bool fits_beside_trunk(const EngineRequest& request, const ModelConfig& model, K
   const std::vector<TokenId> no_stop_ids;
   const SequenceContext context{.pool = &pool,
                                 .model = &model,
-                                .windows = model.windows_within(max_context_tokens),
                                 .model_stop_ids = &no_stop_ids,
                                 .default_dtype = default_dtype,
                                 .max_context_tokens = max_context_tokens};

@@ -15,7 +15,6 @@ namespace kvcrush {
 struct SequenceContext {
   BlockPool* pool = nullptr;
   const ModelConfig* model = nullptr;
-  std::vector<int> windows = {};  // windows_within() the context
   const std::vector<TokenId>* model_stop_ids = nullptr;
   KvDtype default_dtype = KvDtype::kF32;
   int max_context_tokens = 0;

@@ -78,7 +78,10 @@ void add_server_options(CLI::App& app, ServerConfig& config, RawOptions& raw) {
 void add_engine_options(CLI::App& app, ServerConfig& config, RawOptions& raw) {
   constexpr const char* kGroup = "Model and engine";
   EngineConfig& engine = config.engine;
-  add(app, kGroup, "model", config.model_path, "Path of a .gguf file or a Hugging Face folder; required");
+  add(app, kGroup, "model", config.model_path,
+      "Path of a .gguf file (of a split model the first), a folder that holds one, or a Hugging Face folder "
+      "or cache; "
+      "required");
   add(app, kGroup, "model-name", config.model_name,
       "Name shown to clients; default: the one in the model file");
   add(app, kGroup, "chat-template", config.chat_template_path,

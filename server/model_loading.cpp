@@ -2,10 +2,14 @@
 
 #include <malloc.h>
 
+#include <algorithm>
+#include <thread>
 #include <utility>
 
 #include "engine/loader/model_file.h"
+#include "engine/loader/weight_check.h"
 #include "engine/tokenizer/incremental_decoder.h"
+#include "server/logging.h"
 #include "server/small_file.h"
 
 namespace kvcrush {
@@ -64,6 +68,11 @@ void load_chat_template(const std::string& source, LoadedModel& loaded) {
   }
 }
 
+int num_threads(const ServerConfig& config) {
+  if (config.engine.num_threads > 0) return config.engine.num_threads;
+  return static_cast<int>(std::max(1U, std::thread::hardware_concurrency()));
+}
+
 }  // namespace
 
 Result<LoadedModel> load_model(const ServerConfig& config, EngineObserver& observer,
@@ -76,6 +85,7 @@ Result<LoadedModel> load_model(const ServerConfig& config, EngineObserver& obser
   progress("reading model file");
   Result<ModelFile> file = load_model_file(config.model_path);
   KVCRUSH_RETURN_IF_ERROR(file.status());
+  LogLine(spdlog::level::info, "model_file").with("path", file->path);
 
   loaded.config = file->config;
   // A file may call itself anything; answers and metrics are UTF-8.
@@ -93,6 +103,10 @@ Result<LoadedModel> load_model(const ServerConfig& config, EngineObserver& obser
   TokenizerSpec for_engine;
   for_engine.stop_ids = std::move(file->tokenizer.stop_ids);
   file->tokenizer = std::move(for_engine);
+
+  // Reads the file from the disk, too, so that little of this time is lost.
+  progress("checking weights");
+  KVCRUSH_RETURN_IF_ERROR(check_finite(*file, num_threads(config)));
 
   progress("loading weights and allocating the KV pool");
   Result<std::unique_ptr<Engine>> engine =

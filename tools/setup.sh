@@ -140,6 +140,26 @@ install_python_torch() {
   touch "$stamp"
 }
 
+# Vocabularies of published models, for the tests of tokenizers: llama.cpp's, out of the sources of llama-cpp-python (50 MB), and
+# Mistral's, out of mistral-common.
+install_vocabularies() {
+  local folder="$cache/vocabularies" name
+  [[ -f "$folder/.complete" ]] && return
+  mkdir -p "$folder"
+  fetch mistral-common==1.5.4
+  unzip -q -j -o "$cache"/wheels/mistral_common-1.5.4-*.whl 'mistral_common/data/*.model.v[13]' -d "$folder"
+  say "downloading llama-cpp-python==0.3.16 (sources)"
+  python3 -m pip download --no-deps --no-binary llama-cpp-python --disable-pip-version-check -q --progress-bar on \
+    -d "$cache/wheels" llama-cpp-python==0.3.16
+  for name in llama-spm phi-3 llama-bpe qwen2 gpt-2 refact starcoder; do
+    tar -xzf "$cache"/wheels/llama_cpp_python-0.3.16.tar.gz -C "$folder" --strip-components=4 --wildcards \
+      "*/vendor/llama.cpp/models/ggml-vocab-$name.gguf*"
+  done
+  (cd "$folder" && sha256sum --quiet -c) <tools/vocabularies.sha256
+  rm -f "$cache"/wheels/mistral_common-*.whl "$cache"/wheels/llama_cpp_python-*
+  touch "$folder/.complete"
+}
+
 # Prometheus and promtool, for the tests of rules and dashboard. Only the two programs out of Debian's package: installing
 # it would bring 320 MB and start a service on port 9090, which is this server's own.
 install_prometheus() {
@@ -162,5 +182,6 @@ install_model
 [[ $tests -eq 1 ]] && install_chat_templates
 [[ $tests -eq 1 ]] && install_python_torch
 [[ $tests -eq 1 ]] && install_gemma
+[[ $tests -eq 1 ]] && install_vocabularies
 [[ $tests -eq 1 ]] && install_prometheus
 exit 0

@@ -15,6 +15,7 @@ void add_compare_command(CLI::App& app, const ServerOptions& server, Interrupt& 
 void add_score_command(CLI::App& app, const ServerOptions& server, Interrupt& interrupt, Command& chosen);
 void add_bench_command(CLI::App& app, const ServerOptions& server, Interrupt& interrupt, Command& chosen);
 void add_top_command(CLI::App& app, const ServerOptions& server, Interrupt& interrupt, Command& chosen);
+void add_inspect_command(CLI::App& app, Command& chosen);  // asks no server
 // info, stats, tokenize and abort.
 void add_info_commands(CLI::App& app, const ServerOptions& server, Interrupt& interrupt, Command& chosen);
 

@@ -25,6 +25,7 @@ int main(int argc, char** argv) {
   add_score_command(app, server, interrupt, chosen);
   add_bench_command(app, server, interrupt, chosen);
   add_top_command(app, server, interrupt, chosen);
+  add_inspect_command(app, chosen);
   add_info_commands(app, server, interrupt, chosen);
   try {
     app.parse(argc, argv);

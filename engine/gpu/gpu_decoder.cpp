@@ -154,7 +154,9 @@ void GpuDecoder::attend(const GpuBatch& batch, int layer, const KvStorage& kv, c
   const cuda::Stream stream = runtime_.stream();
   const GpuLayerWeights& weights = weights_.layers[static_cast<std::size_t>(layer)];
   const bool own_rope = config_.has_window_rope && config_.window_tokens(layer) > 0;
-  const at::Tensor& rope = own_rope ? weights_.window_rope_table : weights_.rope_table;
+  const at::Tensor& rope = !config_.is_rotated(layer) ? weights_.unrotated_table
+                           : own_rope                 ? weights_.window_rope_table
+                                                      : weights_.rope_table;
   cuda::rope_append({.num_tokens = batch.num_tokens,
                      .num_heads = heads_.num_heads,
                      .pool = kv.pool(),

@@ -51,6 +51,10 @@ GpuWeights load_gpu_weights(const ModelFile& model, int max_context_tokens, at::
       config.has_window_rope
           ? make_rope_tensor(config.window_rope, config.head_dim, max_context_tokens).to(device)
           : weights.rope_table;
+  if (!config.unrotated_layers.empty()) {
+    weights.unrotated_table = at::zeros_like(weights.rope_table);
+    weights.unrotated_table.narrow(1, 0, config.head_dim / 2).fill_(1.0);
+  }
   return weights;
 }
 

@@ -32,6 +32,7 @@ struct GpuWeights {
   at::Tensor lm_head;            // [vocab, hidden]; the embedding itself where the model ties them
   at::Tensor rope_table;         // make_rope_tensor
   at::Tensor window_rope_table;  // of layers with a window
+  at::Tensor unrotated_table;    // the same that changes nothing; undefined where every layer has RoPE
 };
 
 at::ScalarType gpu_scalar_type(const std::string& weight_dtype);  // "bf16", "f16" or "f32"

@@ -7,14 +7,6 @@
 
 namespace kvcrush {
 
-cpu::KvFormat make_kv_format(KvDtype dtype, int head_dim) {
-  const KvDtype tail = is_quantised(dtype) ? KvDtype::kF16 : dtype;
-  return {.tail = tail,
-          .packed = dtype,
-          .tail_tokens_per_block = cpu::tokens_per_block(tail, head_dim),
-          .packed_tokens_per_block = is_quantised(dtype) ? cpu::tokens_per_block(dtype, head_dim) : 0};
-}
-
 KvStorage::KvStorage(const KvLayout& layout, int num_blocks, at::Device device) : layout_(layout) {
   bytes_ = at::empty({num_blocks, layout.num_kv_heads, cpu::block_head_bytes(layout.head_dim)},
                      at::TensorOptions(at::kByte).device(device));

@@ -4,20 +4,9 @@
 
 #include <ATen/core/Tensor.h>
 
-#include "engine/kernels/cpu/kv_layout.h"
+#include "engine/kv_cache/kv_format.h"
 
 namespace kvcrush {
-
-struct KvLayout {
-  int num_kv_heads = 0;
-  int head_dim = 0;
-
-  std::int64_t block_bytes() const { return num_kv_heads * cpu::block_head_bytes(head_dim); }
-};
-
-// How a sequence whose cache is kept in `dtype` lies in blocks: a quantised one keeps its newest tokens in
-// f16.
-cpu::KvFormat make_kv_format(KvDtype dtype, int head_dim);
 
 class KvStorage {
  public:

@@ -7,7 +7,7 @@
 namespace kvcrush {
 namespace {
 
-constexpr std::array<Architecture, 6> kArchitectures = {{
+constexpr std::array<Architecture, 7> kArchitectures = {{
     {.name = "llama",
      .families = "Llama 2, 3, 3.1, 3.2, 3.3; SmolLM, SmolLM2; others of the same build",
      .gguf_name = "llama",
@@ -17,6 +17,18 @@ constexpr std::array<Architecture, 6> kArchitectures = {{
      .qkv_bias = Presence::kConfigured,
      .output_bias = true,
      .interleaved_in_gguf = true},
+    {.name = "smollm3",
+     .families = "SmolLM3",
+     .gguf_name = "smollm3",
+     .model_type = "smollm3",
+     .model_class = "SmolLM3ForCausalLM",
+     .config_defaults = R"({"max_position_embeddings": 32768, "rms_norm_eps": 1e-6, "rope_theta": 2000000.0,
+                            "num_key_value_heads": 4, "no_rope_layer_interval": 4,
+                            "tie_word_embeddings": true})",
+     .qkv_bias = Presence::kConfigured,
+     .output_bias = true,
+     .interleaved_in_gguf = true,
+     .unrotated_layers = true},
     {.name = "mistral",
      .families = "Mistral 7B, Nemo, Small",
      .gguf_name = "llama",
@@ -101,6 +113,7 @@ std::string traits_of(const Architecture& architecture) {
   if (architecture.output_norms) add("pre and post norms");
   if (architecture.scaled_embedding) add("scaled embedding");
   if (architecture.activation == Activation::kGeluTanh) add("GELU");
+  if (architecture.unrotated_layers) add("no RoPE in every fourth layer");
   if (architecture.fused_projections) add("fused projections, partial rotary");
   switch (architecture.windows) {
     case WindowLayers::kNone:

@@ -43,6 +43,8 @@ struct Architecture {
   bool norms_from_one = false;       // safetensors hold what norm weights exceed 1 by; GGUF files the weights
   bool fused_projections = false;    // q, k, v are one tensor, gate and up another
   bool interleaved_in_gguf = false;  // GGUF files store the pairs that RoPE rotates side by side
+  // Of every fourth layer, if so, unless config.json's `no_rope_layers` says otherwise (0: none).
+  bool unrotated_layers = false;
   WindowLayers windows = WindowLayers::kNone;
 };
 

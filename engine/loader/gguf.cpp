@@ -51,12 +51,11 @@ class GgufParser {
   GgufParser(std::span<const std::byte> bytes, const std::string& source)
       : bytes_(bytes), cursor_(bytes, source) {}
 
-  Result<GgufFile> parse(ArchitectureFilter filter, std::string_view known) {
+  Result<GgufFile> parse() {
     std::uint64_t num_tensors = 0;
     std::uint64_t num_entries = 0;
     const bool ok = read_preamble(num_tensors, num_entries) && read_entries(num_entries) &&
-                    check_alignment() && check_architecture(filter, known) &&
-                    read_gguf_tensors(cursor_, bytes_, num_tensors, file_);
+                    check_alignment() && read_gguf_tensors(cursor_, bytes_, num_tensors, file_);
     if (!ok) return cursor_.status();
     return std::move(file_);
   }
@@ -204,16 +203,6 @@ class GgufParser {
     return true;
   }
 
-  bool check_architecture(ArchitectureFilter filter, std::string_view known) {
-    if (filter == nullptr) return true;
-    const auto found = file_.metadata.find("general.architecture");
-    const auto* name =
-        found == file_.metadata.end() ? nullptr : std::get_if<std::string_view>(&found->second);
-    if (name == nullptr) return cursor_.fail("metadata has no string 'general.architecture'");
-    if (filter(*name)) return true;
-    return cursor_.fail("architecture is " + in_quotes(*name) + "; supported: " + std::string(known));
-  }
-
   std::span<const std::byte> bytes_;
   ByteCursor cursor_;
   GgufFile file_;
@@ -270,9 +259,12 @@ float GgufArray::float_at(std::uint64_t index) const {
   return value;
 }
 
-Result<GgufFile> parse_gguf(std::span<const std::byte> bytes, const std::string& source,
-                            ArchitectureFilter filter, std::string_view known) {
-  return GgufParser(bytes, source).parse(filter, known);
+Result<GgufFile> parse_gguf(std::span<const std::byte> bytes, const std::string& source) {
+  Result<GgufFile> file = GgufParser(bytes, source).parse();
+  if (file.ok()) {
+    for (GgufTensor& tensor : file->tensors) tensor.view.stored = {source, std::string(tensor.name)};
+  }
+  return file;
 }
 
 }  // namespace kvcrush

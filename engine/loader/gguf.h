@@ -58,6 +58,8 @@ using GgufValue = std::variant<bool, std::uint64_t, std::int64_t, double, std::s
 struct GgufTensor {
   std::string_view name;
   WeightView view;  // row-major shape: GGUF's dimensions reversed
+  // Not empty: ggml's name of a type that the engine cannot read. Then the view has a shape, and no bytes.
+  std::string unsupported_type = {};
 };
 
 // Views into the parsed bytes, which must outlive it.
@@ -68,13 +70,8 @@ struct GgufFile {
   std::vector<GgufTensor> tensors;
 };
 
-// Whether a general.architecture is one that the caller serves; null: none is refused.
-using ArchitectureFilter = bool (*)(std::string_view architecture);
-
-// `source` names the file in errors. Another architecture than `filter` takes is refused before the tensors
-// are looked at, so that the more telling of two errors is the one reported; `known` lists those that it
-// takes. Errors: INVALID_ARGUMENT.
-Result<GgufFile> parse_gguf(std::span<const std::byte> bytes, const std::string& source,
-                            ArchitectureFilter filter = nullptr, std::string_view known = {});
+// `source` names the file in errors. Any architecture will do, and tensors of any type: what of them the
+// engine has is the next reader's question. Errors: INVALID_ARGUMENT.
+Result<GgufFile> parse_gguf(std::span<const std::byte> bytes, const std::string& source);
 
 }  // namespace kvcrush

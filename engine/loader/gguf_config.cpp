@@ -14,6 +14,7 @@ namespace {
 
 constexpr double kLocalRopeBase = 10000.0;  // of Gemma 3's windowed layers; older files do not say
 constexpr int kGemmaWindowPattern = 6;
+constexpr int kUnrotatedInterval = 4;  // GGUF files do not say it
 constexpr int kLayersOfLargestGemma = 62;
 
 // Metadata keys that begin with the architecture's name.
@@ -170,6 +171,8 @@ void read_traits(const Architecture& architecture, const std::vector<NamedWeight
   config.qk_norm = architecture.qk_norm;
   config.output_norms = architecture.output_norms;
   config.tied_embeddings = !has_weight(weights, "output.weight");
+  for (int layer = 0; layer < config.num_layers && architecture.unrotated_layers; ++layer)
+    config.unrotated_layers.push_back((layer + 1) % kUnrotatedInterval == 0);
   if (architecture.scaled_embedding)
     config.embedding_scale = std::sqrt(static_cast<float>(config.hidden_size));
   // GGUF files do not say it: Gemma 3's largest model alone does not scale by its head_dim.

@@ -29,7 +29,7 @@ class MetadataReader {
   bool flag_or(const std::string& key, bool fallback);
   const GgufArray& strings(const std::string& key);
   const GgufArray& integers(const std::string& key);
-  const GgufArray& flags(const std::string& key);  // of booleans
+  const GgufArray& flags(const std::string& key);   // of booleans
   const GgufArray& floats(const std::string& key);  // of 32 bits
 
   void fail(const std::string& message);

@@ -86,6 +86,7 @@ class TensorReader {
     const std::uint64_t data_bytes = start < bytes_.size() ? bytes_.size() - start : 0;
     std::vector<std::pair<std::uint64_t, std::size_t>> order;  // offset, index
     for (std::size_t i = 0; i < file_.tensors.size(); ++i) {
+      if (!file_.tensors[i].unsupported_type.empty()) continue;
       WeightView& view = file_.tensors[i].view;
       const std::string name = "tensor " + in_quotes(file_.tensors[i].name);
       const auto num_bytes = checked_num_bytes(view.dtype, view.shape);
@@ -128,14 +129,21 @@ class TensorReader {
     }
     if (!cursor_.read(type, "tensor type") || !cursor_.read(offset, "tensor offset")) return false;
     const auto known = tensor_types().find(type);
-    if (known == tensor_types().end() || !known->second.dtype) {
-      return cursor_.fail("tensor " + in_quotes(tensor.name) + " has type " +
-                          (known == tensor_types().end() ? "number " + std::to_string(type)
-                                                         : std::string(known->second.name)) +
-                          "; supported: " + std::string(supported_weight_dtypes()));
+    if (known == tensor_types().end()) {
+      tensor.unsupported_type = "number " + std::to_string(type);
+    } else if (known->second.dtype) {
+      tensor.view.dtype = *known->second.dtype;
+    } else {
+      tensor.unsupported_type = known->second.name;
     }
-    tensor.view.dtype = *known->second.dtype;
-    return true;
+    return check_dimensions(tensor);
+  }
+
+  // Those of supported types are checked with their bytes.
+  bool check_dimensions(const GgufTensor& tensor) {
+    if (tensor.unsupported_type.empty() || checked_num_elements(tensor.view.shape)) return true;
+    return cursor_.fail("tensor " + in_quotes(tensor.name) + " has the impossible shape " +
+                        shape_text(tensor.view.shape));
   }
 
   bool check_overlap(std::vector<std::pair<std::uint64_t, std::size_t>> order) {

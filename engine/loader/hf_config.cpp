@@ -105,6 +105,24 @@ void read_traits(JsonFields& fields, const Architecture& architecture, ModelConf
   }
 }
 
+void read_unrotated_layers(JsonFields& fields, ModelConfig& model) {
+  const auto count = static_cast<std::size_t>(model.num_layers);
+  const json* list = fields.find("no_rope_layers");  // 1: with RoPE
+  if (list == nullptr) {
+    const std::int64_t interval = fields.integer("no_rope_layer_interval", 1, kMaxLayers);
+    for (int layer = 0; layer < model.num_layers; ++layer)
+      model.unrotated_layers.push_back((layer + 1) % interval == 0);
+    return;
+  }
+  const bool numbers =
+      list->is_array() && list->size() == count &&
+      std::all_of(list->begin(), list->end(), [](const json& flag) { return flag == 0 || flag == 1; });
+  if (!numbers)
+    return fields.fail("field 'no_rope_layers' must be an array of " + std::to_string(count) +
+                       " numbers, 0 or 1");
+  for (const json& flag : *list) model.unrotated_layers.push_back(flag == 0);
+}
+
 Status read_numbers(const json& config, const Architecture& architecture, const std::string& source,
                     ModelConfig& model) {
   JsonFields fields(config, source);
@@ -130,6 +148,7 @@ Status read_numbers(const json& config, const Architecture& architecture, const 
   if (!fields.status().ok()) return fields.status();
   read_traits(fields, architecture, model);
   read_windows(fields, architecture, model);
+  if (architecture.unrotated_layers) read_unrotated_layers(fields, model);
   if (!fields.status().ok()) return fields.status();
   return read_hf_rope(config, source, model);
 }

@@ -5,20 +5,31 @@
 #include <memory>
 #include <utility>
 
+#include "engine/loader/config_sketch.h"
 #include "engine/loader/hf_config.h"
 #include "engine/loader/hf_tokenizer.h"
 #include "engine/loader/json_fields.h"
+#include "engine/loader/model_path.h"
 #include "engine/loader/safetensors.h"
 #include "engine/loader/weight_map.h"
+#include "engine/loader/weight_type.h"
 
 namespace kvcrush {
 namespace {
 
-// The last component, also of a path that ends in a slash.
-std::string folder_name(const std::string& directory) {
+// The last component, also of a path that ends in a slash; of a cache's models--org--name/snapshots/COMMIT
+// "org/name".
+std::string model_name(const std::string& directory) {
   std::filesystem::path path = std::filesystem::path(directory).lexically_normal();
   if (!path.has_filename()) path = path.parent_path();
-  return path.filename().string();
+  const std::filesystem::path snapshots = path.parent_path();
+  const std::string repository = snapshots.parent_path().filename().string();
+  if (snapshots.filename() != "snapshots" || !repository.starts_with(kCachePrefix))
+    return path.filename().string();
+  std::string name = repository.substr(kCachePrefix.size());
+  if (const std::size_t separator = name.find("--"); separator != std::string::npos)
+    name.replace(separator, 2, "/");
+  return name;
 }
 
 // Of a model that sees pictures, too: its text model's tensors, by the names that they have alone. Both
@@ -39,29 +50,37 @@ void keep_text_model(std::vector<NamedWeight>& weights) {
 
 }  // namespace
 
-Result<ModelFile> read_hf_model(const std::string& directory) {
+ModelReading read_hf_model(const std::string& directory) {
+  ModelReading reading;
+  reading.format = "Hugging Face";
+  ModelFile& model = reading.model;
   const std::string config_path = (std::filesystem::path(directory) / "config.json").string();
   Result<nlohmann::json> json = read_json_file(config_path);
-  if (!json.ok()) return invalid_argument(json.status().message());
-  Result<HfConfig> config = read_hf_config(*json, config_path);
-  if (!config.ok()) return config.status();
-  ModelFile model;
-  model.config = std::move(config->model);
-  model.config.name = folder_name(directory);
-  Result<TokenizerSpec> tokenizer = read_hf_tokenizer(directory, *json, model.config);
-  if (!tokenizer.ok()) return tokenizer.status();
-  model.tokenizer = std::move(*tokenizer);
+  if (!json.ok()) json = invalid_argument(json.status().message());
+  const Architecture* architecture = nullptr;
+  bool text_part = false;
+  if (reading.check(json.status())) {
+    model.config = sketch_hf_config(*json);
+    Result<HfConfig> config = read_hf_config(*json, config_path);
+    reading.has_config = reading.check(config.status());
+    if (reading.has_config) {
+      model.config = std::move(config->model);
+      architecture = config->architecture;
+      text_part = config->text_part;
+      Result<TokenizerSpec> tokenizer = read_hf_tokenizer(directory, *json, model.config);
+      if (reading.check(tokenizer.status())) model.tokenizer = std::move(*tokenizer);
+    }
+  }
+  model.config.name = model_name(directory);
   Result<SafetensorsModel> weights = open_safetensors(directory);
-  if (!weights.ok()) return weights.status();
-  if (config->text_part) keep_text_model(weights->weights);
-  KVCRUSH_RETURN_IF_ERROR(
-      map_weights(weights->weights, NameScheme::kHuggingFace, *config->architecture, directory, model));
-  const auto files = std::make_shared<const std::vector<MappedFile>>(std::move(weights->files));
-  model.release_pages = [all = files.get()] {
-    for (const MappedFile& file : *all) file.release_pages();
-  };
-  model.mapping = files;
-  return model;
+  if (!reading.check(weights.status())) return reading;
+  if (text_part) keep_text_model(weights->weights);
+  for (const NamedWeight& weight : weights->weights)
+    add_tensor(weight_dtype_name(weight.view.dtype), weight.view, reading);
+  if (reading.has_config)
+    reading.check(map_weights(weights->weights, NameScheme::kHuggingFace, *architecture, directory, model));
+  keep_mapped(std::make_shared<const std::vector<MappedFile>>(std::move(weights->files)), model);
+  return reading;
 }
 
 }  // namespace kvcrush

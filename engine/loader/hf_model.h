@@ -1,14 +1,13 @@
-// A Hugging Face model directory as a ModelFile.
+// A Hugging Face model directory as a model.
 #pragma once
 
 #include <string>
 
-#include "engine/core/status.h"
-#include "engine/loader/model_file.h"
+#include "engine/loader/model_reading.h"
 
 namespace kvcrush {
 
-// Errors: INVALID_ARGUMENT naming the file inside `directory` and what is wrong with it.
-Result<ModelFile> read_hf_model(const std::string& directory);
+// Problems name the file inside `directory` and what is wrong with it.
+ModelReading read_hf_model(const std::string& directory);
 
 }  // namespace kvcrush

@@ -1,6 +1,7 @@
 #include "engine/loader/hf_rope.h"
 
 #include <algorithm>
+#include <cmath>
 #include <vector>
 
 #include "engine/core/readable.h"
@@ -41,11 +42,12 @@ void read_yarn(JsonFields& fields, RopeConfig& rope) {
   rope.beta_fast = fields.number_or("beta_fast", rope.beta_fast, 0.0, kMaxRopeFactor);
   rope.beta_slow = fields.number_or("beta_slow", rope.beta_slow, 0.0, kMaxRopeFactor);
   rope.attention_factor = fields.number_or("attention_factor", 0.0, 0.0, kMaxRopeFactor);
-  for (const char* key : {"mscale", "mscale_all_dim"}) {
-    if (fields.has(key)) fields.fail("field '" + std::string(key) + "' of yarn scaling is not supported");
-  }
-  if (!fields.flag_or("truncate", true))
-    fields.fail("field 'truncate' of yarn scaling is false; supported: true");
+  rope.truncate = fields.flag_or("truncate", true);
+  const double mscale = fields.number_or("mscale", 0.0, 0.0, kMaxRopeFactor);
+  const double mscale_all_dim = fields.number_or("mscale_all_dim", 0.0, 0.0, kMaxRopeFactor);
+  if (rope.attention_factor > 0.0 || mscale == 0.0 || mscale_all_dim == 0.0) return;
+  const double growth = 0.1 * std::log(rope.factor);
+  rope.attention_factor = (mscale * growth + 1.0) / (mscale_all_dim * growth + 1.0);
 }
 
 std::vector<float> read_factors(JsonFields& fields, const char* key, int rotary_dim) {

@@ -6,8 +6,11 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <filesystem>
 #include <system_error>
 #include <utility>
+
+#include "engine/core/readable.h"
 
 namespace kvcrush {
 namespace {
@@ -28,6 +31,12 @@ class Descriptor {
   int fd_;
 };
 
+// Empty where `path` is no link.
+std::string link_target(const std::string& path) {
+  std::error_code ignored;
+  return std::filesystem::read_symlink(path, ignored).string();
+}
+
 std::string system_reason(int error) {
   return std::generic_category().message(error);
 }
@@ -38,6 +47,8 @@ Result<MappedFile> MappedFile::open(const std::string& path) {
   const Descriptor descriptor(path);
   if (descriptor.get() < 0) {
     const int error = errno;
+    if (const std::string target = link_target(path); error == ENOENT && !target.empty())
+      return invalid_argument(path + ": is a link to " + readable(target) + ", which is not there");
     if (error == ENOENT || error == ENOTDIR) return not_found(path + ": no such file");
     return invalid_argument(path + ": cannot be opened: " + system_reason(error));
   }
@@ -45,6 +56,7 @@ Result<MappedFile> MappedFile::open(const std::string& path) {
   if (::fstat(descriptor.get(), &info) != 0) {
     return invalid_argument(path + ": cannot be examined: " + system_reason(errno));
   }
+  if (S_ISDIR(info.st_mode)) return invalid_argument(path + ": is a folder; a file is expected");
   if (!S_ISREG(info.st_mode)) return invalid_argument(path + ": is not a regular file");
   const auto size_bytes = static_cast<std::size_t>(info.st_size);
   if (size_bytes == 0) return MappedFile(nullptr, 0);
@@ -52,8 +64,6 @@ Result<MappedFile> MappedFile::open(const std::string& path) {
   if (address == MAP_FAILED) {
     return invalid_argument(path + ": cannot be mapped: " + system_reason(errno));
   }
-  // Every weight is read once soon after: let the system read ahead. Only a hint, so a refusal is no error.
-  static_cast<void>(::madvise(address, size_bytes, MADV_WILLNEED));
   return MappedFile(static_cast<const std::byte*>(address), size_bytes);
 }
 
@@ -67,6 +77,11 @@ MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
     size_bytes_ = std::exchange(other.size_bytes_, 0);
   }
   return *this;
+}
+
+void MappedFile::read_ahead() const {
+  if (data_ != nullptr)
+    static_cast<void>(::madvise(const_cast<std::byte*>(data_), size_bytes_, MADV_WILLNEED));
 }
 
 void MappedFile::release_pages() const {

@@ -24,6 +24,8 @@ class MappedFile {
   // Empty for an empty file. The file must not shrink while it is mapped: the system would answer reads with
   // SIGBUS.
   std::span<const std::byte> bytes() const { return {data_, size_bytes_}; }
+  // Has the system fetch all of it before it is read. Only a hint, so a refusal is no error.
+  void read_ahead() const;
   // Takes what was read so far out of this process' memory. It is read again when it is wanted.
   void release_pages() const;
 

@@ -47,6 +47,12 @@ struct HeadRows {
   std::int64_t stored(std::int64_t row) const;
 };
 
+// Where a tensor comes from, for messages.
+struct StoredTensor {
+  std::string file;
+  std::string name;  // as the file spells it
+};
+
 // A tensor inside a mapping. Shape is row-major, outermost first (GGUF's order reversed): a projection is
 // [out_features, in_features]. Rows are counted as the engine has them.
 struct WeightView {
@@ -57,6 +63,7 @@ struct WeightView {
   // Of read_f32: x * scale + offset.
   float scale = 1.0f;
   float offset = 0.0f;
+  StoredTensor stored = {};
 
   std::int64_t num_elements() const;
   // Bytes of row `row` of a matrix.
@@ -80,6 +87,7 @@ void read_row_f32(const WeightView& view, std::int64_t row, std::span<float> out
 void read_f32(const WeightView& view, std::span<float> out);
 
 struct ModelFile {
+  std::string path;  // of the file, a split model's first one, or the folder that was read
   ModelConfig config;
   TokenizerSpec tokenizer;
   // Canonical names, whatever the source: "embed_tokens", "norm", "lm_head" (absent when tied), and per layer
@@ -93,13 +101,16 @@ struct ModelFile {
   std::uint64_t num_parameters = 0;
   std::string weight_dtype;             // most bytes are of this type, e.g. "Q4_1"
   std::shared_ptr<const void> mapping;  // keeps the bytes alive
-  // Gives the bytes' memory back until they are read again; empty where they are not a file's.
+  // Has the system fetch the bytes before they are read; empty where they are not a file's, like the next.
+  std::function<void()> read_ahead;
+  // Gives the bytes' memory back until they are read again.
   std::function<void()> release_pages;
 };
 
-// Loads a `.gguf` file or a Hugging Face directory (config.json, *.safetensors, tokenizer.json).
+// Loads the model that `path` leads to (model_path.h): GGUF, in one file or in parts, or a Hugging Face
+// directory (config.json, *.safetensors, tokenizer.json).
 // Errors: NOT_FOUND (no such path), INVALID_ARGUMENT (broken, truncated or unsupported file; the message
-// names what and where).
+// names what and where): the first of those that read_model finds. The system begins to fetch the weights.
 Result<ModelFile> load_model_file(const std::string& path);
 
 }  // namespace kvcrush

@@ -94,6 +94,7 @@ Status read_tensor(const std::string& name, const json& entry, std::span<const s
   weight.name = name;
   weight.view.dtype = *dtype;
   weight.view.shape = *shape;
+  weight.view.stored = {source, name};
   weight.view.bytes = data.subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(end - begin));
   extent = {static_cast<std::uint64_t>(begin), static_cast<std::uint64_t>(end), name};
   return {};
@@ -200,15 +201,19 @@ Result<SafetensorsModel> open_safetensors(const std::string& directory) {
   const std::filesystem::path folder(directory);
   const std::string single = (folder / "model.safetensors").string();
   const std::string index = single + ".index.json";
-  std::error_code ignored;
+  const auto is_there =
+      [](const std::string& path) {  // links to nowhere too: opening them tells what is wrong
+        std::error_code ignored;
+        return std::filesystem::exists(std::filesystem::symlink_status(path, ignored));
+      };
   SafetensorsModel model;
-  if (std::filesystem::exists(index, ignored)) {
+  if (is_there(index)) {
     Result<std::map<std::string, std::set<std::string>>> shards = read_index(index);
     if (!shards.ok()) return shards.status();
     for (auto& [name, tensors] : *shards) {
       KVCRUSH_RETURN_IF_ERROR(append_file((folder / name).string(), model, &tensors));
     }
-  } else if (std::filesystem::exists(single, ignored)) {
+  } else if (is_there(single)) {
     KVCRUSH_RETURN_IF_ERROR(append_file(single, model, nullptr));
   } else {
     return invalid_argument(directory + ": has neither model.safetensors nor model.safetensors.index.json");

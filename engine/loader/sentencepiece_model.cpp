@@ -137,6 +137,13 @@ Status use_normalizer(const Normalizer& normalizer, const std::string& source, T
   return {};
 }
 
+Status refuse_denormalizer(std::span<const std::byte> bytes, const std::string& source) {
+  Normalizer denormalizer;
+  KVCRUSH_RETURN_IF_ERROR(read_normalizer(bytes, source, denormalizer));
+  if (denormalizer.charsmap_bytes == 0) return {};
+  return invalid_argument(source + ": denormalizer_spec has a precompiled_charsmap; it is not supported");
+}
+
 }  // namespace
 
 Result<TokenizerSpec> parse_sentencepiece_model(std::span<const std::byte> bytes, int vocab_size,
@@ -145,26 +152,23 @@ Result<TokenizerSpec> parse_sentencepiece_model(std::span<const std::byte> bytes
   spec.fuse_unknown = true;
   Trainer trainer;
   Normalizer normalizer;
+  const auto read_part = [&](std::uint32_t number, std::span<const std::byte> part) -> Status {
+    if (number == model_field::kTrainer) return read_trainer(part, source, trainer);
+    if (number == model_field::kNormalizer) return read_normalizer(part, source, normalizer);
+    if (number == model_field::kDenormalizer) return refuse_denormalizer(part, source);
+    if (spec.tokens.size() < static_cast<std::size_t>(vocab_size)) return read_piece(part, source, spec);
+    return invalid_argument(source + ": has more pieces than the vocabulary size, " +
+                            std::to_string(vocab_size));
+  };
   ProtobufReader model(bytes, source);
   while (model.next()) {
-    if (model.number() == model_field::kPiece) {
-      if (spec.tokens.size() >= static_cast<std::size_t>(vocab_size)) {
-        return invalid_argument(source + ": has more pieces than the vocabulary size, " +
-                                std::to_string(vocab_size));
-      }
-      KVCRUSH_RETURN_IF_ERROR(read_piece(model.message(), source, spec));
-    } else if (model.number() == model_field::kTrainer) {
-      KVCRUSH_RETURN_IF_ERROR(read_trainer(model.message(), source, trainer));
-    } else if (model.number() == model_field::kNormalizer) {
-      KVCRUSH_RETURN_IF_ERROR(read_normalizer(model.message(), source, normalizer));
-    } else if (model.number() == model_field::kDenormalizer) {
-      Normalizer denormalizer;
-      KVCRUSH_RETURN_IF_ERROR(read_normalizer(model.message(), source, denormalizer));
-      if (denormalizer.charsmap_bytes > 0) {
-        return invalid_argument(source +
-                                ": denormalizer_spec has a precompiled_charsmap; it is not supported");
-      }
-    }
+    const std::uint32_t number = model.number();
+    const bool known = number == model_field::kPiece || number == model_field::kTrainer ||
+                       number == model_field::kNormalizer || number == model_field::kDenormalizer;
+    if (!known) continue;
+    const std::span<const std::byte> part = model.message();
+    if (!model.status().ok()) break;
+    KVCRUSH_RETURN_IF_ERROR(read_part(number, part));
   }
   if (!model.status().ok()) return model.status();
   if (spec.tokens.empty()) return invalid_argument(source + ": has no pieces");

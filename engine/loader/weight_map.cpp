@@ -220,16 +220,17 @@ Status map_weights(const std::vector<NamedWeight>& weights, NameScheme scheme,
   const ModelConfig& config = model.config;
   std::map<std::string, Expected> expected = Expectations(config, scheme, architecture).take();
   for (const NamedWeight& weight : weights) {
+    const std::string& file = weight.view.stored.file.empty() ? source : weight.view.stored.file;
     const auto found = expected.find(weight.name);
     if (found == expected.end()) {
       if (is_ignored(weight.name, scheme, config.tied_embeddings)) continue;
-      return invalid_argument(source + ": tensor " + in_quotes(weight.name) + " is not part of a " +
+      return invalid_argument(file + ": tensor " + in_quotes(weight.name) + " is not part of a " +
                               config.architecture + " model with " + std::to_string(config.num_layers) +
                               " layers" + (config.qkv_bias ? "" : " and no attention bias"));
     }
     const Expected& wanted = found->second;
     if (weight.view.shape != wanted.shape) {
-      return invalid_argument(source + ": tensor " + in_quotes(weight.name) + " has shape " +
+      return invalid_argument(file + ": tensor " + in_quotes(weight.name) + " has shape " +
                               shape_text(weight.view.shape) + "; the configuration demands " +
                               shape_text(wanted.shape));
     }

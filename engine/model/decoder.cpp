@@ -60,8 +60,9 @@ void Decoder::attention_block(const LayerWeights& layer, int index, StepBatch& b
   if (layer.q_norm.defined())
     ops::head_norms(now_.qkv, heads_, layer.q_norm, layer.k_norm, config_.rms_norm_eps);
   const bool own_rope = config_.has_window_rope && config_.window_tokens(index) > 0;
-  ops::rope(now_.qkv, heads_, own_rope ? batch.positions : batch.rope_rows,
-            own_rope ? weights_.window_rope_table : weights_.rope_table);
+  if (config_.is_rotated(index))
+    ops::rope(now_.qkv, heads_, own_rope ? batch.positions : batch.rope_rows,
+              own_rope ? weights_.window_rope_table : weights_.rope_table);
   ops::hadamard(now_.qkv, heads_.head_dim);
   ops::kv_append(now_.qkv, heads_, sequences, kv);
   ops::paged_attention(now_.qkv, heads_, sequences, kv, attention_workspace_, now_.attended, now_.row_stats);

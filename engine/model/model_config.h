@@ -24,6 +24,7 @@ struct RopeConfig {
   double high_freq_factor = 4.0;  // llama3
   double beta_fast = 32.0;        // yarn
   double beta_slow = 1.0;         // yarn
+  bool truncate = true;           // yarn: its ramp begins and ends at whole channels
   double attention_factor = 0.0;  // yarn, longrope: of cosines and sines; 0: as the type's paper has it
   int rotary_dim = 0;             // even; 0: head_dim
   // [rotary_dim / 2] of GGUF's `rope_freqs.weight` or of longrope's short factors; empty: none.
@@ -62,11 +63,15 @@ struct ModelConfig {
   RopeConfig rope;
   RopeConfig window_rope;  // of layers with a window, where it is another
   bool has_window_rope = false;
+  std::vector<bool> unrotated_layers = {};  // [num_layers]; empty: RoPE in all
   // Tokens that a layer's query sees, its own included; 0: all. Empty: every layer sees all.
   std::vector<int> windows = {};  // [num_layers]
 
   int window_tokens(int layer) const {
     return windows.empty() ? 0 : windows[static_cast<std::size_t>(layer)];
+  }
+  bool is_rotated(int layer) const {
+    return unrotated_layers.empty() || !unrotated_layers[static_cast<std::size_t>(layer)];
   }
   // The windows that a context of so many tokens ever fills, [num_layers]; empty: none.
   std::vector<int> windows_within(int num_tokens) const {

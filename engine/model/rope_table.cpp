@@ -28,8 +28,14 @@ double scale_yarn(const RopeConfig& rope, double inverse_frequency, int index, i
     return rotary_dim * std::log(rope.original_max_position / (rotations * 2.0 * std::numbers::pi)) /
            (2.0 * std::log(rope.base));
   };
-  const double first = std::max(std::floor(dimension_of(rope.beta_fast)), 0.0);
-  double last = std::min(std::ceil(dimension_of(rope.beta_slow)), rotary_dim - 1.0);
+  double first = dimension_of(rope.beta_fast);
+  double last = dimension_of(rope.beta_slow);
+  if (rope.truncate) {
+    first = std::floor(first);
+    last = std::ceil(last);
+  }
+  first = std::max(first, 0.0);
+  last = std::min(last, rotary_dim - 1.0);
   if (last == first) last += 0.001;
   const double ramp = std::clamp((index - first) / (last - first), 0.0, 1.0);
   return inverse_frequency / rope.factor * ramp + inverse_frequency * (1.0 - ramp);

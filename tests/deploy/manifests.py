@@ -17,7 +17,7 @@ KUBERNETES = ROOT / "deploy" / "kubernetes"
 BUILD_DIR = ROOT / os.environ.get("KVCRUSH_BUILD_DIR", "build/cpu-release")
 SERVER = BUILD_DIR / "server" / "kvcrush-server"
 OVERLAYS = ("cpu", "gpu", "production")
-COMPONENTS = ("tls-auth", "monitoring", "hpa", "keda", "gateway", "inference-pool")
+COMPONENTS = ("tls-auth", "monitoring", "hpa", "keda", "gateway", "inference-pool", "model-init")
 VARIANTS = (*(f"overlays/{name}" for name in OVERLAYS), *(f"components/{name}" for name in COMPONENTS))
 
 

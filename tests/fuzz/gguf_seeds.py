@@ -33,6 +33,8 @@ def value_of(value):
         return struct.pack("<I", 8) + text(value)
     if isinstance(value[0], str):
         return array(8, [text(item) for item in value])
+    if isinstance(value[0], float):
+        return array(6, [struct.pack("<f", item) for item in value])
     return array(5, [struct.pack("<i", item) for item in value])
 
 
@@ -79,12 +81,24 @@ def model_tensors(tied=True):
     return [(name + ".weight", shape, 0, bytes(4 * size_of(shape))) for name, shape in shapes.items()]
 
 
+def split_keys(part, count):
+    return {"split.no": struct.pack("<IH", 2, part), "split.count": struct.pack("<IH", 2, count),
+            "split.tensors.count": struct.pack("<Ii", 5, len(model_tensors()))}
+
+
 def gguf_seeds():
     yield "model", gguf(model_metadata(), model_tensors())
     yield "untied-yarn", gguf(model_metadata(**{
         "llama__rope__scaling__type": "yarn", "llama__rope__scaling__factor": 4.0, "llama__rope__freq_base": 1e6,
         "llama__rope__scaling__original_context_length": 64, "llama__rope__scaling__attn_factor": 1.5,
         "tokenizer__ggml__bos_token_id": 3, "tokenizer__ggml__add_bos_token": True}), model_tensors(False), version=2)
+    pieces = model_metadata(**{
+        "tokenizer__ggml__model": "llama", "tokenizer__ggml__tokens": ["<unk>", "<s>", "\u2581", "a", "\u2581a", "\u2581\u2581"],
+        "tokenizer__ggml__token_type": [2, 3, 1, 1, 1, 4], "tokenizer__ggml__scores": [0.0, 0.0, -3.0, -2.0, -1.0, 0.0],
+        "tokenizer__ggml__bos_token_id": 1, "tokenizer__ggml__add_eos_token": True})
+    yield "pieces", gguf(pieces, model_tensors())
+    yield "pieces-unigram", gguf(pieces | {"tokenizer.ggml.model": "t5", "tokenizer.ggml.add_space_prefix": False}, model_tensors())
+    yield "pieces-few-scores", gguf(pieces | {"tokenizer.ggml.scores": [0.0]}, model_tensors())
     divisors = ("rope_freqs.weight", [2], 0, struct.pack("<ff", 1, 8))
     biases = [(f"blk.0.attn_{name}.bias", [rows], 0, bytes(4 * rows)) for name, rows in (("q", 8), ("k", 4), ("v", 4))]
     yield "divisors-biases", gguf(model_metadata(), [divisors, *model_tensors(), *biases])
@@ -98,5 +112,9 @@ def gguf_seeds():
     yield "huge-array", gguf({"tokenizer.ggml.tokens": struct.pack("<IIQ", 9, 8, 1 << 24)}, [])
     yield "overlap", gguf({}, [("a", [4], 0, bytes(16))]).replace(struct.pack("<IQ", 0, 0), struct.pack("<IQ", 0, 1 << 63))
     yield "truncated", gguf(model_metadata(), model_tensors())[:-100]
+    split = [gguf((model_metadata() if part == 0 else {}) | split_keys(part, 2), tensors)
+             for part, tensors in enumerate((model_tensors()[:5], model_tensors()[5:]))]
+    yield "split", b"#PART".join(split)
+    yield "split-twice", b"#PART".join([split[0], split[0]])
     yield "many-stops", gguf(model_metadata(**{
         "tokenizer__ggml__tokens": ["<|im_end|>"] * 100, "tokenizer__ggml__token_type": [3] * 100}), model_tensors())

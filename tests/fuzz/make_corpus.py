@@ -68,6 +68,22 @@ TOKENIZER = {
 }
 
 
+SPACE = "\u2581"
+PIECES = {
+    "normalizer": {"type": "Sequence", "normalizers": [
+        {"type": "Prepend", "prepend": SPACE}, {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}]},
+    "decoder": {"type": "Sequence", "decoders": [
+        {"type": "Replace", "pattern": {"String": SPACE}, "content": " "}, {"type": "ByteFallback"}, {"type": "Fuse"},
+        {"type": "Strip", "content": " ", "start": 1, "stop": 0}]},
+    "model": {"type": "BPE", "unk_token": "<unk>", "fuse_unk": True, "vocab": {"<unk>": 0, SPACE: 1, "a": 2, SPACE + "a": 3},
+              "merges": [[SPACE, "a"]]},
+    "added_tokens": [{"id": 4, "content": "<s>", "special": True, "lstrip": True, "rstrip": True},
+                     {"id": 5, "content": "\n\n", "special": False, "normalized": True}],
+    "post_processor": {"type": "TemplateProcessing", "single": [
+        {"SpecialToken": {"id": "<s>"}}, {"Sequence": {"id": "A"}}, {"SpecialToken": {"id": "<s>"}}]},
+}
+
+
 def tokenizer_with(**changes):
     return json.dumps(TOKENIZER | changes)
 
@@ -85,6 +101,13 @@ def tokenizer_json_seeds():
     yield "gpt2", tokenizer_with(pre_tokenizer=BYTE_LEVEL | {"add_prefix_space": True}, added_tokens=None)
     yield "far-id", tokenizer_with(added_tokens=[{"id": 511, "content": "x", "special": True}])
     yield "bad-merge", tokenizer_with(model={"vocab": {"a": 0, "b": 1}, "merges": ["a b", "a"]})
+    yield "pieces", json.dumps(PIECES)
+    yield "metaspace", json.dumps(PIECES | {"normalizer": None, "pre_tokenizer": {
+        "type": "Metaspace", "replacement": SPACE, "prepend_scheme": "first", "split": False}})
+    yield "unigram", json.dumps(PIECES | {"normalizer": None, "pre_tokenizer": {"type": "Metaspace", "replacement": SPACE}, "model": {
+        "type": "Unigram", "unk_id": 0, "vocab": [["<unk>", 0], [SPACE, -2.0], ["a", -2.5], [SPACE + "a", -3]]}})
+    yield "bytes", json.dumps(PIECES | {"model": PIECES["model"] | {"byte_fallback": True, "vocab": PIECES["model"]["vocab"] | {
+        f"<0x{byte:02X}>": 6 + byte for byte in range(256)}}})
     yield "deep", tokenizer_with().replace('"a": 0', '"a": ' + "[" * 2000 + "]" * 2000)
     yield "escape", tokenizer_with(normalizer={"type": "\u001b[31m\u009b" + "x" * 3000})
 
@@ -92,6 +115,27 @@ def tokenizer_json_seeds():
 def folder(files):
     return b"".join(b"#FILE " + name.encode() + b"\n" + (content if isinstance(content, bytes) else content.encode())
                     for name, content in files.items())
+
+
+def piece(text, score, kind):
+    return (1, wire((1, text), (2, score), (3, kind)))
+
+
+def sentencepiece_model(model_type=2, *extra):
+    pieces = [piece("<unk>", 0.0, 2), piece("<s>", 0.0, 3), piece("</s>", 0.0, 3), piece(SPACE, -2.0, 1), piece("a", -1.0, 1),
+              piece(SPACE * 2, 0.0, 4)]
+    return wire(*pieces, (2, wire((3, model_type))), (3, wire((1, "identity"), (4, 0))), *extra)
+
+
+def sentencepiece_seeds():
+    yield "bpe", sentencepiece_model()
+    yield "unigram", sentencepiece_model(1)
+    yield "bytes", sentencepiece_model(2, *(piece(f"<0x{byte:02X}>", 0.0, 6) for byte in range(256)))
+    yield "half-bytes", sentencepiece_model(2, *(piece(f"<0x{byte:02X}>", 0.0, 6) for byte in range(9)))
+    yield "charsmap", sentencepiece_model(2, (3, wire((2, b"table"), (1, "nfkc\x1b[31m"))))
+    yield "truncated", sentencepiece_model()[:-3]
+    yield "groups", b"\x0b\x0c"
+    yield "long-number", b"\xff" * 12
 
 
 def model_dir_seeds():
@@ -104,6 +148,9 @@ def model_dir_seeds():
         "generation_config.json": json.dumps({"eos_token_id": [3, 4]}), "chat_template.jinja": CHAT,
     }
     yield "all-files", folder(files | beside | single)
+    settings = {"legacy": False, "added_tokens_decoder": {"2": {"content": "</s>", "special": True, "rstrip": True}}}
+    yield "pieces", folder({"config.json": json.dumps(CONFIG), "tokenizer.model": sentencepiece_model(), "added_tokens.json": '{"a": 4}',
+                            "tokenizer_config.json": json.dumps(settings)} | single)
     scaled = CONFIG | {"rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
                                         "original_max_position_embeddings": 64}, "head_dim": 4, "attention_bias": False}
     yield "llama3-rope", folder(files | {"config.json": json.dumps(scaled)} | single)
@@ -182,10 +229,11 @@ def chat_template_seeds():
 def text_seeds():
     head = bytes([0, 0, 5, 2]) + b"\x02ab" + b"\x01c"
     words = "Hello  world, it's 1234 \u00e4\u4e2d\U0001f600\n\n\tabab <|im_end|><|im_</s> <tool>"
-    for family in range(4):
+    for family in range(10):
         yield f"family{family}", bytes([family, family & 1, 9, 0]) + words.encode()
     yield "stops", head + b"xxabxcab"
     yield "broken", head + b"\xc3\xa4 \xf0\x9f \xed\xa0\x80 \xff\x00\xff\x01\xff\x03 \xf4\x90\x80\x80 \xe4\xb8"
+    yield "pieces", bytes([7, 1, 9, 0]) + "\n\n\n   ab\u2581abab<tool>\n\n x\u00e4 e\u0301\u0323".encode()
     yield "spaces", bytes(4) + b" " * 300 + b"\n" * 20 + b" \r\n\xe2\x80\x83x"
 
 
@@ -241,7 +289,7 @@ def request_seeds():
 
 
 TARGETS = {
-    "gguf": gguf_seeds, "safetensors": safetensors_seeds, "tokenizer_json": tokenizer_json_seeds, "model_dir": model_dir_seeds,
+    "gguf": gguf_seeds, "safetensors": safetensors_seeds, "sentencepiece": sentencepiece_seeds, "tokenizer_json": tokenizer_json_seeds, "model_dir": model_dir_seeds,
     "chat_template": chat_template_seeds, "text": text_seeds, "request": request_seeds,
 }
 

@@ -18,15 +18,17 @@ namespace kvcrush::fuzz {
 namespace {
 
 constexpr std::string_view kMarker = "#FILE ";
-constexpr std::array<std::string_view, 9> kNames = {"config.json",
-                                                    "tokenizer.json",
-                                                    "tokenizer_config.json",
-                                                    "generation_config.json",
-                                                    "chat_template.jinja",
-                                                    "model.safetensors",
-                                                    "model.safetensors.index.json",
-                                                    "model-00001-of-00002.safetensors",
-                                                    "model-00002-of-00002.safetensors"};
+constexpr std::array<std::string_view, 11> kNames = {"config.json",
+                                                     "tokenizer.json",
+                                                     "tokenizer.model",
+                                                     "added_tokens.json",
+                                                     "tokenizer_config.json",
+                                                     "generation_config.json",
+                                                     "chat_template.jinja",
+                                                     "model.safetensors",
+                                                     "model.safetensors.index.json",
+                                                     "model-00001-of-00002.safetensors",
+                                                     "model-00002-of-00002.safetensors"};
 
 // In memory where there is such a file system.
 std::filesystem::path make_folder() {

@@ -8,7 +8,7 @@ keep=0 seconds=600
 [[ "${1:-}" == --keep ]] && { keep=1; shift; }
 [[ "${1:-}" =~ ^[0-9]+$ ]] && { seconds=$1; shift; }
 targets=("$@")
-[[ ${#targets[@]} -gt 0 ]] || targets=(gguf safetensors tokenizer_json model_dir chat_template text request)
+[[ ${#targets[@]} -gt 0 ]] || targets=(gguf safetensors sentencepiece tokenizer_json model_dir chat_template text request)
 build=build/fuzz
 for target in "${targets[@]}"; do
   [[ -d "tests/fuzz/corpus/$target" ]] || { sed -n 2,4p "$0"; exit 2; }

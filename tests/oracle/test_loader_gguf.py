@@ -116,10 +116,10 @@ def finish(writer):
     writer.close()
 
 
-def quantised_file(path, quant_type, seed):
-    """A one-layer llama GGUF whose projections have this type; the values that went in are returned too."""
+def quantised_file(path, quant_type, seed, **writer_options):
+    """A one-layer llama GGUF whose projections have this type."""
     random = np.random.default_rng(seed)
-    writer = gguf.GGUFWriter(path, "llama")
+    writer = gguf.GGUFWriter(path, "llama", **writer_options)
     write_small_metadata(writer, hidden=64, intermediate=96, heads=2, kv_heads=1, tokens=["a", "b", "ab"])
     shapes = {"attn_q": (64, 64), "attn_k": (32, 64), "attn_v": (32, 64), "attn_output": (64, 64)}
     shapes |= {"ffn_gate": (96, 64), "ffn_up": (96, 64), "ffn_down": (64, 96)}
@@ -142,6 +142,23 @@ def test_types_written_by_the_reference_package(tmp_path, type_name):
         expected = expected_values(tensor, config)
         actual = np.frombuffer(run_tool(path, "read", canonical_name(tensor.name)), dtype=np.float32)
         np.testing.assert_array_equal(actual.reshape(expected.shape), expected, err_msg=tensor.name)
+
+
+@pytest.mark.parametrize("options", [{"split_max_tensors": 4}, {"split_max_tensors": 1}, {"split_max_size": 8000},
+                                     {"split_max_tensors": 6, "small_first_shard": True}])
+def test_parts_written_by_the_reference_package(tmp_path, options):
+    whole, parts = tmp_path / "whole.gguf", tmp_path / "parts"
+    parts.mkdir()
+    quantised_file(whole, gguf.GGMLQuantizationType.Q8_0, seed=5)
+    quantised_file(parts / "small.gguf", gguf.GGMLQuantizationType.Q8_0, seed=5, **options)
+    files = sorted(parts.iterdir())
+    assert len(files) > 1 and files[0].name == f"small-00001-of-{len(files):05d}.gguf"
+    for path in (files[0], parts):
+        assert run_tool(path, "list") == run_tool(whole, "list")
+        config, expected = read_config(path), read_config(whole)
+        assert config == expected
+        names = [line.split()[0] for line in run_tool(whole, "list").decode().splitlines()]
+        assert run_tool(path, "read", *names) == run_tool(whole, "read", *names)
 
 
 HALF_FIELDS = {"Q2_K": (80, 82), "Q3_K": (108,), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,), "IQ4_NL": (0,), "IQ4_XS": (0,)}

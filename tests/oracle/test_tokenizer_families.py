@@ -115,7 +115,7 @@ def in_stretches(processor, texts, specials):
 @pytest.mark.parametrize("family", ["llama2", "gemma"])
 def test_pieces_from_sentencepiece(family, source, llama_pieces, gemma_pieces, tmp_path, open_tool):
     model = gemma_pieces if family == "gemma" else llama_pieces
-    specials = ["<s>", "</s>"]
+    specials = ["<unk>", "<s>", "</s>"]
     # Markers that SentencePiece calls user-defined begin no new stretch there.
     texts = texts_with(specials, seed=40)
     path = tmp_path / "model.gguf" if source == "gguf" else tmp_path

@@ -114,9 +114,11 @@ def processor_of(model):
 def model_of_gguf(vocabulary):
     """What SentencePiece would have written: `vocabulary` as read_vocabulary returns it."""
     model = sentencepiece_model_pb2.ModelProto()
-    for text, score, kind in zip(vocabulary["ggml.tokens"], vocabulary["ggml.scores"], vocabulary["ggml.token_type"], strict=True):
-        # It allows one unknown token; files mark empty places so too.
-        model.pieces.add(piece=text, score=score, type=3 if kind == 2 and len(model.pieces) > 0 else kind)
+    rows = zip(vocabulary["ggml.tokens"], vocabulary["ggml.scores"], vocabulary["ggml.token_type"], strict=True)
+    for id_, (text, score, kind) in enumerate(rows):
+        # It wants exactly one unknown token; files mark empty places so too.
+        kind = 2 if id_ == vocabulary["ggml.unknown_token_id"] else 3 if kind == 2 else kind
+        model.pieces.add(piece=text, score=score, type=kind)
     prefix = vocabulary.get("ggml.add_space_prefix", True)
     model.trainer_spec.model_type = 2
     model.trainer_spec.byte_fallback = True

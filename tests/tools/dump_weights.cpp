@@ -2,7 +2,7 @@
 //   dump_weights MODEL list              one line per tensor: canonical name, type, shape
 //   dump_weights MODEL config            key=value lines of configuration and tokenizer
 //   dump_weights MODEL read NAME...      float32 values of the tensors, raw, to standard output
-//   dump_weights MODEL time              seconds to load and to read all weights
+//   dump_weights MODEL time              seconds to load, to check and to read all weights
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "engine/loader/model_file.h"
+#include "engine/loader/weight_check.h"
 #include "engine/loader/weight_type.h"
 
 namespace {
@@ -64,6 +65,14 @@ void time_reads(const kvcrush::ModelFile& model, double load_seconds) {
   for (const auto& [name, view] : model.weights) largest = std::max(largest, view.num_elements());
   std::vector<float> values(static_cast<std::size_t>(largest));
   std::printf("load: %.1f ms\n", load_seconds * 1e3);
+  for (const int num_threads : {1, 2}) {
+    const auto start = Clock::now();
+    const kvcrush::Status status = kvcrush::check_finite(model, num_threads);
+    const double seconds = seconds_since(start);
+    std::printf("check_finite, %d threads: %.1f ms, %.2f GB/s of stored bytes%s\n", num_threads,
+                seconds * 1e3, static_cast<double>(model.weight_bytes) / seconds * 1e-9,
+                status.ok() ? "" : ", refused");
+  }
   for (const char* pass : {"first", "second"}) {
     const auto start = Clock::now();
     for (const auto& [name, view] : model.weights) {

@@ -10,6 +10,7 @@
 #include "engine/engine_options.h"
 #include "engine/executor_factory.h"
 #include "engine/kernels/parallel.h"
+#include "engine/pool_limits.h"
 #include "engine/request_sequences.h"
 #include "engine/scheduler/scheduler.h"
 
@@ -53,6 +54,7 @@ std::unique_ptr<Sequence> ModelDriver::make_sequence(const LogitsJob& job, Seque
 bool ModelDriver::advance(const ScheduledChunk& chunk, const LogitsJob& job) {
   Sequence& sequence = *chunk.sequence;
   sequence.num_computed_tokens += chunk.num_tokens;
+  sequence.cache.drop_past_windows(/*num_newest=*/0, model_->config.num_kv_heads);
   if (sequence.num_computed_tokens == static_cast<int>(job.ids.size())) return true;
   if (job.decode_from && sequence.num_uncomputed_tokens() == 0)
     sequence.token_ids.push_back(job.ids[sequence.token_ids.size()]);

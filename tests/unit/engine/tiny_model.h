@@ -96,6 +96,8 @@ inline std::shared_ptr<const ModelFile> make_family_model(int num_layers, int he
   config.embedding_scale = 1.5F;
   config.windows.assign(static_cast<std::size_t>(num_layers), 0);
   config.windows[0] = window;
+  config.unrotated_layers.assign(static_cast<std::size_t>(num_layers), false);
+  config.unrotated_layers.back() = true;
   config.has_window_rope = true;
   config.window_rope.base = 500.0;
   std::mt19937_64 engine(11);

@@ -133,6 +133,22 @@ void GgufBuilder::remove_tensor(const std::string& name) {
   std::erase_if(tensors_, [&](const Tensor& tensor) { return tensor.name == name; });
 }
 
+void GgufBuilder::keep_tensors(const std::function<bool(const std::string& name)>& wanted) {
+  std::erase_if(tensors_, [&](const Tensor& tensor) { return !wanted(tensor.name); });
+}
+
+void GgufBuilder::take_tensors(const GgufBuilder& from, const std::vector<std::string>& names) {
+  for (const Tensor& tensor : from.tensors_) {
+    if (std::find(names.begin(), names.end(), tensor.name) != names.end()) tensors_.push_back(tensor);
+  }
+}
+
+std::vector<std::string> GgufBuilder::tensor_names() const {
+  std::vector<std::string> names;
+  for (const Tensor& tensor : tensors_) names.push_back(tensor.name);
+  return names;
+}
+
 void GgufBuilder::move_tensor(const std::string& name, std::uint64_t offset) {
   for (Tensor& tensor : tensors_) {
     if (tensor.name == name) tensor.forced_offset = static_cast<std::int64_t>(offset);

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <cstring>
 #include <filesystem>
+#include <functional>
 #include <nlohmann/json.hpp>
 #include <span>
 #include <string>
@@ -43,10 +44,14 @@ class GgufBuilder {
   // `payload`: type and value as stored.
   void raw(const std::string& key, const Bytes& payload);
   void remove(const std::string& key);
+  void remove_all_entries() { entries_.clear(); }
 
   // Shape outermost first; type is ggml's number. The data is placed behind the previous tensor's, aligned.
   void tensor(const std::string& name, std::vector<std::uint64_t> shape, std::uint32_t type, Bytes data);
   void remove_tensor(const std::string& name);
+  void keep_tensors(const std::function<bool(const std::string& name)>& wanted);
+  void take_tensors(const GgufBuilder& from, const std::vector<std::string>& names);
+  std::vector<std::string> tensor_names() const;
   void move_tensor(const std::string& name, std::uint64_t offset);  // declares this offset, data stays
 
   Bytes build() const;

@@ -188,7 +188,7 @@ TEST(GgufModel, RefusesBadConfiguration) {
         set_text("general.architecture", "falcon")(builder);
         builder.tensor("odd", {256}, 14, Bytes(210));
       },
-      "architecture is 'falcon'; supported: llama, qwen2, qwen3, gemma3, phi3");
+      "architecture is 'falcon'; supported: llama, smollm3, qwen2, qwen3, gemma3, phi3");
   expect_error([](GgufBuilder& builder) { builder.remove("general.architecture"); }, "general.architecture");
   expect_error([](GgufBuilder& builder) { builder.remove("llama.block_count"); },
                "'llama.block_count' is missing");
@@ -237,6 +237,13 @@ TEST(GgufModel, RefusesBadTokenizer) {
       "holds 'ab'; two tokens are expected");
 }
 
+TEST(GgufModel, RefusesUnsupportedTypesByName) {
+  expect_error([](GgufBuilder& b) { b.tensor("odd", {256}, 16, Bytes(66)); },
+               "tensor 'odd' has type IQ2_XXS; supported: F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0");
+  expect_error([](GgufBuilder& b) { b.tensor("odd", {256}, 77, Bytes(210)); },
+               "tensor 'odd' has type number 77; supported: F32");
+}
+
 TEST(GgufModel, RefusesMissingUnknownAndMisshapenTensors) {
   expect_error([](GgufBuilder& builder) { builder.remove_tensor("blk.1.attn_v.weight"); },
                "tensor 'blk.1.attn_v.weight' is missing");
@@ -250,6 +257,15 @@ TEST(GgufModel, RefusesMissingUnknownAndMisshapenTensors) {
         builder.tensor("blk.1.ffn_up.weight", {8, 12}, 0, Bytes(384));
       },
       "tensor 'blk.1.ffn_up.weight' has shape [8, 12]; the configuration demands [12, 8]");
+  // The vocabulary has 6 tokens.
+  expect_error(
+      [](GgufBuilder& builder) {
+        builder.remove_tensor("token_embd.weight");
+        builder.tensor("token_embd.weight", {7, 8}, 0, Bytes(224));
+      },
+      "tensor 'token_embd.weight' has shape [7, 8]; the configuration demands [6, 8]");
+  expect_error(set_u32("llama.vocab_size", 7),
+               "tensor 'token_embd.weight' has shape [6, 8]; the configuration demands [7, 8]");
 }
 
 }  // namespace

@@ -9,6 +9,7 @@
 #include <string>
 
 #include "engine/loader/gguf.h"
+#include "engine/loader/gguf_model.h"
 #include "engine/loader/json_fields.h"
 #include "engine/loader/model_file.h"
 #include "engine/loader/safetensors.h"
@@ -93,8 +94,11 @@ TEST(HostileFile, NamesAreShownReadable) {
   key.raw(evil, Bytes(4, std::byte{0xFF}));
   expect_refused(parse_gguf(testing::view(key.build()), "evil.gguf"), "'\\x1b]0;owned\\x07xxx");
   GgufBuilder tensor;
-  tensor.tensor(evil, {1}, 77, Bytes(4));
+  tensor.tensor(evil, {0}, 77, {});
   expect_refused(parse_gguf(testing::view(tensor.build()), "evil.gguf"), "'\\x1b]0;owned\\x07xxx");
+  GgufBuilder type = testing::small_gguf();
+  type.tensor(evil, {1}, 77, Bytes(4));
+  expect_refused(read_gguf_model(testing::view(type.build()), "evil.gguf"), "'\\x1b]0;owned\\x07xxx");
   GgufBuilder cut;
   cut.raw(evil, Bytes(4));
   Bytes bytes = cut.build();
@@ -197,6 +201,7 @@ TEST(HostileFile, WhatIsNoFile) {
   // Opened as a file is, a pipe without a writer would be waited for.
   ASSERT_EQ(::mkfifo(directory.file("pipe.gguf").c_str(), 0600), 0);
   expect_refused(load_model_file(directory.file("pipe.gguf")), "is not a regular file");
+  std::filesystem::remove(directory.file("pipe.gguf"));
   ASSERT_EQ(::mkfifo(directory.file("config.json").c_str(), 0600), 0);
   expect_refused(load_model_file(directory.path()), "config.json: is not a regular file");
   EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(20));

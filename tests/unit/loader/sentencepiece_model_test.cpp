@@ -59,11 +59,11 @@ TEST(SentencePieceModel, RefusesWhatIsNotSupported) {
 
 TEST(SentencePieceModel, RefusesBrokenMessages) {
   expect_error("", "has no pieces");
-  expect_error(small_sentencepiece() + "\x0A", "protobuf number");
+  expect_error(small_sentencepiece() + "\x0A", "a protobuf number");
   expect_error(small_sentencepiece() + "\x0A\x7F", "expected 127 bytes");
   expect_error(std::string("\x0B", 1), "wire type 3");
   expect_error(std::string("\x08\x01", 2), "has wire type 0; expected 2");
-  expect_error(std::string(11, '\xFF'), "longer than 10 bytes");
+  expect_error(std::string(12, '\xFF'), "longer than 10 bytes");
 }
 
 TEST(SentencePieceModel, FolderWithoutTokenizerJson) {

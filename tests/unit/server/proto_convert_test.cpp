@@ -102,7 +102,7 @@ TEST(ProtoConvert, FinishEventFillsEveryField) {
   EXPECT_EQ(report.note(), "why");
   EXPECT_EQ(report.applied().kv_dtype(), v1::KV_DTYPE_INT4);
   // A field added to the message needs to be filled too.
-  EXPECT_EQ(v1::CompressionReport::descriptor()->field_count(), 19);
+  EXPECT_EQ(v1::CompressionReport::descriptor()->field_count(), 20);
 }
 
 }  // namespace

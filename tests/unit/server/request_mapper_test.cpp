@@ -226,6 +226,15 @@ TEST(RequestMapper, ChatWithoutTemplateIsAPrecondition) {
   EXPECT_NE(mapped.status().message().find("none in the model"), std::string::npos);
 }
 
+TEST(RequestMapper, AnswersInAChatBeginAText) {
+  v1::GenerateRequest request;
+  v1::ChatMessage& message = *request.mutable_chat()->add_messages();
+  message.set_role("user");
+  message.set_content("a");
+  EXPECT_TRUE(map_good(request).text.begins_text);
+  EXPECT_FALSE(map_good(text_request("a")).text.begins_text);
+}
+
 TEST(RequestMapper, SpecialTokensSpelledInTextAreRecognised) {
   std::vector<TokenId> expected = test::bytes_of("a");
   expected.push_back(test::kEndToken);

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "tests/unit/server/test_models.h"
+#include "tests/unit/tokenizer/small_pieces.h"
 
 namespace kvcrush {
 namespace {
@@ -142,6 +143,26 @@ TEST(SampleStream, SpecialTokensAreNotShown) {
   sample.stream_.absorb(token_event(test::kEndToken));
   sample.tokens("a");
   EXPECT_EQ(sample.finish(FinishReason::kLength).text(), "a");
+}
+
+// The tokens of `text` as SentencePiece has them, "▁", "h" and bytes, streamed.
+std::string stream_pieces(std::string_view text, bool begins_text) {
+  const auto tokenizer = Tokenizer::create(test::small_pieces({"\u2581", "h"})).value();
+  TextRules rules;
+  rules.begins_text = begins_text;
+  SampleStream stream(tokenizer, rules, 0);
+  std::string streamed;
+  const std::vector<TokenId> ids = tokenizer->encode(text).value();
+  for (const TokenId id : ids) {
+    stream.absorb(token_event(id));
+    streamed += stream.take_chunk().text() + "|";
+  }
+  return streamed;
+}
+
+TEST(SampleStream, PiecesOfSentencePiece) {
+  EXPECT_EQ(stream_pieces("h \u00E4h", true), "|h| ||\u00E4|h|");    // an answer in a chat
+  EXPECT_EQ(stream_pieces("h \u00E4h", false), " |h| ||\u00E4|h|");  // what goes on after a prompt
 }
 
 TEST(SampleStream, LogprobsFollowTheTokens) {

@@ -1,5 +1,7 @@
 // SentencePiece vocabularies through the tokenizer and the incremental decoder.
+#include <algorithm>
 #include <chrono>
+#include <cmath>
 
 #include "engine/tokenizer/incremental_decoder.h"
 #include "engine/tokenizer/tokenizer.h"
@@ -115,7 +117,8 @@ std::vector<std::string> stream(const std::shared_ptr<const Tokenizer>& tokenize
                                 bool begins_text) {
   IncrementalDecoder decoder(tokenizer, {}, true, begins_text);
   std::vector<std::string> parts;
-  for (const TokenId id : *tokenizer->encode(text)) parts.push_back(decoder.push(id));
+  const std::vector<TokenId> ids = tokenizer->encode(text).value();
+  for (const TokenId id : ids) parts.push_back(decoder.push(id));
   parts.push_back(decoder.flush());
   return parts;
 }
