@@ -45,7 +45,8 @@ TEST(PreTokenizer, Qwen2) {
 TEST(PreTokenizer, WordsByCase) {
   EXPECT_EQ(split("tekken", "myHTTPServer's 12 a//\n\nB"),
             (Words{"my", "HTTPServer", "'s", " ", "1", "2", " a", "//\n\n", "B"}));
-  EXPECT_EQ(split("gpt-4o", "myHTTPServer's I'LL 1234"), (Words{"my", "HTTPServer's", " I'LL", " ", "123", "4"}));
+  EXPECT_EQ(split("gpt-4o", "myHTTPServer's I'LL 1234"),
+            (Words{"my", "HTTPServer's", " I'LL", " ", "123", "4"}));
   EXPECT_EQ(split("gpt-4o", "\u4E2D\u6587a\u0301B"), (Words{"\u4E2D\u6587a\u0301", "B"}));
 }
 
@@ -65,7 +66,8 @@ TEST(PreTokenizer, NamesWhatItKnows) {
 
 TEST(PreTokenizer, LongRunsOfEveryKindSplit) {
   for (const std::string_view name : {"gpt-2", "smollm", "llama3", "qwen2", "tekken", "gpt-4o"}) {
-    for (const std::string_view unit : {"a", " ", "\n", "!", "1", "\r\n", "\u00E9", "'s", " \n", "A", "aB", "\u0301"}) {
+    for (const std::string_view unit :
+         {"a", " ", "\n", "!", "1", "\r\n", "\u00E9", "'s", " \n", "A", "aB", "\u0301"}) {
       std::string text;
       while (text.size() < 1'000'000) text += unit;
       std::size_t num_bytes = 0;
