@@ -11,12 +11,13 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from logits_tool import LogitsTool
+from logits_tool import LogitsTool, ToolError
 from model_zoo import CONTEXT, VOCAB, all_variants, make_model, save_safetensors
 from reference import NOISE_MARGIN, Reference, log_softmax, run
 from to_gguf import ALL_TYPES, write_gguf
 
 VARIANTS = all_variants()
+SERVED = [name for name, variant in VARIANTS.items() if not variant.refused]
 GGUF_VARIANTS = [name for name, variant in VARIANTS.items() if variant.gguf]
 # One of each family meets every tensor type: types and RoPE have nothing to do with each other.
 TYPED = ["llama-3", "mistral-full", "qwen2-default", "qwen3-default", "gemma3-text", "phi3-4-mini"]
@@ -116,9 +117,15 @@ def check_fully(tool, name, path, reference):
     comparison.check("batch, decode of the short one", others[2], batch[5], first=8)
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", SERVED)
 def test_safetensors(tool, checkpoint, name):
     check_fully(tool, name, checkpoint(name), reference_of(name))
+
+
+@pytest.mark.parametrize("name", [name for name in VARIANTS if name not in SERVED])
+def test_what_is_not_served_is_refused_by_name(tool, checkpoint, name):
+    with pytest.raises(ToolError, match=VARIANTS[name].refused):
+        open_model(tool, name, checkpoint(name))
 
 
 @pytest.mark.parametrize("dtype", HALF_TYPES)
@@ -150,8 +157,8 @@ def test_gguf_types(tool, tmp_path, name, type_name):
 @pytest.mark.parametrize("type_name", ["Q8_0", "Q4_1", "Q4_K", "Q6_K"])
 @pytest.mark.parametrize("name", TYPED)
 def test_weights_as_stored(tool, tmp_path, name, type_name):
-    """Quantised weights meet activations in int8: rounded to 1/254 of a block's largest, some 0.5 % of each product of
-    random vectors. Layers add up; what is not this model has errors as large as the logits themselves."""
+    """Activations are rounded to 1/254 of a block's largest, 4-bit weights to groups of 64 under one scale: one to a few
+    per cent of each product of random vectors, which layers add up. Another model's logits are wrong by their spread."""
     model = copy.deepcopy(float_model(name))
     write_gguf(VARIANTS[name], model, tmp_path / "model.gguf", type_name)
     open_model(tool, name, tmp_path / "model.gguf", weight_dtype="auto")
@@ -159,10 +166,10 @@ def test_weights_as_stored(tool, tmp_path, name, type_name):
     expected = Reference(model, CONTEXT).logits(ids)
     error = np.abs(tool.logits(ids)[0] - expected).mean() / expected.std()
     print(f"mean error {error:.3f} of the logits' spread")
-    assert error < 0.1
+    assert error < 0.2
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", SERVED)
 def test_whole_engine(tool, checkpoint, name):
     """Scores and greedy tokens from the engine as the server drives it, prefix cache and all."""
     open_model(tool, name, checkpoint(name))

@@ -5,6 +5,7 @@ import copy
 
 import numpy as np
 import pytest
+import torch
 from model_zoo import CONTEXT, VOCAB, WINDOW, all_variants, make_model
 from reference import NOISE_MARGIN, Reference
 
@@ -30,7 +31,7 @@ DETAILS = {
     "llama3 scaling left out": ("llama-3", rope_change(rope_type="default")),
     "llama3 high_freq_factor": ("llama-3", rope_change(high_freq_factor=3.5)),
     "yarn attention factor": ("llama-yarn", rope_change(attention_factor=1.0)),
-    "yarn beta_fast": ("llama-yarn-tuned", rope_change(beta_fast=32.0)),
+    "yarn beta_fast": ("llama-yarn-tuned", rope_change(beta_fast=4.0)),
     "yarn mscale": ("llama-yarn-mscale", rope_change(mscale=1.0)),
     "yarn truncation": ("llama-yarn-untruncated", rope_change(truncate=True)),
     "dynamic scaling left out": ("llama-dynamic", rope_change(rope_type="default")),
@@ -49,7 +50,6 @@ DETAILS = {
     "silu instead of gelu": ("gemma3-text", change(hidden_activation="silu")),
     "short factors": ("phi3-mini-128k", lambda config: rope_change(long_factor=config.rope_parameters["short_factor"])(config)),
     "longrope attention factor": ("phi3-4-mini", rope_change(attention_factor=1.0)),
-    "NoPE layers": ("smollm3", change(no_rope_layers=[1] * 5)),
 }
 
 
@@ -79,11 +79,12 @@ def test_every_weight_shows(name):
     reference = Reference(model, CONTEXT)
     expected = reference.logits(ids)
     tolerance = NOISE_MARGIN * reference.noise(ids) * np.abs(expected).max()
+    generator = torch.Generator().manual_seed(1)
     for tensor_name, tensor in model.named_parameters():
         if "vision" in tensor_name or "multi_modal" in tensor_name:
             continue
         kept = tensor.detach().clone()
-        tensor.data.mul_(0.9)
+        tensor.data.mul_(0.9 + 0.2 * torch.rand(tensor.shape, generator=generator))
         difference = np.abs(Reference(model, CONTEXT).logits(ids) - expected).max()
         tensor.data.copy_(kept)
         assert difference > 10 * tolerance, f"{tensor_name}: {difference:.1e}"
