@@ -1,6 +1,7 @@
 // Logits of a model, for tests in Python: one JSON request a line on stdin, one JSON answer a line on stdout.
 //   {"op": "open", "model": path, "weight_dtype": "f32" | "auto", "max_batch_tokens", "max_context_tokens",
-//    "kv_memory_bytes", "num_threads"}                                        -> {"vocab_size", "num_layers", ...}
+//    "kv_memory_bytes", "num_threads"}                                        -> {"vocab_size", "num_layers",
+//    ...}
 //   {"op": "logits", "sequences": [{"ids", "decode_from"}], "max_batch_tokens", "out": path}
 //       -> {"rows": [of each sequence]}; float32 [sum of rows, vocab_size] go to `out`
 //   {"op": "score", "prompt": [...], "continuation": [...]}    -> {"logprobs": [...]}

@@ -44,7 +44,6 @@ std::unique_ptr<Sequence> ModelDriver::make_sequence(const LogitsJob& job, Seque
   }
   const SequenceContext context{.pool = pool_.get(),
                                 .model = &model_->config,
-                                .windows = model_->config.windows_within(limits_.max_context_tokens),
                                 .model_stop_ids = &model_->tokenizer.stop_ids,
                                 .default_dtype = KvDtype::kF32,
                                 .max_context_tokens = limits_.max_context_tokens,
@@ -59,7 +58,6 @@ bool ModelDriver::advance(const ScheduledChunk& chunk, const LogitsJob& job) {
   if (sequence.num_computed_tokens == static_cast<int>(job.ids.size())) return true;
   if (job.decode_from && sequence.num_uncomputed_tokens() == 0)
     sequence.token_ids.push_back(job.ids[sequence.token_ids.size()]);
-  sequence.cache.drop_past_windows(/*num_newest=*/0, model_->config.num_kv_heads);
   return false;
 }
 

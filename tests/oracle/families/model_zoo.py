@@ -24,7 +24,6 @@ class Variant:
     family: str
     config: transformers.PretrainedConfig
     gguf: str | None  # general.architecture; None: GGUF has no way to say this
-    refused: str | None = None  # what the loader says of the checkpoint, where it does not serve it
 
     def text_config(self):
         return self.config.get_text_config()
@@ -48,10 +47,10 @@ def rope(rope_type="default", **fields):
     return {"rope_type": rope_type, "rope_theta": 10000.0, **fields}
 
 
-def llama(name, rope_parameters, refused=None, **fields):
+def llama(name, rope_parameters, **fields):
     config = transformers.LlamaConfig(**SHAPES | {"rms_norm_eps": 1e-5, "rope_parameters": rope_parameters} | fields)
     gguf_can = rope_parameters["rope_type"] != "dynamic" and rope_parameters.get("truncate", True)
-    return Variant(f"llama-{name}", "llama", config, "llama" if gguf_can else None, refused)
+    return Variant(f"llama-{name}", "llama", config, "llama" if gguf_can else None)
 
 
 def llama_variants():
@@ -70,9 +69,8 @@ def llama_variants():
         ),
         llama("yarn", rope("yarn", **yarn)),
         llama("yarn-tuned", rope("yarn", **yarn, attention_factor=1.25, beta_fast=2.0, beta_slow=0.25)),
-        # Of no family here; in GGUF the first is a factor like any other.
-        llama("yarn-mscale", rope("yarn", **yarn, mscale=1.5, mscale_all_dim=0.75), refused="field 'mscale' of yarn scaling"),
-        llama("yarn-untruncated", rope("yarn", **yarn, truncate=False), refused="field 'truncate' of yarn scaling"),
+        llama("yarn-mscale", rope("yarn", **yarn, mscale=1.5, mscale_all_dim=0.75)),
+        llama("yarn-untruncated", rope("yarn", **yarn, truncate=False)),
         # SmolLM2-135M: heads in threes, a hidden size that K-quants do not divide, tied embeddings
         llama("smollm2", rope() | {"rope_theta": 100000.0}, hidden_size=192, num_attention_heads=3, num_key_value_heads=1,
               tie_word_embeddings=True),
@@ -172,7 +170,14 @@ def phi3_variants():
     ]
 
 
-FAMILIES = [llama_variants, mistral_variants, qwen2_variants, qwen3_variants, gemma3_variants, phi3_variants]
+def smollm3_variants():
+    config = transformers.SmolLM3Config(
+        **SHAPES | {"num_hidden_layers": 5, "rope_parameters": rope() | {"rope_theta": 5000000.0}, "tie_word_embeddings": True}
+    )
+    return [Variant("smollm3", "smollm3", config, "smollm3")]
+
+
+FAMILIES = [llama_variants, mistral_variants, qwen2_variants, qwen3_variants, gemma3_variants, phi3_variants, smollm3_variants]
 
 
 def all_variants():

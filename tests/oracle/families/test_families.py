@@ -11,13 +11,12 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from logits_tool import LogitsTool, ToolError
+from logits_tool import LogitsTool
 from model_zoo import CONTEXT, VOCAB, all_variants, make_model, save_safetensors
 from reference import NOISE_MARGIN, Reference, log_softmax, run
 from to_gguf import ALL_TYPES, write_gguf
 
 VARIANTS = all_variants()
-SERVED = [name for name, variant in VARIANTS.items() if not variant.refused]
 GGUF_VARIANTS = [name for name, variant in VARIANTS.items() if variant.gguf]
 # One of each family meets every tensor type: types and RoPE have nothing to do with each other.
 TYPED = ["llama-3", "mistral-full", "qwen2-default", "qwen3-default", "gemma3-text", "phi3-4-mini"]
@@ -117,15 +116,9 @@ def check_fully(tool, name, path, reference):
     comparison.check("batch, decode of the short one", others[2], batch[5], first=8)
 
 
-@pytest.mark.parametrize("name", SERVED)
+@pytest.mark.parametrize("name", VARIANTS)
 def test_safetensors(tool, checkpoint, name):
     check_fully(tool, name, checkpoint(name), reference_of(name))
-
-
-@pytest.mark.parametrize("name", [name for name in VARIANTS if name not in SERVED])
-def test_what_is_not_served_is_refused_by_name(tool, checkpoint, name):
-    with pytest.raises(ToolError, match=VARIANTS[name].refused):
-        open_model(tool, name, checkpoint(name))
 
 
 @pytest.mark.parametrize("dtype", HALF_TYPES)
@@ -169,7 +162,7 @@ def test_weights_as_stored(tool, tmp_path, name, type_name):
     assert error < 0.2
 
 
-@pytest.mark.parametrize("name", SERVED)
+@pytest.mark.parametrize("name", VARIANTS)
 def test_whole_engine(tool, checkpoint, name):
     """Scores and greedy tokens from the engine as the server drives it, prefix cache and all."""
     open_model(tool, name, checkpoint(name))

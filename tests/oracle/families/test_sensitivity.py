@@ -50,6 +50,7 @@ DETAILS = {
     "silu instead of gelu": ("gemma3-text", change(hidden_activation="silu")),
     "short factors": ("phi3-mini-128k", lambda config: rope_change(long_factor=config.rope_parameters["short_factor"])(config)),
     "longrope attention factor": ("phi3-4-mini", rope_change(attention_factor=1.0)),
+    "NoPE layers": ("smollm3", change(no_rope_layers=[1] * 5)),
 }
 
 

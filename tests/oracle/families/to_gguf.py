@@ -15,9 +15,10 @@ GGUF_ARCH = {
     "qwen3": gguf.MODEL_ARCH.QWEN3,
     "gemma3": gguf.MODEL_ARCH.GEMMA3,
     "phi3": gguf.MODEL_ARCH.PHI3,
+    "smollm3": gguf.MODEL_ARCH.SMOLLM3,
 }
-# Whose files rotate neighbouring pairs (0, 1), (2, 3) of a head, not halves (0, D/2): rows are reordered.
-PAIRWISE_ROTATION = ("llama",)
+# Architectures whose files rotate neighbouring pairs (0, 1), (2, 3) of a head, not halves (0, D/2): rows are reordered.
+PAIRWISE_ROTATION = ("llama", "smollm3")
 
 WRITABLE = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1")
 # Types that the package reads but cannot write, with the places of their blocks' float16 factors: any other bits will do.
@@ -99,7 +100,7 @@ class Converter:
 
     def write_attention(self, writer):
         config = self.config
-        if self.arch == "llama":
+        if self.arch in ("llama", "smollm3"):
             writer.add_vocab_size(config.vocab_size)
         if getattr(config, "head_dim", None):
             writer.add_key_length(config.head_dim)
