@@ -1,6 +1,7 @@
 #include "client/inspect/facts.h"
 
 #include <algorithm>
+#include <cmath>
 #include <sstream>
 
 #include "client/cli/table.h"
@@ -15,6 +16,7 @@ using cli::with_thousands;
 using nlohmann::json;
 
 std::string short_number(double value) {
+  if (value == std::floor(value) && value < 1e15) return with_thousands(static_cast<std::int64_t>(value));
   std::ostringstream out;
   out << value;
   return out.str();
