@@ -122,4 +122,4 @@ def test_hugging_face_directory(tmp_path, dtype, sharded):
 def test_a_broken_directory_is_an_error_that_names_the_file(tmp_path):
     done = subprocess.run([TOOL, tmp_path, "config"], capture_output=True, check=False)
     assert done.returncode == 1
-    assert "config.json: no such file" in done.stderr.decode()
+    assert f"{tmp_path}: holds no model; expected config.json" in done.stderr.decode()
