@@ -25,7 +25,7 @@ def greedy(case, **options):
 
 
 def test_the_long_case_leaves_the_window():
-    assert len(LONG["prompt"]) > 2 * WINDOW_TOKENS
+    assert len(LONG["prompt"]) > WINDOW_TOKENS + 200
 
 
 @pytest.mark.parametrize("case", [GOLDEN[0], GOLDEN[7], LONG], ids=["short", "code", "long"])
@@ -52,7 +52,7 @@ def run_and_count_blocks(server, compression):
     return sample, blocks
 
 
-@pytest.mark.parametrize("policy", ["kvcrush", "snapkv"])
+@pytest.mark.parametrize("policy", ["snapkv", "h2o"])
 def test_compression_prunes_and_stays_within_its_budget(gemma, policy):
     _, full_blocks = run_and_count_blocks(gemma, {"policy": "off"})
     sample, blocks = run_and_count_blocks(gemma, {"policy": policy, "budget_tokens": BUDGET_TOKENS, "layer_budgets": "uniform"})
