@@ -105,13 +105,4 @@ Status check_config(const EngineConfig& config) {
   return at_least("num_threads", config.num_threads, 0);
 }
 
-Status check_windows(const ModelConfig& model, const std::string& device, int max_context_tokens) {
-  if (device == "cpu" || model.windows_within(max_context_tokens).empty()) return {};
-  int least = max_context_tokens;
-  for (const int window : model.windows) least = window > 0 ? std::min(least, window) : least;
-  return invalid_argument("device is '" + device + "' and max_context_tokens " +
-                          std::to_string(max_context_tokens) + "; allowed on a GPU: at most " +
-                          std::to_string(least) + ", the sliding window of this model's layers");
-}
-
 }  // namespace kvcrush

@@ -20,7 +20,5 @@ Result<std::string> resolve_weight_dtype(const std::string& name, const std::str
 
 // INVALID_ARGUMENT naming the field, its value and what is allowed.
 Status check_config(const EngineConfig& config);
-// Whether the device's kernels serve windows within a context of so many tokens.
-Status check_windows(const ModelConfig& model, const std::string& device, int max_context_tokens);
 
 }  // namespace kvcrush

@@ -1,6 +1,8 @@
 // What a model's shape and the memory for its KV cache allow. No torch here: who plans a deployment asks too.
 #pragma once
 
+#include <string>
+
 #include "engine/core/kv_dtype.h"
 #include "engine/core/status.h"
 #include "engine/engine.h"
@@ -10,6 +12,8 @@ namespace kvcrush {
 
 // INVALID_ARGUMENT naming the field, its value and what is allowed.
 Status check_heads(const ModelConfig& model);
+// Whether the device's kernels serve windows within a context of so many tokens.
+Status check_windows(const ModelConfig& model, const std::string& device, int max_context_tokens);
 Result<EngineLimits> derive_limits(const ModelConfig& model, const EngineConfig& config,
                                    const KvLayout& layout, KvDtype dtype);
 

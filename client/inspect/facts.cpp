@@ -95,7 +95,9 @@ void add_windows(const ModelConfig& config, FactList& facts) {
 
 void add_tokenizer(const TokenizerSpec& spec, FactList& facts) {
   if (spec.tokens.empty()) return;
-  const std::string text = readable(spec.model) + ", pre-tokenizer " + readable(spec.pre_tokenizer);
+  const bool byte_level = !spec.pre_tokenizer.empty();
+  const std::string text =
+      readable(spec.model) + (byte_level ? ", pre-tokenizer " + readable(spec.pre_tokenizer) : "");
   facts.add({"tokenizer",
              "tokenizer",
              {{"model", readable(spec.model)},

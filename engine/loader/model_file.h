@@ -50,7 +50,8 @@ struct HeadRows {
 // Where a tensor comes from, for messages.
 struct StoredTensor {
   std::string file;
-  std::string name;  // as the file spells it
+  std::string name;            // as the file spells it
+  std::int64_t first_row = 0;  // of it, where a view shows a part
 };
 
 // A tensor inside a mapping. Shape is row-major, outermost first (GGUF's order reversed): a projection is

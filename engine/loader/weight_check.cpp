@@ -133,7 +133,8 @@ Status refusal(const WeightView& view, const Finding& found) {
   const std::int64_t block_elements = weight_block(view.dtype).num_elements;
   const std::int64_t element = found.block * block_elements;
   const std::int64_t width = view.shape.back();
-  const std::string row = view.shape.size() > 1 ? std::to_string(element / width) + ", " : std::string();
+  const std::string row =
+      view.shape.size() > 1 ? std::to_string(view.stored.first_row + element / width) + ", " : std::string();
   const std::string at = "[" + row + std::to_string(element % width) + "]";
   return invalid_argument(
       view.stored.file + ": tensor " + in_quotes(view.stored.name) + " of type " +

@@ -192,6 +192,7 @@ void add_weight(const WeightView& whole, const Expected& expected, ModelFile& mo
       const std::size_t num_bytes = row_bytes * static_cast<std::size_t>(part.rows);
       view.bytes = whole.bytes.subspan(first_byte, num_bytes);
       view.shape.front() = part.rows;
+      view.stored.first_row = static_cast<std::int64_t>(first_byte / row_bytes);
       first_byte += num_bytes;
     }
     model.weights.emplace(part.canonical, std::move(view));

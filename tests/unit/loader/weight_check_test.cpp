@@ -135,6 +135,14 @@ TEST(WeightCheck, AVectorsPlaceIsOneNumber) {
   EXPECT_NE(check_finite(sample.model, 1).message().find("is infinite at [5];"), std::string::npos);
 }
 
+// As the file counts them: of a tensor that is several of the engine's, the rows before it too.
+TEST(WeightCheck, PartsOfATensorCountItsRows) {
+  Sample sample = make_sample(type_cases().front());
+  sample.model.weights.begin()->second.stored.first_row = 1000;
+  put(sample, type_cases().front(), 2 * kWidth + 3, 0, true);
+  EXPECT_NE(check_finite(sample.model, 1).message().find("is NaN at [1002, 3];"), std::string::npos);
+}
+
 TEST(WeightCheck, AWholeModel) {
   const Bytes bytes = testing::small_gguf().build();
   const testing::TemporaryDirectory directory;
