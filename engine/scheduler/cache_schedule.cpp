@@ -180,8 +180,11 @@ SequenceCache::LayerShape CacheSchedule::settled_shape(int layer, const Settling
 
 int CacheSchedule::layer_peak_blocks(int layer, int num_tokens, bool forked) const {
   const int prompt = most_in_window(layer, std::min(num_tokens, num_prompt_tokens_), kPrefillSlackTokens);
-  if (!prunes() && !packs())
-    return blocks_for(format_, 0, most_in_window(layer, num_tokens, kPrefillSlackTokens));
+  if (!prunes() && !packs()) {
+    // A fork has no chunks of a prompt left to take.
+    const int chunk = forked ? hysteresis_tokens_ : kPrefillSlackTokens;
+    return blocks_for(format_, 0, most_in_window(layer, num_tokens, chunk));
+  }
   // A packed layer's tail: window, hysteresis, and what did not fill a block.
   const auto blocks_of = [&](int cached, int unpacked) {
     if (!packs()) return blocks_for(format_, 0, cached);

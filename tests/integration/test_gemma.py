@@ -61,5 +61,5 @@ def test_compression_prunes_and_stays_within_its_budget(gemma, policy):
     assert report.budget_tokens == BUDGET_TOKENS
     assert 0 < report.tokens_kept.min <= report.tokens_kept.max <= BUDGET_TOKENS
     assert report.tokens_evicted.max >= len(LONG["prompt"]) - BUDGET_TOKENS
-    assert blocks < full_blocks / 2
+    assert blocks < 0.6 * full_blocks  # 15 of 18 layers hold no more than the window without pruning either
     assert len(sample.token_ids) == len(LONG["output"])
