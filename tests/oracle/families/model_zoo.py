@@ -71,6 +71,7 @@ def llama_variants():
         llama("yarn-tuned", rope("yarn", **yarn, attention_factor=1.25, beta_fast=2.0, beta_slow=0.25)),
         llama("yarn-mscale", rope("yarn", **yarn, mscale=1.5, mscale_all_dim=0.75)),
         llama("yarn-untruncated", rope("yarn", **yarn, truncate=False)),
+        llama("biased", rope(), attention_bias=True),
         # SmolLM2-135M: heads in threes, a hidden size that K-quants do not divide, tied embeddings
         llama("smollm2", rope() | {"rope_theta": 100000.0}, hidden_size=192, num_attention_heads=3, num_key_value_heads=1,
               tie_word_embeddings=True),
@@ -111,6 +112,7 @@ def qwen3(name, gguf="qwen3", rope_parameters=None, **fields):
 def qwen3_variants():
     return [
         qwen3("default", tie_word_embeddings=True),
+        qwen3("biased", attention_bias=True),
         qwen3("window", None, num_hidden_layers=4, use_sliding_window=True, sliding_window=WINDOW, max_window_layers=2),
         qwen3("yarn", rope_parameters=rope("yarn", factor=4.0, original_max_position_embeddings=ORIGINAL)),
     ]

@@ -6,14 +6,18 @@ variants to model_zoo.py.
 
 import copy
 import functools
+import json
 import shutil
 
 import numpy as np
 import pytest
 import torch
+import transformers
 from logits_tool import LogitsTool
 from model_zoo import CONTEXT, VOCAB, all_variants, make_model, save_safetensors
+from old_config import old_config
 from reference import NOISE_MARGIN, Reference, log_softmax, run
+from safetensors.torch import load_file, save_file
 from to_gguf import ALL_TYPES, write_gguf
 
 VARIANTS = all_variants()
@@ -119,6 +123,41 @@ def check_fully(tool, name, path, reference):
 @pytest.mark.parametrize("name", VARIANTS)
 def test_safetensors(tool, checkpoint, name):
     check_fully(tool, name, checkpoint(name), reference_of(name))
+
+
+def without_type(parameters):
+    """`rope_type` as older files spell it, which transformers keeps beside the new one."""
+    return {name: value for name, value in parameters.items() if name != "type"}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_config_of_transformers_4(tool, checkpoint, tmp_path, name):
+    folder = shutil.copytree(checkpoint(name), tmp_path / "model")
+    config = old_config(json.loads((folder / "config.json").read_text()))
+    (folder / "config.json").write_text(json.dumps(config))
+    read, written = transformers.AutoConfig.from_pretrained(folder).get_text_config(), VARIANTS[name].text_config()
+    assert without_type(read.rope_parameters) == without_type(written.rope_parameters)
+    assert getattr(read, "layer_types", None) == getattr(written, "layer_types", None)
+    check_briefly(tool, name, folder, reference_of(name))
+
+
+MULTIMODAL_NAMES = ("language_model.model.", "model.language_model.")
+
+
+def test_both_namings_of_multimodal_checkpoints(tool, checkpoint, tmp_path):
+    """language_model stands before model, or after it; the version of transformers that wrote the file decides."""
+    folder = shutil.copytree(checkpoint("gemma3-nested"), tmp_path / "model")
+    index = json.loads((folder / "model.safetensors.index.json").read_text())
+    written = next(prefix for prefix in MULTIMODAL_NAMES if any(name.startswith(prefix) for name in index["weight_map"]))
+    other = MULTIMODAL_NAMES[1 - MULTIMODAL_NAMES.index(written)]
+    renamed = {}
+    for file in set(index["weight_map"].values()):
+        tensors = {name.replace(written, other, 1): values for name, values in load_file(folder / file).items()}
+        renamed |= dict.fromkeys(tensors, file)
+        save_file(tensors, folder / file, metadata={"format": "pt"})
+    assert renamed.keys() != index["weight_map"].keys()
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index | {"weight_map": renamed}))
+    check_briefly(tool, "gemma3-nested", folder, reference_of("gemma3-nested"))
 
 
 @pytest.mark.parametrize("dtype", HALF_TYPES)
