@@ -233,6 +233,7 @@ Result<std::unique_ptr<Engine>> Engine::create(std::shared_ptr<const ModelFile> 
   KVCRUSH_RETURN_IF_ERROR(check_config(config));
   const Result<std::string> device = resolve_device(config.device);
   if (!device.ok()) return device.status();
+  KVCRUSH_RETURN_IF_ERROR(check_device_options(config, *device));
   const Result<std::string> weight_dtype = resolve_weight_dtype(config.weight_dtype, *device);
   if (!weight_dtype.ok()) return weight_dtype.status();
   EngineConfig resolved = config;
@@ -252,8 +253,8 @@ Result<std::unique_ptr<Engine>> Engine::create(std::shared_ptr<const ModelFile> 
   KVCRUSH_RETURN_IF_ERROR(check_windows(model->config, *device, limits->max_context_tokens));
   const unsigned cores = std::max(1U, std::thread::hardware_concurrency());
   set_num_kernel_threads(config.num_threads == 0 ? static_cast<int>(cores) : config.num_threads);
-  at::set_num_threads(
-      1);  // ATen only moves small things here; a second pool of threads would fight with ours
+  // ATen only moves small things here; a second pool of threads would fight with ours.
+  at::set_num_threads(1);
   try {
     // On a thread of its own: OpenMP keeps the workers of every thread that ever had some, and where there
     // are more of them than cores it lets the loop thread's sleep between two kernels, which costs more than

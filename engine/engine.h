@@ -44,6 +44,7 @@ struct EngineConfig {
   int max_context_tokens = 0;  // 0: the model's
   std::string faults;          // on purpose, see faults.h; empty: none
   int num_threads = 0;         // CPU threads for kernels; 0: all cores
+  bool cuda_graphs = false;    // on a GPU: decode steps of a shape that came before start as one CUDA graph
 };
 
 // Resolves "auto" to "cpu" or "cuda:0". INVALID_ARGUMENT for anything else than "cpu", "cuda" and "cuda:N",

@@ -81,6 +81,11 @@ Result<EngineConfig> fill_gpu(const ModelFile& model, EngineConfig config, const
                                                     ", which leaves no KV cache");
 }
 
+Status check_device_options(const EngineConfig& config, const std::string& device) {
+  if (!config.cuda_graphs || device != "cpu") return {};
+  return invalid_argument("cuda_graphs is true and the device 'cpu'; allowed: on a GPU");
+}
+
 Result<std::string> resolve_weight_dtype(const std::string& name, const std::string& device) {
   if (device != "cpu") return name == "auto" ? std::string("bf16") : name;
   if (name == "auto" || name == "f32") return name;

@@ -25,7 +25,8 @@ std::unique_ptr<ModelExecutor> load_executor(const std::shared_ptr<const ModelFi
                                        .kv_layout = layout,
                                        .num_blocks = num_blocks,
                                        .max_context_tokens = limits.max_context_tokens,
-                                       .max_batch_tokens = most_rows});
+                                       .max_batch_tokens = most_rows,
+                                       .graphs = config.cuda_graphs});
 }
 
 }  // namespace

@@ -94,6 +94,8 @@ void add_engine_options(CLI::App& app, ServerConfig& config, RawOptions& raw) {
       "Weights and activations: f32; on a GPU also bf16 and f16; auto: bf16 on a GPU, on the CPU quantised "
       "weights as the file has them and activations in int8")
       ->check(CLI::IsMember({"auto", "bf16", "f16", "f32"}).description(""));
+  add(app, kGroup, "cuda-graphs", engine.cuda_graphs,
+      "true or false: on a GPU, decode steps of a shape that came before start as one CUDA graph");
   add(app, kGroup, "threads", engine.num_threads, "CPU threads of the engine; 0: all cores")
       ->check(CLI::Range(0, 1024));
   add(app, kGroup, "kv-memory", raw.kv_memory,

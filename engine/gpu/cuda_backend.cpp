@@ -4,6 +4,7 @@
 #include <ATen/cuda/CUDAContext.h>
 #include <c10/cuda/CUDAFunctions.h>
 #include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
 #include <cublas_v2.h>
 #include <cuda_runtime_api.h>
 
@@ -37,10 +38,25 @@ cudaDataType_t cuda_type(at::ScalarType type) {
   }
 }
 
+class CudaGraph final : public GpuGraph {
+ public:
+  CudaGraph(cudaGraphExec_t graph, cudaStream_t stream) : graph_(graph), stream_(stream) {}
+  ~CudaGraph() override { cudaGraphExecDestroy(graph_); }
+  CudaGraph(const CudaGraph&) = delete;
+  CudaGraph& operator=(const CudaGraph&) = delete;
+  void launch() override { check_cuda(cudaGraphLaunch(graph_, stream_), "starting a graph"); }
+
+ private:
+  cudaGraphExec_t graph_;
+  cudaStream_t stream_;
+};
+
+// All work goes to a stream of its own: the default one cannot be recorded.
 class CudaRuntime final : public GpuRuntime {
  public:
-  explicit CudaRuntime(at::Device device) : device_(device) {
-    const c10::cuda::CUDAGuard guard(device_);
+  explicit CudaRuntime(at::Device device)
+      : device_(device), stream_(c10::cuda::getStreamFromPool(/*isHighPriority=*/false, device.index())) {
+    enter();
     for (cudaEvent_t& event : events_)
       check_cuda(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "creating an event");
     load_cublas();
@@ -50,8 +66,11 @@ class CudaRuntime final : public GpuRuntime {
   }
 
   at::Device device() const override { return device_; }
-  void enter() override { c10::cuda::set_device(device_.index()); }
-  cuda::Stream stream() const override { return c10::cuda::getCurrentCUDAStream(device_.index()).stream(); }
+  void enter() override {
+    c10::cuda::set_device(device_.index());
+    c10::cuda::setCurrentCUDAStream(stream_);
+  }
+  cuda::Stream stream() const override { return stream_.stream(); }
   int num_processors() const override {
     return at::cuda::getDeviceProperties(device_.index())->multiProcessorCount;
   }
@@ -69,6 +88,7 @@ class CudaRuntime final : public GpuRuntime {
     check_cuda(cudaEventSynchronize(events_.at(static_cast<std::size_t>(mark))), "waiting for the GPU");
   }
   void matmul(const at::Tensor& x, const at::Tensor& w, at::Tensor& out) override;
+  std::unique_ptr<GpuGraph> record(const std::function<void()>& work) override;
   at::Tensor to_host(const at::Tensor& values) override { return values.to(at::kCPU); }
 
  private:
@@ -80,6 +100,7 @@ class CudaRuntime final : public GpuRuntime {
   }
 
   at::Device device_;
+  c10::cuda::CUDAStream stream_;
   std::array<cudaEvent_t, kMarks> events_{};
 };
 
@@ -99,6 +120,24 @@ void CudaRuntime::matmul(const at::Tensor& x, const at::Tensor& w, at::Tensor& o
       cuda_type(out.scalar_type()), static_cast<int>(out.stride(0)), CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT);
   if (status != CUBLAS_STATUS_SUCCESS)
     throw std::runtime_error(std::string("matrix product on the GPU: ") + cublasGetStatusString(status));
+}
+
+std::unique_ptr<GpuGraph> CudaRuntime::record(const std::function<void()>& work) {
+  check_cuda(cudaStreamBeginCapture(stream(), cudaStreamCaptureModeThreadLocal), "beginning a graph");
+  cudaGraph_t graph = nullptr;
+  try {
+    work();
+  } catch (...) {
+    cudaStreamEndCapture(stream(), &graph);  // the stream goes on; what was wrong is on its way up
+    if (graph != nullptr) cudaGraphDestroy(graph);
+    throw;
+  }
+  check_cuda(cudaStreamEndCapture(stream(), &graph), "recording a graph");
+  cudaGraphExec_t ready = nullptr;
+  const cudaError_t error = cudaGraphInstantiate(&ready, graph, 0);
+  cudaGraphDestroy(graph);
+  check_cuda(error, "making a graph ready");
+  return std::make_unique<CudaGraph>(ready, stream());
 }
 
 at::Device device_of(const std::string& name) {

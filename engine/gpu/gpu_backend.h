@@ -21,6 +21,7 @@ struct GpuExecutorSpec {
   int num_blocks = 0;
   int max_context_tokens = 0;
   int max_batch_tokens = 0;  // rows of a step at most
+  bool graphs = false;       // decode steps are recorded and started as a whole
   std::int64_t prune_workspace_bytes = std::int64_t{256} << 20;
 };
 

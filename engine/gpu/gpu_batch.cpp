@@ -1,5 +1,7 @@
 #include "engine/gpu/gpu_batch.h"
 
+#include <algorithm>
+
 #include "engine/kernels/cuda/cuda_kernels.h"
 
 namespace kvcrush {
@@ -37,29 +39,51 @@ KvDtype widest_dtype(const StepPlan& plan) {
 
 }  // namespace
 
-GpuBatch GpuBatchBuilder::build(const StepPlan& plan, int num_processors, const DeviceTables& tables,
-                                Staging& staging) {
-  build_batch(plan, flat_);
-  const std::size_t num_chunks = flat_.chunks.size();
-  sequence_of_token_.clear();
+bool is_plain_decode(const StepPlan& plan) {
+  return std::all_of(plan.chunks.begin(), plan.chunks.end(), [](const ScheduledChunk& chunk) {
+    return chunk.num_tokens == 1 && chunk.num_logit_rows == 1 && !chunk.is_lookahead();
+  });
+}
+
+// Rows of nobody: they go through the projections, and leave nothing in a cache.
+void GpuBatchBuilder::pad(int num_rows) {
+  for (int row = flat_.num_tokens(); row < num_rows; ++row) {
+    flat_.token_ids.push_back(0);
+    flat_.rope_rows.push_back(0);
+    flat_.logit_rows.push_back(row);
+    sequence_of_token_.push_back(-1);
+  }
+}
+
+// stride: sequences of a layer.
+void GpuBatchBuilder::place_sequences(const DeviceTables& tables, std::size_t stride) {
   const std::span<const PagedSequence> paged =
       flat_.paged_sequences(0);  // but for the tables alike in all layers
-  sequences_.resize(static_cast<std::size_t>(num_layers_) * num_chunks);
+  sequences_.assign(static_cast<std::size_t>(num_layers_) * stride, {});
   longest_.assign(paged.begin(), paged.end());
-  for (std::size_t i = 0; i < num_chunks; ++i) {
+  sequence_of_token_.clear();
+  for (std::size_t i = 0; i < paged.size(); ++i) {
     sequence_of_token_.insert(sequence_of_token_.end(), static_cast<std::size_t>(flat_.chunks[i].num_tokens),
                               static_cast<std::int32_t>(i));
-    for (std::size_t at = i; at < sequences_.size(); at += num_chunks) sequences_[at] = paged[i];
-    tables.fill_cached(*flat_.chunks[i].sequence, &sequences_[i], num_chunks);
-    for (std::size_t at = i; at < sequences_.size(); at += num_chunks) {
+    for (std::size_t at = i; at < sequences_.size(); at += stride) sequences_[at] = paged[i];
+    tables.fill_cached(*flat_.chunks[i].sequence, &sequences_[i], stride);
+    for (std::size_t at = i; at < sequences_.size(); at += stride) {
       if (sequences_[at].cache.num_cached > longest_[i].cache.num_cached)
         longest_[i].cache = sequences_[at].cache;
     }
   }
+}
+
+GpuBatch GpuBatchBuilder::build(const StepPlan& plan, int num_processors, const DeviceTables& tables,
+                                Staging& staging, int num_padded) {
+  build_batch(plan, flat_);
+  const std::size_t num_sequences = std::max(flat_.chunks.size(), static_cast<std::size_t>(num_padded));
+  place_sequences(tables, num_sequences);
+  pad(num_padded);
   GpuBatch batch;
-  batch.num_tokens = flat_.num_tokens();
+  batch.num_tokens = static_cast<int>(flat_.token_ids.size());
   batch.num_logit_rows = static_cast<int>(flat_.logit_rows.size());
-  batch.num_sequences = static_cast<int>(num_chunks);
+  batch.num_sequences = static_cast<int>(num_sequences);
   batch.token_ids = staging.add(flat_.token_ids);
   batch.rope_rows = staging.add(flat_.rope_rows);
   batch.sequence_of_token = staging.add(sequence_of_token_);
@@ -68,7 +92,7 @@ GpuBatch GpuBatchBuilder::build(const StepPlan& plan, int num_processors, const 
   batch.widest = widest_dtype(plan);
   batch.plan = cuda::plan_attention(longest_, heads_.num_heads / heads_.num_kv_heads, heads_.num_kv_heads,
                                     heads_.head_dim, num_processors,
-                                    cuda::prefill_rows(heads_.head_dim, batch.widest));
+                                    cuda::prefill_rows(heads_.head_dim, batch.widest), num_padded);
   batch.decode = staging.add(batch.plan.decode);
   batch.prefill = staging.add(batch.plan.prefill);
   batch.query_starts = flat_.query_starts;

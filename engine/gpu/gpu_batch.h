@@ -14,7 +14,7 @@ namespace kvcrush {
 
 // Addresses are the device's, valid until the staging's next start but one.
 struct GpuBatch {
-  int num_tokens = 0;
+  int num_tokens = 0;  // these three with padding
   int num_logit_rows = 0;
   int num_sequences = 0;
   const std::int32_t* token_ids = nullptr;            // [T]
@@ -33,20 +33,28 @@ struct GpuBatch {
   }
 };
 
+// One new token and one row of logits of each sequence.
+bool is_plain_decode(const StepPlan& plan);
+
 // Builds batches; keeps its memory from step to step.
 class GpuBatchBuilder {
  public:
   GpuBatchBuilder(const HeadLayout& heads, int num_layers) : heads_(heads), num_layers_(num_layers) {}
 
-  // `tables` follow every sequence of the plan.
-  GpuBatch build(const StepPlan& plan, int num_processors, const DeviceTables& tables, Staging& staging);
+  // `tables` follow every sequence of the plan. num_padded: of a plan of decodes alone (is_plain_decode),
+  // rows and sequences that the batch is padded to; 0: no padding.
+  GpuBatch build(const StepPlan& plan, int num_processors, const DeviceTables& tables, Staging& staging,
+                 int num_padded = 0);
 
  private:
+  void pad(int num_rows);
+  void place_sequences(const DeviceTables& tables, std::size_t stride);
+
   HeadLayout heads_;
   int num_layers_;
   StepBatch flat_;
   std::vector<std::int32_t> sequence_of_token_;
-  std::vector<cpu::AttentionSequence> sequences_;  // [num_layers, chunks]
+  std::vector<cpu::AttentionSequence> sequences_;  // [num_layers, chunks and padding]
   std::vector<cpu::AttentionSequence> longest_;    // [chunks]: of the layer that holds the most
 };
 

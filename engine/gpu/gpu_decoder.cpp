@@ -115,7 +115,24 @@ void GpuDecoder::activate(const at::Tensor& gate_up, int num_rows) {
                  runtime_.stream());
 }
 
-at::Tensor GpuDecoder::forward(const GpuBatch& batch, const KvStorage& kv, const GpuAttentionTap& tap) {
+bool GpuDecoder::reserve(const GpuBatch& batch) {
+  bool moved = false;
+  const auto grow = [&](at::Tensor& buffer, std::int64_t rows, std::int64_t width, const auto& make) {
+    if (rows == 0 || (buffer.defined() && buffer.size(0) >= rows)) return;
+    buffer = make({buffer.defined() ? std::max(rows, 2 * buffer.size(0)) : rows, width});
+    moved = true;
+  };
+  const auto floats = [&](at::IntArrayRef sizes) { return at::empty(sizes, hidden_.options()); };
+  const auto zeros = [&](at::IntArrayRef sizes) {
+    return at::zeros(sizes, hidden_.options().dtype(at::kInt));
+  };
+  grow(logits_, batch.num_logit_rows, config_.vocab_size, floats);
+  grow(partials_, cuda::partial_floats(batch.plan, heads_.num_kv_heads, heads_.head_dim), 1, floats);
+  grow(counters_, static_cast<std::int64_t>(batch.plan.decode.size()), heads_.num_kv_heads, zeros);
+  return moved;
+}
+
+void GpuDecoder::forward(const GpuBatch& batch, const KvStorage& kv, const GpuAttentionTap& tap) {
   const int num_tokens = batch.num_tokens;
   KVCRUSH_CHECK(num_tokens > 0 && num_tokens <= hidden_.size(0));
   const cuda::Stream stream = runtime_.stream();
@@ -142,12 +159,9 @@ at::Tensor GpuDecoder::forward(const GpuBatch& batch, const KvStorage& kv, const
     if (layer + 1 < config_.num_layers)
       normalise(delta, weights_.layers[static_cast<std::size_t>(layer) + 1].input_norm, num_tokens);
   }
-  if (batch.num_logit_rows == 0) return {};
+  if (batch.num_logit_rows == 0) return;
   normalise(delta, weights_.final_norm, batch.num_logit_rows, batch.logit_rows);
-  if (!logits_.defined() || logits_.size(0) < batch.num_logit_rows)
-    logits_ = at::empty({batch.num_logit_rows, config_.vocab_size}, hidden_.options());
   project(normed_, weights_.lm_head, logits_, batch.num_logit_rows);
-  return logits_.narrow(0, 0, batch.num_logit_rows);
 }
 
 void GpuDecoder::attend(const GpuBatch& batch, int layer, const KvStorage& kv, const GpuAttentionTap& tap) {
@@ -171,12 +185,6 @@ void GpuDecoder::attend(const GpuBatch& batch, int layer, const KvStorage& kv, c
                      .k_norm = floats_or_null(weights.k_norm),
                      .norm_eps = config_.rms_norm_eps},
                     stream);
-  const std::int64_t partials = cuda::partial_floats(batch.plan, heads_.num_kv_heads, heads_.head_dim);
-  if (partials > 0 && (!partials_.defined() || partials_.numel() < partials))
-    partials_ = at::empty({partials}, hidden_.options());
-  const auto counters = static_cast<std::int64_t>(batch.plan.decode.size()) * heads_.num_kv_heads;
-  if (counters > 0 && (!counters_.defined() || counters_.numel() < counters))
-    counters_ = at::zeros({counters}, hidden_.options().dtype(at::kInt));
   const bool turn_back = cuda::can_turn_back(heads_.head_dim, batch.widest, batch.plan.decode_rows,
                                              static_cast<int>(batch.plan.prefill.size()));
   cuda::paged_attention({.sequences = batch.sequences_of(layer),
@@ -198,8 +206,8 @@ void GpuDecoder::attend(const GpuBatch& batch, int layer, const KvStorage& kv, c
                          .out = attended_.data_ptr(),
                          .row_stats = row_stats_.data_ptr<float>(),
                          .turn_back = turn_back,
-                         .partials = partials > 0 ? partials_.data_ptr<float>() : nullptr,
-                         .counters = counters > 0 ? counters_.data_ptr<int>() : nullptr},
+                         .partials = partials_.defined() ? partials_.data_ptr<float>() : nullptr,
+                         .counters = counters_.defined() ? counters_.data_ptr<int>() : nullptr},
                         stream);
   tap(layer);
   if (turn_back) return;

@@ -25,9 +25,15 @@ class GpuDecoder {
   cuda::ActivationType activations() const { return activations_; }
   const at::Tensor& qkv() const { return qkv_; }  // [max_batch_tokens, (Hq + 2 Hkv) D]: query heads first
   const at::Tensor& row_stats() const { return row_stats_; }  // float32 [max_batch_tokens, Hq 2]
-  // Writes the chunks' K and V into their slots; logits [num_logit_rows, vocab] float32 on the device, valid
-  // until the next call; undefined when none are wanted.
-  at::Tensor forward(const GpuBatch& batch, const KvStorage& kv, const GpuAttentionTap& tap);
+  int max_rows() const { return static_cast<int>(hidden_.size(0)); }
+  // Makes room for what forward() leaves and needs. True: some of it lies elsewhere than before.
+  bool reserve(const GpuBatch& batch);
+  // Writes the chunks' K and V into their slots, and logits. After reserve(). Allocates nothing.
+  void forward(const GpuBatch& batch, const KvStorage& kv, const GpuAttentionTap& tap);
+  // Of the last forward(): [num_rows, vocab] float32 on the device, valid until the next; undefined: no rows.
+  at::Tensor logits(int num_rows) const {
+    return num_rows == 0 ? at::Tensor() : logits_.narrow(0, 0, num_rows);
+  }
 
  private:
   void attend(const GpuBatch& batch, int layer, const KvStorage& kv, const GpuAttentionTap& tap);

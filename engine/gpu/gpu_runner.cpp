@@ -40,8 +40,26 @@ GpuRunner::GpuRunner(const GpuExecutorSpec& spec, GpuWeights weights, std::uniqu
       pruner_(decoder_.heads(), num_layers_, spec.prune_workspace_bytes, *runtime_),
       taps_(decoder_.heads(), num_layers_, *runtime_),
       sampler_(spec.model->config.vocab_size, *runtime_),
+      graphs_(*runtime_),
+      uses_graphs_(spec.graphs),
       tables_(*runtime_, num_layers_),
-      staging_(*runtime_) {}
+      staging_(*runtime_) {
+  warm_up();
+}
+
+// A step of nobody's rows: kernels and libraries are loaded now, not in the first request, and a graph that
+// cannot be recorded stops the start.
+void GpuRunner::warm_up() {
+  start_step();
+  const GpuBatch batch =
+      batch_builder_.build({}, runtime_->num_processors(), tables_, staging_, /*num_padded=*/1);
+  taps_.prepare(batch, {}, tables_, observations_, decoder_.activations(), decoder_.qkv(),
+                decoder_.row_stats(), staging_, /*num_padded=*/1);
+  staging_.upload();
+  const int num_times = uses_graphs_ ? 3 : 1;  // as it is, recorded, again
+  for (int i = 0; i < num_times; ++i) forward(batch, uses_graphs_);
+  runtime_->to_host(decoder_.logits(1));
+}
 
 std::unique_ptr<ModelExecutor> make_gpu_runner(const GpuExecutorSpec& spec,
                                                std::unique_ptr<GpuRuntime> runtime) {
@@ -66,20 +84,47 @@ at::Tensor GpuRunner::run(const StepPlan& plan) {
     tables_.follow(*fork.child);
   }
   for (const ScheduledChunk& chunk : plan.chunks) tables_.follow(*chunk.sequence);
-  tables_.flush(staging_);
   for (const Fork& fork : plan.forks) prepare_fork(fork);
   for (const ScheduledChunk& chunk : plan.chunks) prepare_observation(*chunk.sequence);
+  const int num_padded = padded_rows(plan);
   GpuBatch batch;
   if (!plan.chunks.empty()) {
-    batch = batch_builder_.build(plan, runtime_->num_processors(), tables_, staging_);
+    batch = batch_builder_.build(plan, runtime_->num_processors(), tables_, staging_, num_padded);
     taps_.prepare(batch, plan, tables_, observations_, decoder_.activations(), decoder_.qkv(),
-                  decoder_.row_stats(), staging_);
+                  decoder_.row_stats(), staging_, num_padded);
   }
+  tables_.flush(staging_);  // last: their number would move the others
   staging_.upload();
   tables_.apply();
   pruner_.launch(kv_.pool());
   if (plan.chunks.empty()) return {};
-  return decoder_.forward(batch, kv_, [this](int layer) { taps_.launch(layer, kv_.pool()); });
+  forward(batch, num_padded > 0);
+  int num_rows = 0;
+  for (const ScheduledChunk& chunk : plan.chunks) num_rows += chunk.num_logit_rows;
+  return decoder_.logits(num_rows);
+}
+
+int GpuRunner::padded_rows(const StepPlan& plan) const {
+  const auto num_sequences = static_cast<int>(plan.chunks.size());
+  if (!uses_graphs_ || num_sequences == 0 || !plan.forks.empty() || !is_plain_decode(plan)) return 0;
+  return decode_bucket(num_sequences, decoder_.max_rows());
+}
+
+// A graph's launches are done when the next step begins: it gives logits, and somebody waited for its tokens.
+void GpuRunner::forward(const GpuBatch& batch, bool as_graph) {
+  if (decoder_.reserve(batch)) graphs_.clear();
+  const auto launch = [&] {
+    decoder_.forward(batch, kv_, [this](int layer) { taps_.launch(layer, kv_.pool()); });
+  };
+  if (!as_graph) return launch();
+  const cuda::RecordCall& record = taps_.record();
+  const cuda::ProbabilityCall& sums = taps_.sums();
+  graphs_.run({.addresses = {batch.token_ids, batch.rope_rows, batch.sequence_of_token, batch.logit_rows,
+                             batch.sequences, batch.decode, batch.prefill, record.copies, sums.jobs},
+               .numbers = {batch.num_tokens, batch.num_logit_rows, batch.num_sequences, batch.plan.num_splits,
+                           batch.plan.decode_rows, static_cast<int>(batch.widest), record.num_copies,
+                           sums.num_jobs, sums.max_cached}},
+              launch);
 }
 
 std::vector<SampleResult> GpuRunner::sample(std::span<const SampleJob> jobs, const at::Tensor& logits) {

@@ -12,6 +12,7 @@
 #include "engine/gpu/gpu_pruner.h"
 #include "engine/gpu/gpu_sampler.h"
 #include "engine/gpu/gpu_taps.h"
+#include "engine/gpu/step_graphs.h"
 #include "engine/kv_cache/kv_storage.h"
 #include "engine/model/swap_space.h"
 
@@ -19,7 +20,7 @@ namespace kvcrush {
 
 class GpuRunner final : public ModelExecutor {
  public:
-  // weights: in spec.weight_dtype.
+  // weights: in spec.weight_dtype, on the runtime's stream. Throws where the device cannot do a step.
   GpuRunner(const GpuExecutorSpec& spec, GpuWeights weights, std::unique_ptr<GpuRuntime> runtime);
 
   at::Tensor run(const StepPlan& plan) override;
@@ -42,7 +43,11 @@ class GpuRunner final : public ModelExecutor {
   void forget(SequenceId id, bool for_good) override;
 
  private:
+  void warm_up();
   void start_step();
+  // Rows that the step's batch is padded to, to be recorded or started as recorded; 0: neither.
+  int padded_rows(const StepPlan& plan) const;
+  void forward(const GpuBatch& batch, bool as_graph);
   void prepare_fork(const Fork& fork);
   void prepare_observation(const Sequence& sequence);
   GpuObservation* observation_of(SequenceId id);
@@ -55,6 +60,8 @@ class GpuRunner final : public ModelExecutor {
   GpuPruner pruner_;
   GpuTaps taps_;
   GpuSampler sampler_;
+  StepGraphs graphs_;
+  bool uses_graphs_;
   DeviceTables tables_;
   Staging staging_;
   std::unordered_map<SequenceId, GpuObservation> observations_;  // of sequences that prune by attention

@@ -5,17 +5,26 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstddef>
+#include <functional>
+#include <memory>
 
 #include "engine/kernels/cuda/stream.h"
 
 namespace kvcrush {
+
+// Work that was recorded once, to be started as a whole. At most until the runtime that recorded it is gone.
+class GpuGraph {
+ public:
+  virtual ~GpuGraph() = default;
+  virtual void launch() = 0;
+};
 
 class GpuRuntime {
  public:
   virtual ~GpuRuntime() = default;
 
   virtual at::Device device() const = 0;
-  // Makes it the calling thread's device.
+  // Makes it the calling thread's device, and stream() the stream of the thread's work.
   virtual void enter() = 0;
   virtual cuda::Stream stream() const = 0;  // all work goes there
   // Multiprocessors of the GPU.
@@ -28,6 +37,9 @@ class GpuRuntime {
   virtual void wait_for(int mark) = 0;
   // out [T, n] = x [T, k] w^T, w [n, k]. x and w of one type; out of that type or float32.
   virtual void matmul(const at::Tensor& x, const at::Tensor& w, at::Tensor& out) = 0;
+  // What `work` puts on the stream, without running it. It must not allocate, wait or copy. Throws what
+  // `work` throws, and std::runtime_error where the device records nothing of the kind.
+  virtual std::unique_ptr<GpuGraph> record(const std::function<void()>& work) = 0;
   // Copies to the host and waits for it.
   virtual at::Tensor to_host(const at::Tensor& values) = 0;
 };

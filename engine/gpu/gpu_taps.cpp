@@ -1,6 +1,7 @@
 #include "engine/gpu/gpu_taps.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 
 namespace kvcrush {
@@ -38,7 +39,7 @@ void add_copies(const ScheduledChunk& chunk, int first_row, const GpuObservation
 void GpuTaps::prepare(const GpuBatch& batch, const StepPlan& plan, const DeviceTables& tables,
                       std::unordered_map<SequenceId, GpuObservation>& observations,
                       cuda::ActivationType activations, const at::Tensor& qkv, const at::Tensor& row_stats,
-                      Staging& staging) {
+                      Staging& staging, int num_padded) {
   std::vector<cuda::QueryCopy> copies;
   std::vector<std::size_t> summed;  // chunks
   for (std::size_t i = 0; i < plan.chunks.size(); ++i) {
@@ -48,6 +49,7 @@ void GpuTaps::prepare(const GpuBatch& batch, const StepPlan& plan, const DeviceT
     if (it->second.needs().num_queries > 0) add_copies(chunk, batch.query_starts[i], it->second, copies);
     if (it->second.needs().attention_sums && !chunk.is_lookahead()) summed.push_back(i);
   }
+  if (!copies.empty()) copies.resize(std::max(copies.size(), static_cast<std::size_t>(num_padded)));
   std::vector<cuda::ProbabilityJob> jobs;  // layer by layer
   int max_cached = 0;
   for (int layer = 0; layer < num_layers_; ++layer) {
@@ -75,8 +77,10 @@ void GpuTaps::prepare(const GpuBatch& batch, const StepPlan& plan, const DeviceT
              .qkv = qkv.const_data_ptr(),
              .qkv_stride = qkv.stride(0),
              .row_stats = row_stats.const_data_ptr<float>()};
-  sum_jobs_ = staging.add(jobs);
-  sums_ = {.num_jobs = static_cast<int>(jobs.size()) / num_layers_,
+  // A padded step is recorded, and serves longer caches too.
+  if (num_padded > 0) max_cached = static_cast<int>(std::bit_ceil(static_cast<unsigned>(max_cached)));
+  sums_ = {.jobs = staging.add(jobs),
+           .num_jobs = static_cast<int>(jobs.size()) / num_layers_,
            .max_cached = max_cached,
            .pool = {},
            .num_heads = heads_.num_heads,
@@ -90,7 +94,7 @@ void GpuTaps::launch(int layer, const cpu::KvPool& pool) const {
   record.layer = layer;
   cuda::record_queries(record, runtime_.stream());
   cuda::ProbabilityCall sums = sums_;
-  sums.jobs = sum_jobs_ + static_cast<std::ptrdiff_t>(layer) * sums.num_jobs;
+  sums.jobs += static_cast<std::ptrdiff_t>(layer) * sums.num_jobs;
   sums.pool = pool;
   cuda::probability_sums(sums, runtime_.stream());
 }

@@ -18,19 +18,21 @@ class GpuTaps {
   GpuTaps(const HeadLayout& heads, int num_layers, GpuRuntime& runtime)
       : heads_(heads), num_layers_(num_layers), runtime_(runtime) {}
 
-  // qkv and row_stats: where every layer's attention reads queries and leaves its statistics.
+  // qkv and row_stats: where every layer's attention reads queries and leaves its statistics. num_padded: of
+  // the batch (GpuBatchBuilder).
   void prepare(const GpuBatch& batch, const StepPlan& plan, const DeviceTables& tables,
                std::unordered_map<SequenceId, GpuObservation>& observations, cuda::ActivationType activations,
-               const at::Tensor& qkv, const at::Tensor& row_stats, Staging& staging);
+               const at::Tensor& qkv, const at::Tensor& row_stats, Staging& staging, int num_padded);
   void launch(int layer, const cpu::KvPool& pool) const;
+  const cuda::RecordCall& record() const { return record_; }   // without a layer
+  const cuda::ProbabilityCall& sums() const { return sums_; }  // with the first layer's jobs
 
  private:
   HeadLayout heads_;
   int num_layers_;
   GpuRuntime& runtime_;
-  cuda::RecordCall record_;                         // without a layer
-  cuda::ProbabilityCall sums_;                      // without jobs
-  const cuda::ProbabilityJob* sum_jobs_ = nullptr;  // [num_layers, sums_.num_jobs]
+  cuda::RecordCall record_;     // without a layer
+  cuda::ProbabilityCall sums_;  // jobs: [num_layers, num_jobs]
 };
 
 }  // namespace kvcrush

@@ -110,6 +110,7 @@ class Block {
 };
 
 thread_local Block* running_block = nullptr;
+thread_local Recording* recording = nullptr;
 thread_local std::uint64_t launches = 0;
 
 void Block::run() {
@@ -202,6 +203,20 @@ void run(dim3 grid, dim3 block, std::size_t dynamic_shared_bytes, const std::fun
     }
   }
   running_block = nullptr;
+}
+
+void record_into(Recording* to) {
+  recording = to;
+}
+bool is_recording() {
+  return recording != nullptr;
+}
+void start(std::function<void()> launch) {
+  if (recording != nullptr) {
+    recording->push_back(std::move(launch));
+  } else {
+    launch();
+  }
 }
 
 std::byte* dynamic_shared() {

@@ -16,6 +16,8 @@
 #include <functional>
 #include <type_traits>
 
+#include "tests/cuda_sim/recording.h"
+
 #define __global__ [[maybe_unused]] static
 #define __device__
 #define __host__

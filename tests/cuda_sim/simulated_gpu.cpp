@@ -6,7 +6,9 @@
 #include <cstring>
 #include <stdexcept>
 
+#include "engine/core/status.h"
 #include "engine/gpu/gpu_runner.h"
+#include "tests/cuda_sim/recording.h"
 #include "tests/unit/gpu/gpu_under_test.h"
 
 namespace kvcrush::testing {
@@ -14,6 +16,17 @@ namespace kvcrush::testing {
 namespace {
 
 std::atomic<int> g_copies_to_failure = 0;
+std::atomic<int> g_recordings_to_failure = 0;
+std::atomic<int> g_recorded_graphs = 0;
+std::atomic<int> g_started_graphs = 0;
+
+struct SimulatedGraph final : GpuGraph {
+  void launch() override {
+    for (const auto& one : launches) one();
+    ++g_started_graphs;
+  }
+  cuda_sim::Recording launches;
+};
 
 class SimulatedRuntime final : public GpuRuntime {
  public:
@@ -25,12 +38,35 @@ class SimulatedRuntime final : public GpuRuntime {
   void copy_to_device(void* target, const void* source, std::size_t bytes) override {
     if (g_copies_to_failure > 0 && --g_copies_to_failure == 0)
       throw std::runtime_error("copy to the GPU: an illegal memory access was encountered");
+    KVCRUSH_CHECK(!cuda_sim::is_recording());
     std::memcpy(target, source, bytes);
   }
   void mark(int /*mark*/) override {}
   void wait_for(int /*mark*/) override {}
+  // As a graph does, a recorded product holds addresses, not tensors.
   void matmul(const at::Tensor& x, const at::Tensor& w, at::Tensor& out) override {
-    out.copy_(at::matmul(x.to(at::kFloat), w.to(at::kFloat).t()));
+    const auto at_address = [](const at::Tensor& t) {
+      return [address = t.data_ptr(), sizes = t.sizes().vec(), strides = t.strides().vec(),
+              options = t.options()] { return at::from_blob(address, sizes, strides, options); };
+    };
+    cuda_sim::start([x = at_address(x), w = at_address(w), out = at_address(out)] {
+      out().copy_(at::matmul(x().to(at::kFloat), w().to(at::kFloat).t()));
+    });
+  }
+  std::unique_ptr<GpuGraph> record(const std::function<void()>& work) override {
+    if (g_recordings_to_failure > 0 && --g_recordings_to_failure == 0)
+      throw std::runtime_error("recording a graph: operation not permitted");
+    auto graph = std::make_unique<SimulatedGraph>();
+    cuda_sim::record_into(&graph->launches);
+    try {
+      work();
+    } catch (...) {
+      cuda_sim::record_into(nullptr);
+      throw;
+    }
+    cuda_sim::record_into(nullptr);
+    ++g_recorded_graphs;
+    return graph;
   }
   at::Tensor to_host(const at::Tensor& values) override { return values; }
 };
@@ -52,6 +88,12 @@ class SimulatedBackend final : public GpuBackend {
 
 void fail_copy(int n) {
   g_copies_to_failure = n;
+}
+void fail_recording(int n) {
+  g_recordings_to_failure = n;
+}
+GraphCounts graph_counts() {
+  return {.recorded = g_recorded_graphs, .started = g_started_graphs};
 }
 
 const GpuBackend& gpu_under_test() {

@@ -67,15 +67,16 @@ class RandomBackend final : public GpuBackend {
     return cuda_backend().free_bytes(device);
   }
   std::unique_ptr<ModelExecutor> make_executor(const GpuExecutorSpec& spec) const override {
-    return std::make_unique<GpuRunner>(spec, random_weights(spec.model->config, spec.max_context_tokens),
-                                       make_cuda_runtime(spec.device));
+    auto runtime = make_cuda_runtime(spec.device);  // before the weights, which come on its stream
+    GpuWeights weights = random_weights(spec.model->config, spec.max_context_tokens);
+    return std::make_unique<GpuRunner>(spec, std::move(weights), std::move(runtime));
   }
 };
 
 class Bench {
  public:
-  explicit Bench(std::string json_path)
-      : json_path_(std::move(json_path)), model_(std::make_shared<ModelFile>()) {
+  Bench(std::string json_path, bool cuda_graphs)
+      : json_path_(std::move(json_path)), cuda_graphs_(cuda_graphs), model_(std::make_shared<ModelFile>()) {
     model_->config = llama_8b();
     const at::Tensor from =
         at::zeros({std::int64_t{1} << 30}, at::TensorOptions(at::kByte).device(at::kCUDA));
@@ -117,6 +118,7 @@ class Bench {
     config.max_batch_tokens = 2048;
     config.max_running_sequences = 512;
     config.max_waiting_sequences = 1024;
+    config.cuda_graphs = cuda_graphs_;
     Result<std::unique_ptr<Engine>> engine = Engine::create(model_, config, observer_);
     if (engine.ok()) return std::move(engine).value();
     std::fprintf(stderr, "%s\n", engine.status().message().c_str());
@@ -213,6 +215,7 @@ class Bench {
   }
 
   std::string json_path_;
+  bool cuda_graphs_;
   std::shared_ptr<ModelFile> model_;
   EngineObserver observer_;
   double copy_gb_per_s_ = 0;
@@ -234,9 +237,11 @@ int main(int argc, char** argv) {
   app.add_option("--context", context, "and this many tokens each")->check(CLI::Range(1, 32768));
   bool late = false;
   app.add_flag("--no-early-launches", late, "Kernels wait for the ones before them, to compare");
+  bool cuda_graphs = false;
+  app.add_flag("--cuda-graphs", cuda_graphs, "Decode steps start as CUDA graphs");
   CLI11_PARSE(app, argc, argv);
   if (late) kvcrush::cuda::set_early_launches(false);
   static const kvcrush::RandomBackend backend;
   kvcrush::set_gpu_backend(&backend);
-  return kvcrush::Bench(json).run(batch, context);
+  return kvcrush::Bench(json, cuda_graphs).run(batch, context);
 }

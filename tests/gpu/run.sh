@@ -4,14 +4,15 @@
 # or takes the programs that `tests/gpu/pack.sh --programs` built elsewhere against the same version of torch.
 # usage: tests/gpu/run.sh [--build] [--only STEPS] [OUT]
 #   --build       build here even where build/gpu-deps/bin has programs
-#   --only STEPS  comma-separated, of kernel-tests, prefill-check, engine-tests, kernel-bench, engine-bench, profile
+#   --only STEPS  comma-separated, of kernel-tests, prefill-check, engine-tests, kernel-bench, engine-bench, graph-bench,
+#                 profile
 #   OUT           folder for log and JSON, default build/gpu-results
 set -uo pipefail
 cd "$(dirname "$0")/../.."
 build_here=0 only= out=build/gpu-results
 while [[ $# -gt 0 ]]; do
   case $1 in
-    -h | --help) sed -n '2,9p' "$0"; exit 0 ;;
+    -h | --help) sed -n '2,10p' "$0"; exit 0 ;;
     --build) build_here=1 ;;
     --only) only=$2; shift ;;
     -*) echo "unknown option $1; see --help" >&2; exit 2 ;;
@@ -73,7 +74,8 @@ step prefill-check 60 "$programs/gpu_prefill_check"
 step engine-tests 60 "$programs/real_gpu_engine_tests" --gtest_brief=1
 step kernel-bench 60 "$programs/gpu_kernel_bench" --json "$out/kernels.json"
 step engine-bench 100 "$programs/gpu_engine_bench" --json "$out/engine.json"
+step graph-bench 100 "$programs/gpu_engine_bench" --cuda-graphs --json "$out/engine-graphs.json"
 [[ ",$only," != *,profile,* ]] || step profile 90 tests/gpu/profile.sh "$programs" "$out"
-cat "$out"/{kernel-bench,engine-bench,profile}.txt 2>/dev/null | tee -a "$log"
+cat "$out"/{kernel-bench,engine-bench,graph-bench,profile}.txt 2>/dev/null | tee -a "$log"
 say "all of it took $((SECONDS - started)) s; results in $out"
 exit $failed

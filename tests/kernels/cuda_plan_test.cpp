@@ -53,6 +53,23 @@ TEST(AttentionPlan, OneLongSequenceFillsTheCardAndManyAreNotSplit) {
   EXPECT_EQ(partial_floats(plan_attention(brief, 4, 8, 128, 132, 64), 8, 128), 0);
 }
 
+// A padded plan has room for sequences that are not there, and stays the same while caches grow a little.
+TEST(AttentionPlan, PaddedPlansChangeSeldom) {
+  int changes = 0;
+  int last = 0;
+  for (int cached = 1; cached <= 32768; cached += 16) {
+    const std::vector<cpu::AttentionSequence> three(3, sequence(cached, 1));
+    const AttentionPlan plan = plan_attention(three, 4, 8, 128, 132, 64, /*num_padded=*/4);
+    ASSERT_EQ(plan.decode.size(), 4U);
+    EXPECT_EQ(plan.decode[3], (RowTile{3, 0}));
+    EXPECT_TRUE(plan.prefill.empty());
+    EXPECT_EQ(plan.decode_rows, 4);
+    changes += plan.num_splits != last ? 1 : 0;
+    last = plan.num_splits;
+  }
+  EXPECT_LE(changes, 40);  // of 2,048 lengths
+}
+
 // Shared memory bounds how many blocks a multiprocessor holds: 227 KiB on an H100, 163 on an A100; one block
 // may take 99 KiB even on consumer cards.
 TEST(AttentionShape, BlocksFitTheCards) {

@@ -1,6 +1,7 @@
 #include "engine/kernels/cuda/attention_plan.h"
 
 #include <algorithm>
+#include <bit>
 #include <limits>
 
 #include "engine/core/status.h"
@@ -27,10 +28,16 @@ int best_splits(int blocks, int num_slots, int num_units, int num_warps) {
   return best;
 }
 
+// At most an eighth more.
+int rounded_up(int num_units) {
+  const int step = static_cast<int>(std::bit_floor(static_cast<unsigned>(std::max(num_units, 8)))) / 8;
+  return cpu::ceil_div(num_units, step) * step;
+}
+
 }  // namespace
 
 AttentionPlan plan_attention(std::span<const cpu::AttentionSequence> sequences, int group, int num_kv_heads,
-                             int head_dim, int num_processors, int prefill_rows) {
+                             int head_dim, int num_processors, int prefill_rows, int num_padded) {
   KVCRUSH_CHECK(group >= 1 && group <= kRowsPerWarp && num_kv_heads >= 1 && num_processors >= 1 &&
                 prefill_rows >= group);
   AttentionPlan plan;
@@ -52,6 +59,9 @@ AttentionPlan plan_attention(std::span<const cpu::AttentionSequence> sequences, 
   }
   // The rows of late queries see the most: they start first, so that the last blocks to end are short ones.
   std::reverse(plan.prefill.begin(), plan.prefill.end());
+  for (auto i = static_cast<std::int32_t>(sequences.size()); i < num_padded; ++i)
+    plan.decode.push_back({i, 0});
+  if (num_padded > 0) most_units = rounded_up(most_units);
   const int blocks = static_cast<int>(plan.decode.size()) * num_kv_heads;
   const int slots = num_processors * decode_blocks_per_processor(head_dim);
   if (blocks > 0) plan.num_splits = best_splits(blocks, slots, most_units, attention_warps(head_dim));

@@ -29,9 +29,11 @@ struct AttentionPlan {
 
 // sequences: of the layer that holds the most. group: query heads of a KV head, at most kRowsPerWarp.
 // num_processors: the GPU's multiprocessors; decodes are split so that blocks take the shortest turns on
-// them. prefill_rows: what cuda::prefill_rows() says for the batch.
+// them. prefill_rows: what cuda::prefill_rows() says for the batch. num_padded: where it is not 0, decodes of
+// sequences after these, which have no queries, make the batch so long, and the plan changes seldom as the
+// cache grows: for steps that are recorded.
 AttentionPlan plan_attention(std::span<const cpu::AttentionSequence> sequences, int group, int num_kv_heads,
-                             int head_dim, int num_processors, int prefill_rows);
+                             int head_dim, int num_processors, int prefill_rows, int num_padded = 0);
 
 // Floats that the states of split decodes take.
 inline std::int64_t partial_floats(const AttentionPlan& plan, int num_kv_heads, int head_dim) {

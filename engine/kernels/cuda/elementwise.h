@@ -65,7 +65,7 @@ struct RopeAppendCall {
   ActivationType activations = ActivationType::kF16;
   void* qkv = nullptr;                                // activations [T, (Hq + 2 Hkv) D]
   const cpu::AttentionSequence* sequences = nullptr;  // [batch], of one layer
-  const std::int32_t* sequence_of_token = nullptr;    // [T]
+  const std::int32_t* sequence_of_token = nullptr;    // [T]; -1: nobody's, left alone
   const std::int32_t* positions = nullptr;            // [T]
   const float* cos_sin = nullptr;                     // [max_positions, D]: cosines, then sines
   const float* bias = nullptr;                        // [(Hq + 2 Hkv) D]; null: none

@@ -99,7 +99,8 @@ inline int most_shared_bytes() {
 
 template <auto kKernel, class... Args>
 void launch(const LaunchShape& shape, Stream /*stream*/, Args... args) {
-  cuda_sim::run(shape.grid, shape.block, shape.shared_bytes, [&] { kKernel(args...); });
+  cuda_sim::start(
+      [=] { cuda_sim::run(shape.grid, shape.block, shape.shared_bytes, [&] { kKernel(args...); }); });
 }
 template <auto kKernel, class... Args>
 void launch_early(const LaunchShape& shape, Stream stream, Args... args) {

@@ -25,13 +25,14 @@ __host__ __device__ constexpr int key_stride(int head_dim) {
 
 // Where a token goes in the cache, in head 0 of its block.
 struct Place {
-  std::byte* block;
+  std::byte* block;  // null: nowhere
   KvDtype dtype;
   std::int32_t key;    // element of its first channel; the next ones are kTileTokens further
   std::int32_t value;  // element of its first channel; the next ones follow
 };
 
 __device__ __forceinline__ Place place_of(const RopeAppendCall& call, int token) {
+  if (call.sequence_of_token[token] < 0) return {};
   const cpu::AttentionSequence& sequence = call.sequences[call.sequence_of_token[token]];
   const int slot = sequence.cache.num_cached - sequence.num_queries + (token - sequence.query_start);
   const cpu::KvTile tile = cpu::tile_of_slot(sequence.cache, slot);
@@ -61,7 +62,7 @@ struct PieceOf {
   int row;      // token within the block
   int token;    // in the batch
   int channel;  // first of the piece
-  bool valid;   // else a lane or a token too many
+  bool valid;   // else a lane or a token too many, or a token of nobody
 
   __device__ explicit PieceOf(const RopeAppendCall& call) {
     const int pieces = call.pool.head_dim / kPiece;
@@ -70,7 +71,8 @@ struct PieceOf {
     row = static_cast<int>(threadIdx.x) / kWarpLanes * per_warp + lane / pieces;
     token = static_cast<int>(blockIdx.x) * kBlockTokens + row;
     channel = lane % pieces * kPiece;
-    valid = lane / pieces < per_warp && row < kBlockTokens && token < call.num_tokens;
+    valid = lane / pieces < per_warp && row < kBlockTokens && token < call.num_tokens &&
+            call.sequence_of_token[token] >= 0;
   }
 };
 
@@ -135,6 +137,7 @@ __device__ __forceinline__ void store_keys(const RopeAppendCall& call, const Pla
   if (static_cast<int>(blockIdx.x) * kBlockTokens + row >= call.num_tokens) return;
   const int dim = call.pool.head_dim;
   const Place place = places[row];
+  if (place.block == nullptr) return;
   with_head(place, head_offset, [&](auto* head) {
     for (int d = thread / kBlockTokens; d < dim; d += static_cast<int>(blockDim.x) / kBlockTokens)
       from_float(keys[row * key_stride(dim) + d], head[place.key + d * kTileTokens]);

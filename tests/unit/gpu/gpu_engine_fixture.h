@@ -3,7 +3,9 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <cmath>
+#include <string_view>
 
 #include "tests/unit/engine/engine_fixture.h"
 #include "tests/unit/gpu/gpu_under_test.h"
@@ -11,6 +13,12 @@
 namespace kvcrush::testing {
 
 inline constexpr int kHeadDim = 64;
+
+class FailureObserver : public RecordingObserver {
+ public:
+  void on_step_failed(std::string_view) override { ++num_failed_steps; }
+  std::atomic<int> num_failed_steps = 0;
+};
 
 class GpuEngineTest : public ::testing::Test {
  protected:
@@ -26,8 +34,14 @@ class GpuEngineTest : public ::testing::Test {
     set_gpu_backend(nullptr);
   }
 
-  std::unique_ptr<Engine> make_engine(const std::string& device, const std::string& weights = "f32") {
+  std::unique_ptr<Engine> make_engine(const std::string& device, const std::string& weights = "f32",
+                                      bool cuda_graphs = false) {
+    return make_engine(device, weights, cuda_graphs, observer_);
+  }
+  std::unique_ptr<Engine> make_engine(const std::string& device, const std::string& weights, bool cuda_graphs,
+                                      EngineObserver& observer) {
     EngineConfig config;
+    config.cuda_graphs = cuda_graphs;
     config.device = device;
     config.weight_dtype = weights;
     config.kv_dtype = "f16";
@@ -35,7 +49,7 @@ class GpuEngineTest : public ::testing::Test {
     config.max_batch_tokens = 96;
     config.max_running_sequences = 16;
     config.num_threads = 1;
-    Result<std::unique_ptr<Engine>> engine = Engine::create(model_, config, observer_);
+    Result<std::unique_ptr<Engine>> engine = Engine::create(model_, config, observer);
     EXPECT_TRUE(engine.ok()) << engine.status().message();
     return std::move(engine).value();
   }
