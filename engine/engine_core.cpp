@@ -170,7 +170,8 @@ void EngineCore::swap(const StepPlan& plan) {
     executor_->swap_in(swap_in.sequence->id, swap_in.blocks);
     num_blocks += static_cast<int>(swap_in.blocks.size());
   }
-  swap_meter_.moved(num_blocks, seconds_between(started_at, Clock::now()));
+  const std::optional<double> seconds = executor_->seconds_per_swapped_block();
+  swap_meter_.moved(num_blocks, seconds ? *seconds * num_blocks : seconds_between(started_at, Clock::now()));
 }
 
 void EngineCore::share_prefix(Sequence& sequence, int num_tokens) {

@@ -44,6 +44,9 @@ class FaultyExecutor final : public ModelExecutor {
   }
   void swap_out(SequenceId id, std::span<const BlockId> blocks) override { executor_->swap_out(id, blocks); }
   void swap_in(SequenceId id, std::span<const BlockId> blocks) override { executor_->swap_in(id, blocks); }
+  std::optional<double> seconds_per_swapped_block() const override {
+    return executor_->seconds_per_swapped_block();
+  }
   void expect_children(SequenceId trunk, const ObservationNeeds& needs) override {
     executor_->expect_children(trunk, needs);
   }

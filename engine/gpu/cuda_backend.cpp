@@ -2,6 +2,8 @@
 
 #include <ATen/ATen.h>
 #include <ATen/cuda/CUDAContext.h>
+#include <ATen/cuda/CUDAEvent.h>
+#include <c10/cuda/CUDACachingAllocator.h>
 #include <c10/cuda/CUDAFunctions.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
@@ -55,7 +57,9 @@ class CudaGraph final : public GpuGraph {
 class CudaRuntime final : public GpuRuntime {
  public:
   explicit CudaRuntime(at::Device device)
-      : device_(device), stream_(c10::cuda::getStreamFromPool(/*isHighPriority=*/false, device.index())) {
+      : device_(device),
+        stream_(c10::cuda::getStreamFromPool(/*isHighPriority=*/false, device.index())),
+        copies_(c10::cuda::getStreamFromPool(/*isHighPriority=*/false, device.index())) {
     enter();
     for (cudaEvent_t& event : events_)
       check_cuda(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "creating an event");
@@ -89,9 +93,17 @@ class CudaRuntime final : public GpuRuntime {
   }
   void matmul(const at::Tensor& x, const at::Tensor& w, at::Tensor& out) override;
   std::unique_ptr<GpuGraph> record(const std::function<void()>& work) override;
+  at::Tensor fetch(const at::Tensor& values) override;
+  at::Tensor send(const at::Tensor& fetched) override;
+  void wait_for_copies() override { copies_.synchronize(); }
   at::Tensor to_host(const at::Tensor& values) override { return values.to(at::kCPU); }
 
  private:
+  // What `later` is given from now on starts after what `earlier` has been given.
+  void follow(const c10::cuda::CUDAStream& later, const c10::cuda::CUDAStream& earlier) {
+    meeting_.record(earlier);
+    meeting_.block(later);
+  }
   // A first product takes a tenth of a second: now, not in the first request.
   void load_cublas() {
     const auto options = at::TensorOptions(at::kBFloat16).device(device_);
@@ -101,6 +113,8 @@ class CudaRuntime final : public GpuRuntime {
 
   at::Device device_;
   c10::cuda::CUDAStream stream_;
+  c10::cuda::CUDAStream copies_;
+  at::cuda::CUDAEvent meeting_;
   std::array<cudaEvent_t, kMarks> events_{};
 };
 
@@ -138,6 +152,29 @@ std::unique_ptr<GpuGraph> CudaRuntime::record(const std::function<void()>& work)
   cudaGraphDestroy(graph);
   check_cuda(error, "making a graph ready");
   return std::make_unique<CudaGraph>(ready, stream());
+}
+
+// The allocator hands out device memory by the order of the stream it was allocated on, here the
+// computation's: it must be told of the other, and a new piece's former owner may still be computing.
+at::Tensor CudaRuntime::fetch(const at::Tensor& values) {
+  at::Tensor host = at::empty(values.sizes(), values.options().device(at::kCPU).pinned_memory(true));
+  follow(copies_, stream_);
+  const c10::cuda::CUDAStreamGuard guard(copies_);
+  host.copy_(values, /*non_blocking=*/true);
+  c10::cuda::CUDACachingAllocator::recordStream(values.storage().data_ptr(), copies_);
+  return host;
+}
+
+at::Tensor CudaRuntime::send(const at::Tensor& fetched) {
+  at::Tensor values = at::empty(fetched.sizes(), fetched.options().device(device_).pinned_memory(false));
+  follow(copies_, stream_);
+  {
+    const c10::cuda::CUDAStreamGuard guard(copies_);
+    values.copy_(fetched, /*non_blocking=*/true);
+  }
+  c10::cuda::CUDACachingAllocator::recordStream(values.storage().data_ptr(), copies_);
+  follow(stream_, copies_);
+  return values;
 }
 
 at::Device device_of(const std::string& name) {

@@ -43,7 +43,8 @@ GpuRunner::GpuRunner(const GpuExecutorSpec& spec, GpuWeights weights, std::uniqu
       graphs_(*runtime_),
       uses_graphs_(spec.graphs),
       tables_(*runtime_, num_layers_),
-      staging_(*runtime_) {
+      staging_(*runtime_),
+      swaps_(kv_, *runtime_) {
   warm_up();
 }
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <unordered_map>
 #include <vector>
 
@@ -11,10 +12,10 @@
 #include "engine/gpu/gpu_observation.h"
 #include "engine/gpu/gpu_pruner.h"
 #include "engine/gpu/gpu_sampler.h"
+#include "engine/gpu/gpu_swap.h"
 #include "engine/gpu/gpu_taps.h"
 #include "engine/gpu/step_graphs.h"
 #include "engine/kv_cache/kv_storage.h"
-#include "engine/model/swap_space.h"
 
 namespace kvcrush {
 
@@ -30,13 +31,14 @@ class GpuRunner final : public ModelExecutor {
   const std::vector<PruneReport>& fork_reports() const override { return fork_reports_; }
   PruneReport settle(Sequence& sequence, const Settling& settling) override;
   void swap_out(SequenceId id, std::span<const BlockId> blocks) override {
-    runtime_->enter();
-    swaps_.swap_out(id, blocks, kv_);
+    start_step();
+    swaps_.swap_out(id, blocks, kv_, staging_);
   }
   void swap_in(SequenceId id, std::span<const BlockId> blocks) override {
-    runtime_->enter();
-    swaps_.swap_in(id, blocks, kv_);
+    start_step();
+    swaps_.swap_in(id, blocks, kv_, staging_);
   }
+  std::optional<double> seconds_per_swapped_block() const override { return swaps_.seconds_per_block(); }
   void expect_children(SequenceId trunk, const ObservationNeeds& needs) override {
     trunk_needs_[trunk] = needs;
   }
@@ -66,7 +68,7 @@ class GpuRunner final : public ModelExecutor {
   Staging staging_;
   std::unordered_map<SequenceId, GpuObservation> observations_;  // of sequences that prune by attention
   std::unordered_map<SequenceId, ObservationNeeds> trunk_needs_;
-  SwapSpace swaps_;
+  GpuSwap swaps_;
   std::vector<PruneReport> fork_reports_;
 };
 

@@ -40,6 +40,13 @@ class GpuRuntime {
   // What `work` puts on the stream, without running it. It must not allocate, wait or copy. Throws what
   // `work` throws, and std::runtime_error where the device records nothing of the kind.
   virtual std::unique_ptr<GpuGraph> record(const std::function<void()>& work) = 0;
+  // Copies beside the computation, on a stream of their own, without waiting: of `values` as what was started
+  // so far leaves them, into memory of the host that only send() may read; and of such memory into new memory
+  // of the device, which what is started later finds filled.
+  virtual at::Tensor fetch(const at::Tensor& values) = 0;
+  virtual at::Tensor send(const at::Tensor& fetched) = 0;
+  // Waits for these copies.
+  virtual void wait_for_copies() = 0;
   // Copies to the host and waits for it.
   virtual at::Tensor to_host(const at::Tensor& values) = 0;
 };

@@ -53,6 +53,7 @@ cpu::CachedLayer BlockTable::cached() const {
   if (positions_ == nullptr) return layer;
   layer.window.num_placed = positions_->num_slots;
   layer.window.positions = positions_->of_heads.data();
+  layer.window.positions_stride = positions_->num_slots;
   return layer;
 }
 

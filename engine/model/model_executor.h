@@ -5,6 +5,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -49,6 +50,8 @@ class ModelExecutor {
   // Keeps the content of a sequence's blocks on the host, until it is moved into as many others or forgotten.
   virtual void swap_out(SequenceId id, std::span<const BlockId> blocks) = 0;
   virtual void swap_in(SequenceId id, std::span<const BlockId> blocks) = 0;
+  // What that takes of a block, one way; unset: as long as the calls take to return.
+  virtual std::optional<double> seconds_per_swapped_block() const { return {}; }
   // What a trunk observes beside its own needs: its children's. Before its first run.
   virtual void expect_children(SequenceId trunk, const ObservationNeeds& needs) = 0;
   // Drops what is kept for a sequence that has ended or was preempted; `for_good`: it will not come back.

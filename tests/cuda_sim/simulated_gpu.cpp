@@ -5,6 +5,7 @@
 #include <atomic>
 #include <cstring>
 #include <stdexcept>
+#include <utility>
 
 #include "engine/core/status.h"
 #include "engine/gpu/gpu_runner.h"
@@ -68,7 +69,23 @@ class SimulatedRuntime final : public GpuRuntime {
     ++g_recorded_graphs;
     return graph;
   }
+  // As late as may be.
+  at::Tensor fetch(const at::Tensor& values) override {
+    at::Tensor host = at::empty_like(values);
+    copies_.push_back([host, values] { at::Tensor(host).copy_(values); });
+    return host;
+  }
+  at::Tensor send(const at::Tensor& fetched) override {
+    wait_for_copies();
+    return fetched.clone();
+  }
+  void wait_for_copies() override {
+    for (const auto& copy : std::exchange(copies_, {})) copy();
+  }
   at::Tensor to_host(const at::Tensor& values) override { return values; }
+
+ private:
+  std::vector<std::function<void()>> copies_;
 };
 
 class SimulatedBackend final : public GpuBackend {

@@ -161,7 +161,8 @@ TEST_P(WindowTest, PrunedSlotsLeaveTheWindowByPosition) {
                            .dropped_tiles = 0,
                            .num_evicted = kEvicted,
                            .num_placed = kPlaced,
-                           .positions = positions.data()};
+                           .positions = positions.data(),
+                           .positions_stride = kPlaced};
   const at::Tensor expected = by_hand(paged, sequence, paged.qkv);
   for (const bool in_bf16 : roundings(kHeads)) {
     const Attended ours = attend(paged, paged.qkv, paged.sequences, in_bf16);

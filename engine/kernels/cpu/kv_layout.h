@@ -54,7 +54,8 @@ struct SlidingWindow {
   std::int32_t dropped_tiles = 0;  // before the first slot: work is cut at multiples counted from there
   std::int32_t num_evicted = 0;    // tokens that went before: the position of slot i is num_evicted + i
   std::int32_t num_placed = 0;     // slots that have positions of their own, the first ones
-  const std::int32_t* positions = nullptr;  // [num_kv_heads, num_placed]
+  const std::int32_t* positions = nullptr;  // [num_kv_heads, num_placed], rows positions_stride apart
+  std::int32_t positions_stride = 0;
 };
 
 // One layer of one sequence: ceil(num_packed / packed_tokens_per_block) packed blocks, then tail blocks.
@@ -154,7 +155,8 @@ KVCRUSH_LAYOUT int first_in_window(const CachedLayer& layer, int kv_head, int sl
   if (window.tokens == 0) return 0;
   const int first = slot - window.tokens + 1;
   if (first >= window.num_placed || window.num_placed == 0) return first > 0 ? first : 0;
-  const std::int32_t* positions = window.positions + static_cast<std::int64_t>(kv_head) * window.num_placed;
+  const std::int32_t* positions =
+      window.positions + static_cast<std::int64_t>(kv_head) * window.positions_stride;
   int low = 0;
   int high = window.num_placed;
   while (low < high) {
