@@ -87,6 +87,7 @@ void EngineCore::step() {
     }
     swap_meter_.step(plan, seconds_between(started_at, Clock::now()));
   }
+  note_prune_times();
   report_step(plan, started_at);  // gauges change even where nothing ran: sequences may have been cancelled
 }
 
@@ -203,6 +204,7 @@ void EngineCore::advance(const StepPlan& plan) {
 }
 
 void EngineCore::finish_sequence(SequenceId id, FinishReason reason) {
+  note_prune_times();  // it may be its own
   const std::unique_ptr<Sequence> sequence = scheduler_.remove(id);
   executor_->forget(id, /*for_good=*/true);
   samplers_.erase(id);

@@ -97,6 +97,7 @@ class EngineCore {
   void fail_invalid(Sequence& sequence);
   // The same for a trunk: what waits for it ends.
   void fail_invalid_trunk(Sequence& trunk);
+  void note_prune_times();
   void finish_sequence(SequenceId id, FinishReason reason);
   void report_step(const StepPlan& plan, Clock::time_point started_at);
   template <typename Matches>

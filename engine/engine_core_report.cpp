@@ -33,6 +33,14 @@ std::int64_t EngineCore::kv_bytes_saved() const {
   return bytes;
 }
 
+void EngineCore::note_prune_times() {
+  for (const PruneTime& time : executor_->take_prune_times()) {
+    observer_.on_prune_timed(time.seconds);
+    if (Sequence* sequence = scheduler_.find(time.id))
+      sequence->compression_outcome.prune_ms += time.seconds * 1e3;
+  }
+}
+
 void EngineCore::report_step(const StepPlan& plan, Clock::time_point started_at) {
   observer_.on_step({.num_prefill_tokens = plan.num_prefill_tokens,
                      .num_decode_tokens = plan.num_decode_tokens,

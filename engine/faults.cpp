@@ -42,6 +42,7 @@ class FaultyExecutor final : public ModelExecutor {
   PruneReport settle(Sequence& sequence, const Settling& settling) override {
     return executor_->settle(sequence, settling);
   }
+  std::vector<PruneTime> take_prune_times() override { return executor_->take_prune_times(); }
   void swap_out(SequenceId id, std::span<const BlockId> blocks) override { executor_->swap_out(id, blocks); }
   void swap_in(SequenceId id, std::span<const BlockId> blocks) override { executor_->swap_in(id, blocks); }
   std::optional<double> seconds_per_swapped_block() const override {

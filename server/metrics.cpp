@@ -161,7 +161,7 @@ void ServerMetrics::token(bool is_first, double seconds) {
 void ServerMetrics::pruned(const PruneReport& report) {
   blocks_freed_.Increment(static_cast<double>(report.blocks_freed));
   tokens_evicted_.Increment(static_cast<double>(report.tokens_evicted));
-  prune_seconds_.Observe(report.seconds);
+  if (report.seconds) prune_timed(*report.seconds);
 }
 
 void ServerMetrics::window_moved(const WindowReport& report) {

@@ -48,6 +48,7 @@ class ServerMetrics {
   void prefix_lookup(int num_prompt_tokens, int num_hit_tokens);
   void token(bool is_first, double seconds);
   void pruned(const PruneReport& report);
+  void prune_timed(double seconds) { prune_seconds_.Observe(seconds); }
   void window_moved(const WindowReport& report);
   void finished(const FinishEvent& event);
   void step(const StepReport& report);

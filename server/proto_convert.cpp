@@ -63,7 +63,7 @@ void fill_report(const CompressionOutcome& outcome, v1::CompressionReport& repor
   report.set_kv_bytes_after(outcome.kv_bytes_after);
   report.set_blocks_freed(outcome.blocks_freed);
   report.set_prune_count(outcome.prune_count);
-  report.set_prune_ms(outcome.score_ms + outcome.select_ms + outcome.compact_ms);
+  report.set_prune_ms(outcome.prune_ms);
   report.set_lookahead_tokens(outcome.lookahead_tokens);
   report.set_lookahead_tokens_used(outcome.lookahead_tokens_used);
   report.set_score_ms(outcome.score_ms);

@@ -76,13 +76,13 @@ void ServerObserver::on_token(RequestTag tag, bool is_first, double seconds_sinc
 
 void ServerObserver::on_pruned(RequestTag tag, const PruneReport& report) {
   metrics_.pruned(report);
-  LogLine(spdlog::level::info, "pruned")
-      .with_request(tag.request_id, tag.label)
+  LogLine line(spdlog::level::info, "pruned");
+  line.with_request(tag.request_id, tag.label)
       .with("index", tag.index)
       .with("cached_tokens_before", report.cached_tokens_before)
       .with("cached_tokens_after", report.cached_tokens_after)
-      .with("blocks_freed", report.blocks_freed)
-      .with("prune_ms", report.seconds * 1e3);
+      .with("blocks_freed", report.blocks_freed);
+  if (report.seconds) line.with("prune_ms", *report.seconds * 1e3);
 }
 
 void ServerObserver::on_step_started() {

@@ -21,6 +21,7 @@ class ServerObserver final : public EngineObserver {
   void on_invalid_logits(RequestTag tag) override;
   void on_token(RequestTag tag, bool is_first, double seconds_since_previous) override;
   void on_pruned(RequestTag tag, const PruneReport& report) override;
+  void on_prune_timed(double seconds) override { metrics_.prune_timed(seconds); }
   void on_window_moved(const WindowReport& report) override { metrics_.window_moved(report); }
   void on_finished(RequestTag tag, const FinishEvent& event) override;
   void on_step_failed(std::string_view what) override;

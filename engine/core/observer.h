@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -38,7 +39,7 @@ struct PruneReport {
   int cached_tokens_after = 0;
   std::int64_t tokens_evicted = 0;  // summed over layers
   std::int64_t blocks_freed = 0;
-  double seconds = 0;
+  std::optional<double> seconds = {};  // unset: its device is not done yet, and on_prune_timed() follows
 };
 
 // What left the windows of a sequence's layers after a step.
@@ -59,6 +60,7 @@ class EngineObserver {
   virtual void on_token(RequestTag, bool /*is_first*/, double /*seconds_since_previous*/) {
   }  // first: since arrival
   virtual void on_pruned(RequestTag, const PruneReport&) {}
+  virtual void on_prune_timed(double /*seconds*/) {}    // of a prune that was reported without
   virtual void on_window_moved(const WindowReport&) {}  // something was given back
   virtual void on_finished(RequestTag, const FinishEvent&) {}
   virtual void on_invalid_logits(RequestTag) {}  // the model computed NaN: the sample finishes with kError

@@ -10,9 +10,11 @@
 #include <cublas_v2.h>
 #include <cuda_runtime_api.h>
 
+#include <algorithm>
 #include <array>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "engine/core/status.h"
 #include "engine/gpu/gpu_runner.h"
@@ -67,6 +69,10 @@ class CudaRuntime final : public GpuRuntime {
   }
   ~CudaRuntime() override {
     for (cudaEvent_t event : events_) cudaEventDestroy(event);
+    for (const Timer& timer : timers_) {
+      cudaEventDestroy(timer.start);
+      cudaEventDestroy(timer.stop);
+    }
   }
 
   at::Device device() const override { return device_; }
@@ -91,6 +97,8 @@ class CudaRuntime final : public GpuRuntime {
   void wait_for(int mark) override {
     check_cuda(cudaEventSynchronize(events_.at(static_cast<std::size_t>(mark))), "waiting for the GPU");
   }
+  int time(const std::function<void()>& work) override;
+  std::optional<double> take_time(int timer) override;
   void matmul(const at::Tensor& x, const at::Tensor& w, at::Tensor& out) override;
   std::unique_ptr<GpuGraph> record(const std::function<void()>& work) override;
   at::Tensor fetch(const at::Tensor& values) override;
@@ -111,12 +119,46 @@ class CudaRuntime final : public GpuRuntime {
     matmul(at::ones({1, 64}, options), at::ones({64, 64}, options), out);
   }
 
+  struct Timer {
+    cudaEvent_t start = nullptr;
+    cudaEvent_t stop = nullptr;
+    bool running = false;
+  };
+
   at::Device device_;
   c10::cuda::CUDAStream stream_;
   c10::cuda::CUDAStream copies_;
   at::cuda::CUDAEvent meeting_;
+  std::vector<Timer> timers_;
   std::array<cudaEvent_t, kMarks> events_{};
 };
+
+int CudaRuntime::time(const std::function<void()>& work) {
+  auto timer = std::find_if(timers_.begin(), timers_.end(), [](const Timer& t) { return !t.running; });
+  if (timer == timers_.end()) {
+    Timer fresh;
+    check_cuda(cudaEventCreate(&fresh.start), "creating an event");
+    check_cuda(cudaEventCreate(&fresh.stop), "creating an event");
+    timer = timers_.insert(timers_.end(), fresh);
+  }
+  check_cuda(cudaEventRecord(timer->start, stream()), "recording an event");
+  work();
+  check_cuda(cudaEventRecord(timer->stop, stream()), "recording an event");
+  timer->running = true;
+  return static_cast<int>(timer - timers_.begin());
+}
+
+std::optional<double> CudaRuntime::take_time(int timer) {
+  Timer& taken = timers_.at(static_cast<std::size_t>(timer));
+  float ms = 0;
+  if (cudaEventQuery(taken.stop) != cudaSuccess ||
+      cudaEventElapsedTime(&ms, taken.start, taken.stop) != cudaSuccess) {
+    cudaGetLastError();  // "not ready" is none; else it would show at the next launch
+    return std::nullopt;
+  }
+  taken.running = false;
+  return ms / 1000.0;
+}
 
 // cuBLAS counts columns first: out^T [n, T] = w [n, k] x^T [k, T], where a row-major matrix is its own
 // transpose.

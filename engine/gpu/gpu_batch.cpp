@@ -90,9 +90,9 @@ GpuBatch GpuBatchBuilder::build(const StepPlan& plan, int num_processors, const 
   batch.logit_rows = staging.add(flat_.logit_rows);
   batch.sequences = staging.add(sequences_);
   batch.widest = widest_dtype(plan);
-  batch.plan = cuda::plan_attention(longest_, heads_.num_heads / heads_.num_kv_heads, heads_.num_kv_heads,
-                                    heads_.head_dim, num_processors,
-                                    cuda::prefill_rows(heads_.head_dim, batch.widest), num_padded);
+  batch.plan = cuda::plan_attention(
+      longest_, heads_.num_heads / heads_.num_kv_heads, heads_.num_kv_heads, heads_.head_dim, num_processors,
+      cuda::prefill_rows(heads_.head_dim, batch.widest, has_windows_), num_padded);
   batch.decode = staging.add(batch.plan.decode);
   batch.prefill = staging.add(batch.plan.prefill);
   batch.query_starts = flat_.query_starts;

@@ -39,7 +39,9 @@ bool is_plain_decode(const StepPlan& plan);
 // Builds batches; keeps its memory from step to step.
 class GpuBatchBuilder {
  public:
-  GpuBatchBuilder(const HeadLayout& heads, int num_layers) : heads_(heads), num_layers_(num_layers) {}
+  // has_windows: of layers, within the context that is served.
+  GpuBatchBuilder(const HeadLayout& heads, int num_layers, bool has_windows)
+      : heads_(heads), num_layers_(num_layers), has_windows_(has_windows) {}
 
   // `tables` follow every sequence of the plan. num_padded: of a plan of decodes alone (is_plain_decode),
   // rows and sequences that the batch is padded to; 0: no padding.
@@ -52,6 +54,7 @@ class GpuBatchBuilder {
 
   HeadLayout heads_;
   int num_layers_;
+  bool has_windows_;
   StepBatch flat_;
   std::vector<std::int32_t> sequence_of_token_;
   std::vector<cpu::AttentionSequence> sequences_;  // [num_layers, chunks and padding]

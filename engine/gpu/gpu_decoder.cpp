@@ -7,7 +7,6 @@
 #include "engine/core/status.h"
 #include "engine/kernels/cuda/elementwise.h"
 #include "engine/kernels/cuda/skinny.h"
-#include "engine/kernels/ops.h"
 
 namespace kvcrush {
 
@@ -44,14 +43,16 @@ GpuDecoder::GpuDecoder(const ModelConfig& config, GpuWeights weights, at::Scalar
   activated_ = rows(config.intermediate_size, type);
 }
 
-void GpuDecoder::normalise(const at::Tensor* delta, const at::Tensor& weight, int num_rows,
+void GpuDecoder::normalise(const OutputTerms* terms, const at::Tensor& weight, int num_rows,
                            const std::int32_t* row_ids) {
   cuda::rms_norm({.num_rows = num_rows,
                   .width = config_.hidden_size,
                   .eps = config_.rms_norm_eps,
                   .activations = activations_,
                   .hidden = hidden_.data_ptr<float>(),
-                  .delta = delta == nullptr ? nullptr : delta->const_data_ptr(),
+                  .delta = terms == nullptr ? nullptr : delta_.const_data_ptr(),
+                  .delta_bias = terms == nullptr ? nullptr : floats_or_null(terms->bias),
+                  .delta_weight = terms == nullptr ? nullptr : floats_or_null(terms->norm),
                   .weight = weight.const_data_ptr<float>(),
                   .row_ids = row_ids,
                   .out = normed_.data_ptr()},
@@ -77,22 +78,7 @@ void GpuDecoder::project(const at::Tensor& x, const at::Tensor& weight, at::Tens
   runtime_.matmul(x.narrow(0, 0, num_rows), weight, rows);
 }
 
-const at::Tensor* GpuDecoder::finish_delta(const at::Tensor& bias, const at::Tensor& output_norm,
-                                           int num_rows) {
-  at::Tensor delta = delta_.narrow(0, 0, num_rows);
-  if (bias.defined()) delta.add_(bias);
-  if (!output_norm.defined()) return &delta_;
-  at::Tensor hidden = hidden_.narrow(0, 0, num_rows);
-  reference::rms_norm_add(delta.to(at::kFloat), output_norm, config_.rms_norm_eps, hidden);
-  return nullptr;
-}
-
-void GpuDecoder::activate(const at::Tensor& gate_up, int num_rows) {
-  if (config_.activation != Activation::kSilu) {
-    project(normed_, gate_up, gate_up_, num_rows);
-    at::Tensor activated = activated_.narrow(0, 0, num_rows);
-    return reference::gated_mul(gate_up_.narrow(0, 0, num_rows), config_.activation, activated);
-  }
+void GpuDecoder::project_gated(const at::Tensor& gate_up, int num_rows) {
   if (cuda::skinny_serves(num_rows, config_.hidden_size, activations_)) {
     cuda::skinny_matmul({.num_rows = num_rows,
                          .depth = config_.hidden_size,
@@ -102,17 +88,19 @@ void GpuDecoder::activate(const at::Tensor& gate_up, int num_rows) {
                          .w = gate_up.const_data_ptr(),
                          .out = activated_.data_ptr(),
                          .num_processors = runtime_.num_processors(),
-                         .gated = true},
+                         .gated = true,
+                         .activation = config_.activation},
                         runtime_.stream());
     return;
   }
   project(normed_, gate_up, gate_up_, num_rows);
-  cuda::silu_mul({.num_rows = num_rows,
-                  .width = config_.intermediate_size,
-                  .activations = activations_,
-                  .gate_up = gate_up_.const_data_ptr(),
-                  .out = activated_.data_ptr()},
-                 runtime_.stream());
+  cuda::gated_mul({.num_rows = num_rows,
+                   .width = config_.intermediate_size,
+                   .activation = config_.activation,
+                   .activations = activations_,
+                   .gate_up = gate_up_.const_data_ptr(),
+                   .out = activated_.data_ptr()},
+                  runtime_.stream());
 }
 
 bool GpuDecoder::reserve(const GpuBatch& batch) {
@@ -141,26 +129,26 @@ void GpuDecoder::forward(const GpuBatch& batch, const KvStorage& kv, const GpuAt
                .activations = activations_,
                .table = weights_.embedding.const_data_ptr(),
                .token_ids = batch.token_ids,
+               .scale = config_.embedding_scale,
                .hidden = hidden_.data_ptr<float>()},
               stream);
-  if (config_.embedding_scale != 1.0F) hidden_.narrow(0, 0, num_tokens).mul_(config_.embedding_scale);
   normalise(nullptr, weights_.layers.front().input_norm, num_tokens);
-  const at::Tensor* delta = nullptr;
+  OutputTerms of_mlp;
   for (int layer = 0; layer < config_.num_layers; ++layer) {
     const GpuLayerWeights& weights = weights_.layers[static_cast<std::size_t>(layer)];
     project(normed_, weights.qkv, qkv_, num_tokens);
     attend(batch, layer, kv, tap);
     project(attended_, weights.output, delta_, num_tokens);
-    delta = finish_delta(weights.output_bias, weights.attention_output_norm, num_tokens);
-    normalise(delta, weights.mlp_norm, num_tokens);
-    activate(weights.gate_up, num_tokens);
+    const OutputTerms of_attention{weights.output_bias, weights.attention_output_norm};
+    normalise(&of_attention, weights.mlp_norm, num_tokens);
+    project_gated(weights.gate_up, num_tokens);
     project(activated_, weights.down, delta_, num_tokens);
-    delta = finish_delta({}, weights.mlp_output_norm, num_tokens);
+    of_mlp.norm = weights.mlp_output_norm;
     if (layer + 1 < config_.num_layers)
-      normalise(delta, weights_.layers[static_cast<std::size_t>(layer) + 1].input_norm, num_tokens);
+      normalise(&of_mlp, weights_.layers[static_cast<std::size_t>(layer) + 1].input_norm, num_tokens);
   }
   if (batch.num_logit_rows == 0) return;
-  normalise(delta, weights_.final_norm, batch.num_logit_rows, batch.logit_rows);
+  normalise(&of_mlp, weights_.final_norm, batch.num_logit_rows, batch.logit_rows);
   project(normed_, weights_.lm_head, logits_, batch.num_logit_rows);
 }
 

@@ -1,4 +1,5 @@
-// The Llama-family forward pass on a GPU's kernels.
+// The Llama-family forward pass on a GPU's kernels, all of them on one stream: no operation is ATen's, and
+// once its buffers have grown to the largest batch, a step allocates nothing.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -37,15 +38,16 @@ class GpuDecoder {
 
  private:
   void attend(const GpuBatch& batch, int layer, const KvStorage& kv, const GpuAttentionTap& tap);
-  // hidden += delta where there is one; normed = norm of (the rows row_ids of) it.
-  void normalise(const at::Tensor* delta, const at::Tensor& weight, int num_rows,
+  // What a projection's result in delta_ goes through before it is added to the residual stream.
+  struct OutputTerms {
+    at::Tensor bias, norm;  // [hidden]; undefined: none
+  };
+  // hidden += delta_, where terms are given; normed = norm of (the rows row_ids of) it.
+  void normalise(const OutputTerms* terms, const at::Tensor& weight, int num_rows,
                  const std::int32_t* row_ids = nullptr);
   void project(const at::Tensor& x, const at::Tensor& weight, at::Tensor& out, int num_rows);
-  // What stands in delta_ gets its bias; through an output norm it is added to the residual stream at once,
-  // by ATen: no kernel does that yet. Returns what the next norm has to add.
-  const at::Tensor* finish_delta(const at::Tensor& bias, const at::Tensor& output_norm, int num_rows);
-  // activated = activation(gate) * up of normed; GELU by ATen.
-  void activate(const at::Tensor& gate_up, int num_rows);
+  // activated = activation(gate) * up of normed.
+  void project_gated(const at::Tensor& gate_up, int num_rows);
 
   ModelConfig config_;
   GpuWeights weights_;

@@ -36,8 +36,10 @@ GpuRunner::GpuRunner(const GpuExecutorSpec& spec, GpuWeights weights, std::uniqu
           runtime_->device()),
       decoder_(spec.model->config, std::move(weights), gpu_scalar_type(spec.weight_dtype),
                spec.max_batch_tokens, *runtime_),
-      batch_builder_(decoder_.heads(), num_layers_),
+      batch_builder_(decoder_.heads(), num_layers_,
+                     !spec.model->config.windows_within(spec.max_context_tokens).empty()),
       pruner_(decoder_.heads(), num_layers_, spec.prune_workspace_bytes, *runtime_),
+      prune_timer_(*runtime_),
       taps_(decoder_.heads(), num_layers_, *runtime_),
       sampler_(spec.model->config.vocab_size, *runtime_),
       graphs_(*runtime_),
@@ -85,7 +87,10 @@ at::Tensor GpuRunner::run(const StepPlan& plan) {
     tables_.follow(*fork.child);
   }
   for (const ScheduledChunk& chunk : plan.chunks) tables_.follow(*chunk.sequence);
-  for (const Fork& fork : plan.forks) prepare_fork(fork);
+  std::vector<SequenceId> pruned;
+  for (const Fork& fork : plan.forks) {
+    if (prepare_fork(fork)) pruned.push_back(fork.child_id);
+  }
   for (const ScheduledChunk& chunk : plan.chunks) prepare_observation(*chunk.sequence);
   const int num_padded = padded_rows(plan);
   GpuBatch batch;
@@ -97,7 +102,7 @@ at::Tensor GpuRunner::run(const StepPlan& plan) {
   tables_.flush(staging_);  // last: their number would move the others
   staging_.upload();
   tables_.apply();
-  pruner_.launch(kv_.pool());
+  prune_timer_.time(std::move(pruned), [this] { pruner_.launch(kv_.pool()); });
   if (plan.chunks.empty()) return {};
   forward(batch, num_padded > 0);
   int num_rows = 0;
@@ -168,13 +173,13 @@ PruneReport GpuRunner::settle(Sequence& sequence, const Settling& settling) {
   pruner_.prepare(prune, kv_.pool(), tables_, staging_);
   staging_.upload();
   tables_.apply();
-  pruner_.launch(kv_.pool());
+  prune_timer_.time({sequence.id}, [this] { pruner_.launch(kv_.pool()); });
   const PruneReport report = shrink_to(shapes, std::move(target_blocks), sequence.cache);
   add_outcome(sequence, settling.prune, report);
   return report;
 }
 
-void GpuRunner::prepare_fork(const Fork& fork) {
+bool GpuRunner::prepare_fork(const Fork& fork) {
   const Sequence& trunk = *fork.trunk;
   Sequence& child = *fork.child;
   GpuObservation* seen = observation_of(trunk.id);
@@ -191,8 +196,9 @@ void GpuRunner::prepare_fork(const Fork& fork) {
   for (int layer = 0; layer < num_layers_; ++layer) prune.targets.push_back(tables_.cached(child, layer));
   pruner_.prepare(prune, kv_.pool(), tables_, staging_);
   fork_reports_.push_back(fork_report(trunk.cache, child.cache));
-  if (prune.prunes || child.cache.layer(0).num_packed_tokens() > 0)
-    add_outcome(child, prune.prunes, fork_reports_.back());
+  const bool settles = prune.prunes || child.cache.layer(0).num_packed_tokens() > 0;
+  if (settles) add_outcome(child, prune.prunes, fork_reports_.back());
+  return settles;
 }
 
 void GpuRunner::forget(SequenceId id, bool for_good) {

@@ -14,6 +14,7 @@
 #include "engine/gpu/gpu_sampler.h"
 #include "engine/gpu/gpu_swap.h"
 #include "engine/gpu/gpu_taps.h"
+#include "engine/gpu/prune_timer.h"
 #include "engine/gpu/step_graphs.h"
 #include "engine/kv_cache/kv_storage.h"
 
@@ -30,6 +31,7 @@ class GpuRunner final : public ModelExecutor {
   std::vector<SampleResult> sample(std::span<const SampleJob> jobs, const at::Tensor& logits) override;
   const std::vector<PruneReport>& fork_reports() const override { return fork_reports_; }
   PruneReport settle(Sequence& sequence, const Settling& settling) override;
+  std::vector<PruneTime> take_prune_times() override { return prune_timer_.take(); }
   void swap_out(SequenceId id, std::span<const BlockId> blocks) override {
     start_step();
     swaps_.swap_out(id, blocks, kv_, staging_);
@@ -50,7 +52,7 @@ class GpuRunner final : public ModelExecutor {
   // Rows that the step's batch is padded to, to be recorded or started as recorded; 0: neither.
   int padded_rows(const StepPlan& plan) const;
   void forward(const GpuBatch& batch, bool as_graph);
-  void prepare_fork(const Fork& fork);
+  bool prepare_fork(const Fork& fork);  // whether the child is pruned or packed
   void prepare_observation(const Sequence& sequence);
   GpuObservation* observation_of(SequenceId id);
 
@@ -60,6 +62,7 @@ class GpuRunner final : public ModelExecutor {
   GpuDecoder decoder_;
   GpuBatchBuilder batch_builder_;
   GpuPruner pruner_;
+  PruneTimer prune_timer_;
   GpuTaps taps_;
   GpuSampler sampler_;
   StepGraphs graphs_;

@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <functional>
 #include <memory>
+#include <optional>
 
 #include "engine/kernels/cuda/stream.h"
 
@@ -35,6 +36,10 @@ class GpuRuntime {
   // Marks what was started so far; wait_for(mark) returns once it is done. Marks are few and reused.
   virtual void mark(int mark) = 0;
   virtual void wait_for(int mark) = 0;
+  // Has `work` start something on the stream, and times what the stream does for it. Timers are reused.
+  virtual int time(const std::function<void()>& work) = 0;
+  // Seconds, after which the timer is another's. Unset: not done yet; an error shows where work is started.
+  virtual std::optional<double> take_time(int timer) = 0;
   // out [T, n] = x [T, k] w^T, w [n, k]. x and w of one type; out of that type or float32.
   virtual void matmul(const at::Tensor& x, const at::Tensor& w, at::Tensor& out) = 0;
   // What `work` puts on the stream, without running it. It must not allocate, wait or copy. Throws what

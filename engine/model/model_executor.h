@@ -25,6 +25,12 @@ struct SampleJob {
   std::span<const TokenId> banned = {};
 };
 
+// Of a sequence's prune or packing.
+struct PruneTime {
+  SequenceId id = 0;
+  double seconds = 0;
+};
+
 class ModelExecutor {
  public:
   virtual ~ModelExecutor() = default;
@@ -47,6 +53,9 @@ class ModelExecutor {
   // Prunes and packs a sequence whose chunk (of the last run) reached a boundary;
   // sequence.num_computed_tokens is up to date.
   virtual PruneReport settle(Sequence& sequence, const Settling& settling) = 0;
+  // Of prunes and packings that were reported without their time: what has become known since the last call.
+  // Neither waits nor throws.
+  virtual std::vector<PruneTime> take_prune_times() { return {}; }
   // Keeps the content of a sequence's blocks on the host, until it is moved into as many others or forgotten.
   virtual void swap_out(SequenceId id, std::span<const BlockId> blocks) = 0;
   virtual void swap_in(SequenceId id, std::span<const BlockId> blocks) = 0;

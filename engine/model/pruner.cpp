@@ -28,7 +28,9 @@ void add_times(const PruneTimes& times, CompressionOutcome& outcome, PruneReport
   outcome.score_ms += ms_between(times.start, times.was_read);
   outcome.select_ms += ms_between(times.was_read, times.selected);
   outcome.compact_ms += ms_between(times.selected, times.compacted);
-  report.seconds = ms_between(times.start, times.compacted) / 1000.0;
+  const double total_ms = ms_between(times.start, times.compacted);
+  outcome.prune_ms += total_ms;
+  report.seconds = total_ms / 1000.0;
 }
 
 void plan_all(int num_tokens, LayerPrunePlan& out) {

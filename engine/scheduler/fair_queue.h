@@ -32,7 +32,7 @@ class FairQueue {
 
   bool empty() const { return size_ == 0; }
   int size() const { return size_; }
-  // Calls visit(const Sequence&) for all, in no particular order.
+  // Calls visit(Sequence&) for all, in no particular order.
   template <typename Visit>
   void for_each(const Visit& visit) const {
     for (const auto& sequence : forks_) visit(*sequence);

@@ -187,6 +187,15 @@ Sequence* Scheduler::find_running(SequenceId id) const {
   return it == running_.end() ? nullptr : it->get();
 }
 
+Sequence* Scheduler::find(SequenceId id) const {
+  Sequence* found = find_running(id);
+  if (found != nullptr) return found;
+  waiting_.for_each([&](Sequence& sequence) {
+    if (sequence.id == id) found = &sequence;
+  });
+  return found;
+}
+
 std::unique_ptr<Sequence> Scheduler::remove(SequenceId id) {
   const auto it = std::find_if(running_.begin(), running_.end(),
                                [id](const auto& sequence) { return sequence->id == id; });

@@ -80,6 +80,7 @@ class Scheduler {
   // Takes a sequence out, wherever it is; its blocks are free once the caller drops it. Null: not here.
   std::unique_ptr<Sequence> remove(SequenceId id);
   Sequence* find_running(SequenceId id) const;  // null: not running
+  Sequence* find(SequenceId id) const;          // running or waiting
   void set_swap_costs(const SwapCosts& costs) { swap_costs_ = costs; }
 
   const std::vector<std::unique_ptr<Sequence>>& running() const { return running_; }

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include <atomic>
+#include <chrono>
 #include <cstring>
 #include <stdexcept>
 #include <utility>
@@ -44,6 +45,13 @@ class SimulatedRuntime final : public GpuRuntime {
   }
   void mark(int /*mark*/) override {}
   void wait_for(int /*mark*/) override {}
+  int time(const std::function<void()>& work) override {
+    const auto start = std::chrono::steady_clock::now();
+    work();
+    times_.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+    return static_cast<int>(times_.size()) - 1;
+  }
+  std::optional<double> take_time(int timer) override { return times_.at(static_cast<std::size_t>(timer)); }
   // As a graph does, a recorded product holds addresses, not tensors.
   void matmul(const at::Tensor& x, const at::Tensor& w, at::Tensor& out) override {
     const auto at_address = [](const at::Tensor& t) {
@@ -86,6 +94,7 @@ class SimulatedRuntime final : public GpuRuntime {
 
  private:
   std::vector<std::function<void()>> copies_;
+  std::vector<double> times_;
 };
 
 class SimulatedBackend final : public GpuBackend {

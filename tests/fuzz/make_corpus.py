@@ -11,6 +11,7 @@ import struct
 import sys
 
 from gguf_seeds import CHAT, LAYER_SHAPES, gguf_seeds, size_of
+from protobuf_wire import wire
 
 HERE = pathlib.Path(__file__).resolve().parent
 HF_NAMES = {
@@ -235,31 +236,6 @@ def text_seeds():
     yield "broken", head + b"\xc3\xa4 \xf0\x9f \xed\xa0\x80 \xff\x00\xff\x01\xff\x03 \xf4\x90\x80\x80 \xe4\xb8"
     yield "pieces", bytes([7, 1, 9, 0]) + "\n\n\n   ab\u2581abab<tool>\n\n x\u00e4 e\u0301\u0323".encode()
     yield "spaces", bytes(4) + b" " * 300 + b"\n" * 20 + b" \r\n\xe2\x80\x83x"
-
-
-def wire(*fields):
-    """(number, value): bytes and str length-delimited, int varint, float as float, ("d", x) as double."""
-    data = b""
-    for number, value in fields:
-        if isinstance(value, str):
-            value = value.encode()
-        if isinstance(value, bytes):
-            data += varint(number << 3 | 2) + varint(len(value)) + value
-        elif isinstance(value, int):
-            data += varint(number << 3) + varint(value & (1 << 64) - 1)
-        elif isinstance(value, float):
-            data += varint(number << 3 | 5) + struct.pack("<f", value)
-        else:
-            data += varint(number << 3 | 1) + struct.pack("<d", value[1])
-    return data
-
-
-def varint(value):
-    data = b""
-    while value > 127:
-        data += bytes([value & 127 | 128])
-        value >>= 7
-    return data + bytes([value])
 
 
 def request_seeds():

@@ -69,7 +69,7 @@ class PagedLayer {
     cudaGetDevice(&device);
     cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
     const cuda::AttentionPlan plan = cuda::plan_attention(sequences_, kGroup, kKvHeads, kHeadDim, processors,
-                                                          cuda::prefill_rows(kHeadDim, widest()));
+                                                          cuda::prefill_rows(kHeadDim, widest(), false));
     const at::Tensor decode = to_gpu(plan.decode);
     const at::Tensor prefill = to_gpu(plan.prefill);
     const at::Tensor partials =

@@ -2,6 +2,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <array>
+
 #include "engine/kernels/cuda/cuda_kernels.h"
 #include "tests/kernels/kernel_fixture.h"
 
@@ -39,7 +41,11 @@ double tolerance(cuda::ActivationType activations) {
          (activations == cuda::ActivationType::kBF16 ? 5.0 * std::ldexp(1.0, -8) : 0.0);
 }
 
-class CudaAttentionTest : public ::testing::TestWithParam<std::tuple<int, KvDtype>> {};
+class CudaAttentionTest : public ::testing::TestWithParam<std::tuple<int, KvDtype>> {
+ protected:
+  static std::size_t case_number() { return static_cast<std::size_t>(std::get<0>(GetParam())); }
+  static std::size_t dtype_number() { return static_cast<std::size_t>(std::get<1>(GetParam())); }
+};
 
 struct AttentionResult {
   at::Tensor out;
@@ -54,9 +60,11 @@ AttentionResult run_on_gpu(const PagedCase& paged, const HeadLayout& heads,
   for (const KvDtype dtype : {paged.format.packed, paged.format.tail}) {
     if (dtype != KvDtype::kF16) widest = dtype;
   }
+  const bool has_windows =
+      std::ranges::any_of(sequences, [](const auto& s) { return s.cache.window.tokens > 0; });
   const cuda::AttentionPlan plan =
       cuda::plan_attention(sequences, group, heads.num_kv_heads, heads.head_dim, num_processors,
-                           cuda::prefill_rows(heads.head_dim, widest));
+                           cuda::prefill_rows(heads.head_dim, widest, has_windows));
   const at::ScalarType type = activations == cuda::ActivationType::kF32   ? at::kFloat
                               : activations == cuda::ActivationType::kF16 ? at::kHalf
                                                                           : at::kBFloat16;
@@ -125,6 +133,54 @@ TEST_P(CudaAttentionTest, BranchesSeeTheirOwnSlotsOnly) {
   paged.sequences[0].num_branches = 3;
   paged.sequences[0].num_branch_slots = 12;
   expect_matches(paged, c.heads, paged.sequences, cuda::ActivationType::kF32);
+}
+
+// Windows of one token, within a tile, over several tiles and longer than anything cached.
+TEST_P(CudaAttentionTest, QueriesSeeTheirWindow) {
+  const CudaCase& c = cases().at(static_cast<std::size_t>(std::get<0>(GetParam())));
+  constexpr std::array kWindows = {33, 7, 200, 1, 5000};
+  PagedCase paged(c.heads, std::get<1>(GetParam()), c.shapes, 18);
+  for (PagedSequence& sequence : paged.sequences)
+    sequence.cache.window.tokens = kWindows.at((case_number() + dtype_number()) % kWindows.size());
+  ops::kv_append(paged.qkv, c.heads, paged.sequences, paged.kv);
+  expect_matches(paged, c.heads, paged.sequences, cuda::ActivationType::kF16);
+}
+
+TEST_P(CudaAttentionTest, BranchesHaveWindowsOfTheirOwnText) {
+  const CudaCase& c = cases().at(static_cast<std::size_t>(std::get<0>(GetParam())));
+  const int shared = std::max(1, c.shapes[0].num_cached - c.shapes[0].num_queries);
+  PagedCase paged(c.heads, std::get<1>(GetParam()), {{shared + 12, 3}}, 30);
+  ops::kv_append(paged.qkv, c.heads, paged.sequences, paged.kv);
+  paged.sequences[0].num_branches = 3;
+  paged.sequences[0].num_branch_slots = 12;
+  paged.sequences[0].cache.window.tokens = case_number() % 2 == 0 ? 2 : 9;
+  expect_matches(paged, c.heads, paged.sequences, cuda::ActivationType::kF32);
+}
+
+// After pruning a head's slots have positions of their own, here in rows with room for slots that have gone.
+TEST_P(CudaAttentionTest, PrunedSlotsLeaveTheWindowByPosition) {
+  constexpr int kStride = 260;
+  constexpr int kPlaced = 250;
+  constexpr int kEvicted = 450;
+  const HeadLayout& heads = cases().at(static_cast<std::size_t>(std::get<0>(GetParam()))).heads;
+  std::mt19937_64 engine(44);
+  std::vector<std::int32_t> positions;
+  for (int h = 0; h < heads.num_kv_heads; ++h) {
+    std::vector<std::int32_t> all(kPlaced + kEvicted);
+    std::iota(all.begin(), all.end(), 0);
+    std::sample(all.begin(), all.end(), std::back_inserter(positions), kStride, engine);
+  }
+  constexpr std::array kWindows = {600, 40, 300};
+  const int queries = case_number() % 2 == 0 ? 1 : 40;
+  PagedCase paged(heads, std::get<1>(GetParam()), {{300, queries}}, 43);
+  ops::kv_append(paged.qkv, heads, paged.sequences, paged.kv);
+  paged.sequences[0].cache.window = {
+      .tokens = kWindows.at((case_number() + dtype_number()) % kWindows.size()),
+      .num_evicted = kEvicted,
+      .num_placed = kPlaced,
+      .positions = positions.data() + (kStride - kPlaced),
+      .positions_stride = kStride};
+  expect_matches(paged, heads, paged.sequences, cuda::ActivationType::kF32);
 }
 
 INSTANTIATE_TEST_SUITE_P(Shapes, CudaAttentionTest,

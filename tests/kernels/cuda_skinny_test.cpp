@@ -51,15 +51,17 @@ TEST_P(CudaSkinnyTest, Product) {
 
 TEST_P(CudaSkinnyTest, GatedProduct) {
   for (const auto& [rows, depth, width] :
-       std::vector<std::array<int, 3>>{{1, 64, 8}, {4, 160, 21}, {8, 1152, 33}}) {
+       std::vector<std::array<int, 3>>{{1, 64, 8}, {4, 160, 21}, {8, 1152, 33}, {7, 2560, 257}}) {
     const at::Tensor x = random(rows, depth, 3);
     const at::Tensor w = random(2 * width, depth, 4) / std::sqrt(static_cast<double>(depth));
     const at::Tensor both = at::matmul(x.to(at::kFloat), w.to(at::kFloat).t());
     const at::Tensor gate = both.narrow(1, 0, width);
-    const at::Tensor expected = gate * at::sigmoid(gate) * both.narrow(1, width, width);
-    at::Tensor out = at::full({rows, width}, NAN, type());
-    multiply(x, w, {.gated = true}, out);
-    expect_close(out, expected, unit());
+    for (const Activation activation : {Activation::kSilu, Activation::kGeluTanh}) {
+      const at::Tensor activated = activation == Activation::kSilu ? at::silu(gate) : at::gelu(gate, "tanh");
+      at::Tensor out = at::full({rows, width}, NAN, type());
+      multiply(x, w, {.gated = true, .activation = activation}, out);
+      expect_close(out, activated * both.narrow(1, width, width), unit());
+    }
   }
 }
 

@@ -45,10 +45,11 @@ __global__ void __launch_bounds__(attention_threads(kHeadDim))
   __syncthreads();
 
   const int first_row = kDecode ? 0 : warp * kRowsPerWarp;
-  int own_slot[2];
+  RowViews views;
   for (int r = 0; r < 2; ++r) {
     const int row = first_row + lane / 4 + 8 * r;
-    own_slot[r] = row < share.num_rows ? share.first_slot + row / p.group : -1;
+    views.own_slot[r] = row < share.num_rows ? share.first_slot + row / p.group : -1;
+    views.first_seen[r] = cpu::first_seen_slot(share.sequence, share.kv_head, views.own_slot[r]);
   }
   RowPair<kHeadDim> state;
   state.clear();
@@ -63,8 +64,8 @@ __global__ void __launch_bounds__(attention_threads(kHeadDim))
       const TileBuffer here = stages.buffer(stage, slot);
       float scores[2][4];
       score_tile<kHeadDim>(queries + first_row * value_stride(kHeadDim), here.keys, lane, scores);
-      softmax_tile<kHeadDim>(share.sequence, tile.first_slot, stages.num_valid(tile), own_slot,
-                             p.scale * kLog2E, lane, scores, state);
+      softmax_tile<kHeadDim>(share.sequence, tile.first_slot, stages.num_valid(tile), views, p.scale * kLog2E,
+                             lane, scores, state);
       add_values<kHeadDim>(scores, here.values, lane, state);
     });
     stages.meet();  // the buffers are free for the stage after next
@@ -156,9 +157,9 @@ void set_early_launches([[maybe_unused]] bool wanted) {
 #endif
 }
 
-int prefill_rows(int head_dim, [[maybe_unused]] KvDtype widest) {
+int prefill_rows(int head_dim, [[maybe_unused]] KvDtype widest, [[maybe_unused]] bool has_windows) {
 #ifdef __CUDACC__
-  if (prefill_sm90_serves(head_dim, widest)) return kPrefillRows;
+  if (!has_windows && prefill_sm90_serves(head_dim, widest)) return kPrefillRows;
 #endif
   return attention_rows(head_dim);
 }

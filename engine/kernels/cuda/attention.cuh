@@ -76,25 +76,35 @@ __device__ __forceinline__ void score_tile(const F16* queries, const F16* keys, 
   }
 }
 
-__device__ __forceinline__ bool sees(const AttentionSequence& sequence, int slot, int own_slot) {
-  if (slot > own_slot) return false;
+// first_seen: of the query in own_slot (cpu::first_seen_slot).
+__device__ __forceinline__ bool sees(const AttentionSequence& sequence, int slot, int own_slot,
+                                     int first_seen) {
+  if (slot > own_slot || slot < first_seen) return false;
   const int first_branch_slot = sequence.cache.num_cached - sequence.num_branch_slots;
   return sequence.num_branches == 1 || slot < first_branch_slot ||
          (own_slot - slot) % sequence.num_branches == 0;
 }
 
-// Online softmax of one tile: scores become probabilities, `state` is rescaled. own_slot: of each row's
-// query, -1 where the row is none. scale_log2: of scores, to powers of two.
+// What a lane's two rows see: the slot of each row's query, -1 where the row is none, and the first slot of
+// its window.
+struct RowViews {
+  int own_slot[2];
+  int first_seen[2];
+};
+
+// Online softmax of one tile: scores become probabilities, `state` is rescaled. scale_log2: of scores, to
+// powers of two.
 template <int kHeadDim>
 __device__ __forceinline__ void softmax_tile(const AttentionSequence& sequence, int first_slot, int num_valid,
-                                             const int (&own_slot)[2], float scale_log2, int lane,
+                                             const RowViews& views, float scale_log2, int lane,
                                              float (&scores)[2][4], RowPair<kHeadDim>& state) {
   for (int r = 0; r < 2; ++r) {
     float top = minus_infinity();
     for (int n = 0; n < 2; ++n) {
       for (int j = 0; j < 2; ++j) {
         const int column = n * 8 + lane % 4 * 2 + j;
-        const bool visible = column < num_valid && sees(sequence, first_slot + column, own_slot[r]);
+        const bool visible =
+            column < num_valid && sees(sequence, first_slot + column, views.own_slot[r], views.first_seen[r]);
         float& score = scores[n][2 * r + j];
         score = visible ? score * scale_log2 : minus_infinity();
         top = score > top ? score : top;

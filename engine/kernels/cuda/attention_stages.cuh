@@ -16,6 +16,13 @@ struct Share {
   int last_tile;
 };
 
+// Tiles whose slots the query in `slot` is past.
+__device__ __forceinline__ int tiles_before(const AttentionSequence& sequence, int kv_head, int slot) {
+  if (sequence.cache.window.tokens == 0) return 0;
+  const int first_seen = cpu::first_seen_slot(sequence, kv_head, slot);
+  return first_seen == 0 ? 0 : cpu::num_tiles(sequence.cache, first_seen + 1) - 1;
+}
+
 template <class Activation, int kHeadDim, bool kDecode>
 __device__ __forceinline__ Share share_of(const AttentionParams<Activation>& p) {
   const RowTile rows = p.row_tiles[blockIdx.z];
@@ -24,13 +31,15 @@ __device__ __forceinline__ Share share_of(const AttentionParams<Activation>& p) 
   const int left = sequence.num_queries - rows.first_query;
   const int queries = left < most_queries ? left : most_queries;
   const int first_slot = sequence.cache.num_cached - sequence.num_queries + rows.first_query;
+  const auto kv_head = static_cast<int>(blockIdx.y);
   const int tiles = cpu::num_tiles(sequence.cache, first_slot + queries);
+  // Of the oldest query's window; the others' begin no earlier.
+  const int skipped = tiles_before(sequence, kv_head, first_slot);
   const auto splits = static_cast<int>(gridDim.x);
-  const int tiles_per_split = (tiles + splits - 1) / splits;
-  const int first_tile = static_cast<int>(blockIdx.x) * tiles_per_split;
+  const int tiles_per_split = (tiles - skipped + splits - 1) / splits;
+  const int first_tile = skipped + static_cast<int>(blockIdx.x) * tiles_per_split;
   const int last_tile = first_tile + tiles_per_split < tiles ? first_tile + tiles_per_split : tiles;
-  return {sequence, static_cast<int>(blockIdx.y), rows.first_query, queries * p.group, first_slot, first_tile,
-          last_tile};
+  return {sequence, kv_head, rows.first_query, queries * p.group, first_slot, first_tile, last_tile};
 }
 
 // Row of out and row_stats.

@@ -40,8 +40,9 @@ void paged_attention(const AttentionCall& call, Stream stream);
 bool has_attention_for(int head_dim);
 // Whether turn_back may be set: for decodes alone, in the dtypes of has_fast_decode().
 bool can_turn_back(int head_dim, KvDtype widest, int decode_rows, int num_prefill);
-// Rows of a prefill's row tile, on the current device, for a batch of this widest dtype.
-int prefill_rows(int head_dim, KvDtype widest);
+// Rows of a prefill's row tile, on the current device, for a batch of this widest dtype. has_windows: of some
+// sequences, which Hopper's kernel for prompts does not know.
+int prefill_rows(int head_dim, KvDtype widest, bool has_windows);
 
 // Whether a step's kernels may start before the ones before them are done, from Hopper on; so they do unless
 // this is called, which benchmarks do to compare. Not while kernels are launched.

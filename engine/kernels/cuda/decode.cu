@@ -16,21 +16,22 @@ constexpr float kLog2E = 1.44269504F;
 template <int kHeadDim, int kColumns>
 __device__ __forceinline__ void attend_staged(const UnitWalk<kHeadDim>& walk,
                                               const AttentionSequence& sequence,
+                                              const SeenSlots<kColumns>& seen,
                                               const DecodeQueries<kHeadDim, kColumns>& queries, int unit,
-                                              const std::byte* staged, int oldest, int lane,
+                                              const std::byte* staged, int lane,
                                               DecodeState<kHeadDim, kColumns>& state) {
   const auto packed = [&]<KvDtype kDtype>() {
     const auto place = [&](int row) {
       return PackedTiles<kHeadDim, kDtype>::place(walk.cache,
                                                   unit * unit_tiles(kDtype) + tile_of_row<kDtype>(row));
     };
-    attend_unit<kHeadDim, kColumns, kDtype>(sequence, queries, staged, place(lane / 4), place(lane % 4 * 2),
-                                            oldest, lane, state);
+    attend_unit<kHeadDim, kColumns, kDtype>(sequence, seen, queries, staged, place(lane / 4),
+                                            place(lane % 4 * 2), lane, state);
   };
   if (unit >= walk.packed_units) {
     const TilePlace at =
         FloatTiles<kHeadDim>::place(walk.cache, walk.packed_blocks, unit - walk.packed_units);
-    attend_unit<kHeadDim, kColumns, KvDtype::kF16>(sequence, queries, staged, at, at, oldest, lane, state);
+    attend_unit<kHeadDim, kColumns, KvDtype::kF16>(sequence, seen, queries, staged, at, at, lane, state);
   } else if (walk.int4()) {
     packed.template operator()<KvDtype::kInt4>();
   } else {
@@ -56,8 +57,12 @@ __global__ void __launch_bounds__(attention_threads(kHeadDim), kHeadDim == 128 &
   const int lane = static_cast<int>(threadIdx.x) % kWarpLanes;
   const UnitWalk<kHeadDim> walk(sequence.cache);
   const auto splits = static_cast<int>(gridDim.x);
-  const int per_split = (walk.num_units + splits - 1) / splits;
-  const int first = static_cast<int>(blockIdx.x) * per_split;
+  // Units that the oldest query's window is past, and so all others', are left out.
+  const int skipped = sequence.cache.window.tokens == 0
+                          ? 0
+                          : walk.unit_of(cpu::first_seen_slot(sequence, share.kv_head, share.first_slot));
+  const int per_split = (walk.num_units - skipped + splits - 1) / splits;
+  const int first = skipped + static_cast<int>(blockIdx.x) * per_split;
   const int last = first + per_split < walk.num_units ? first + per_split : walk.num_units;
 
   std::byte* head_bytes = cpu::head_base(p.pool, 0, share.kv_head);
@@ -74,14 +79,12 @@ __global__ void __launch_bounds__(attention_threads(kHeadDim), kHeadDim == 128 &
   };
   for (int stage = 0; stage + 1 < kDecodeStages; ++stage) start(first + warp + stage * kWarps, stage);
   __shared__ DecodeQueries<kHeadDim, kColumns> queries;
+  __shared__ SeenSlots<kColumns> seen;
+  seen.fill(share, p.group);
   load_decode_rows<kHeadDim, kColumns>(p, share, p.scale * kLog2E, warp, lane, queries);
   __syncthreads();
   DecodeState<kHeadDim, kColumns> state;
   start_decode<kHeadDim, kColumns>(share, p.group, lane, queries, state);
-  // All rows see all slots before that.
-  const int first_branch = sequence.cache.num_cached - sequence.num_branch_slots;
-  const int oldest =
-      sequence.num_branches > 1 && first_branch <= share.first_slot ? first_branch : share.first_slot + 1;
   bool codes = walk.packed_units > 0;
   int stage = 0;
   for (int unit = first + warp; unit < last; unit += kWarps) {
@@ -93,8 +96,8 @@ __global__ void __launch_bounds__(attention_threads(kHeadDim), kHeadDim == 128 &
       walk.int4() ? leave_codes<KvDtype::kInt4>(state) : leave_codes<KvDtype::kInt8>(state);
       codes = false;
     }
-    attend_staged<kHeadDim, kColumns>(walk, sequence, queries, unit,
-                                      stages + stage * decode_stage_bytes(kHeadDim), oldest, lane, state);
+    attend_staged<kHeadDim, kColumns>(walk, sequence, seen, queries, unit,
+                                      stages + stage * decode_stage_bytes(kHeadDim), lane, state);
     __syncwarp();  // the stage is free
     stage = stage + 1 == kDecodeStages ? 0 : stage + 1;
   }

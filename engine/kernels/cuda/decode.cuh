@@ -81,9 +81,10 @@ __device__ __forceinline__ void leave_codes(DecodeState<kHeadDim, kColumns>& sta
 // V.
 template <int kHeadDim, int kColumns, KvDtype kDtype>
 __device__ __forceinline__ void attend_unit(const AttentionSequence& sequence,
+                                            const SeenSlots<kColumns>& seen,
                                             const DecodeQueries<kHeadDim, kColumns>& queries,
                                             const std::byte* unit, const TilePlace& own,
-                                            const TilePlace& values_of, int oldest, int lane,
+                                            const TilePlace& values_of, int lane,
                                             DecodeState<kHeadDim, kColumns>& state) {
   constexpr int kM = kMTiles<kDtype>;
   const int r = lane / 4;
@@ -102,8 +103,9 @@ __device__ __forceinline__ void attend_unit(const AttentionSequence& sequence,
       }
     });
   }
-  // Nearly every unit is full and older than all queries.
-  const bool all_seen = own.count == own.width && own.first_slot + own.width <= oldest;
+  // Nearly every unit is full, older than all queries, and in their windows.
+  const bool all_seen = own.count == own.width && own.first_slot >= seen.common_first &&
+                        own.first_slot + own.width <= seen.common_end;
   const bool plain = __all_sync(kAllLanes, all_seen ? 1 : 0) != 0;
   int slots[kM][2];
   if (!plain) {
@@ -117,7 +119,7 @@ __device__ __forceinline__ void attend_unit(const AttentionSequence& sequence,
   }
   if constexpr (is_quantised(kDtype))
     scale_scores(load_scales<kHeadDim, kDtype>(unit, 0, scaled, own.width), state, scores);
-  if (!plain) hide_unseen(sequence, slots, state, scores);
+  if (!plain) hide_unseen(sequence, seen, slots, lane, state, scores);
   soften(absent, scores, state);
   if constexpr (is_quantised(kDtype)) {
     TokenScales<kDtype> values = load_scales<kHeadDim, kDtype>(unit, 2, scaled, own.width);

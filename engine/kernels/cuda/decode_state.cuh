@@ -27,6 +27,27 @@ struct DecodeState {
   float out[kHeadDim / 16][kColumns][4];
 };
 
+// What the rows of a block see, in shared memory: few units need it, and registers are short.
+template <int kColumns>
+struct SeenSlots {
+  int first[8 * kColumns];  // of each row's window
+  int common_first;         // all rows see the slots from here
+  int common_end;           // to here
+
+  // Before a barrier.
+  __device__ __forceinline__ void fill(const Share& share, int group) {
+    const AttentionSequence& sequence = share.sequence;
+    const auto row = static_cast<int>(threadIdx.x);
+    if (row < 8 * kColumns)
+      first[row] = cpu::first_seen_slot(sequence, share.kv_head, share.first_slot + row / group);
+    if (row != 0) return;
+    const int first_branch = sequence.cache.num_cached - sequence.num_branch_slots;
+    common_first = cpu::first_seen_slot(sequence, share.kv_head, sequence.cache.num_cached - 1);
+    common_end =
+        sequence.num_branches > 1 && first_branch <= share.first_slot ? first_branch : share.first_slot + 1;
+  }
+};
+
 // Queries times `scale`, by all warps of the block.
 template <int kHeadDim, int kColumns, class Activation>
 __device__ __forceinline__ void load_decode_rows(const AttentionParams<Activation>& p, const Share& share,
@@ -95,13 +116,17 @@ __device__ __forceinline__ void for_scores(const Use& use) {
   }
 }
 
-// No row gets a score of what it does not see: later tokens, other branches, slots that are not filled.
+// No row gets a score of what it does not see: later tokens, other branches, slots that are not filled or
+// that its window is past.
 template <int kMTiles, int kHeadDim, int kColumns>
-__device__ __forceinline__ void hide_unseen(const AttentionSequence& sequence, const int (&slots)[kMTiles][2],
-                                            const DecodeState<kHeadDim, kColumns>& state,
+__device__ __forceinline__ void hide_unseen(const AttentionSequence& sequence,
+                                            const SeenSlots<kColumns>& seen, const int (&slots)[kMTiles][2],
+                                            int lane, const DecodeState<kHeadDim, kColumns>& state,
                                             float (&scores)[kMTiles][kColumns][4]) {
   for_scores<kMTiles, kColumns>([&](int m, int c, int i) {
-    if (!sees(sequence, slots[m][i / 2], state.own_slot[c][i % 2])) scores[m][c][i] = minus_infinity();
+    const int first_seen = seen.first[8 * c + lane % 4 * 2 + i % 2];
+    if (!sees(sequence, slots[m][i / 2], state.own_slot[c][i % 2], first_seen))
+      scores[m][c][i] = minus_infinity();
   });
 }
 

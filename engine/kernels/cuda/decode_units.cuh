@@ -148,6 +148,11 @@ struct UnitWalk {
   }
   __device__ __forceinline__ bool int4() const { return cache.format.packed == KvDtype::kInt4; }
 
+  // The unit that a slot is in.
+  __device__ __forceinline__ int unit_of(int slot) const {
+    if (slot >= cache.num_packed) return packed_units + (slot - cache.num_packed) / cpu::kTileTokens;
+    return int4() ? packed_unit_of<KvDtype::kInt4>(slot) : packed_unit_of<KvDtype::kInt8>(slot);
+  }
   // The pool block that start() wants of this lane.
   __device__ __forceinline__ int read_block(int unit, int lane) const {
     if (unit >= num_units) return 0;
@@ -181,6 +186,10 @@ struct UnitWalk {
     packed_tiles = PackedTiles<kHeadDim, kDtype>::num_tiles(cache.num_packed);
     packed_blocks = PackedTiles<kHeadDim, kDtype>::num_blocks(cache.num_packed);
     packed_units = cpu::ceil_div(packed_tiles, unit_tiles(kDtype));
+  }
+  template <KvDtype kDtype>
+  __device__ __forceinline__ static int packed_unit_of(int slot) {
+    return (PackedTiles<kHeadDim, kDtype>::num_tiles(slot + 1) - 1) / unit_tiles(kDtype);
   }
   // Lanes share a unit's tiles evenly.
   template <KvDtype kDtype>

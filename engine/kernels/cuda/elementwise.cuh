@@ -1,5 +1,5 @@
 // What row-wise kernels share: eight neighbouring elements of a row are a thread's piece, 16 bytes where they
-// are 16-bit, and a Hadamard matrix turns pieces of neighbouring lanes.
+// are 16-bit, a Hadamard matrix turns pieces of neighbouring lanes, and an MLP's gate.
 #pragma once
 
 #include <cmath>
@@ -54,6 +54,14 @@ __device__ __forceinline__ void store_floats(const float (&x)[kWidth], Element* 
     }
     *reinterpret_cast<uint4*>(to) = make_uint4(words[0], words[1], words[2], words[3]);
   }
+}
+
+// activation(gate) * up. GELU's 0.5 (1 + tanh(u)) is sigmoid(2 u).
+__device__ __forceinline__ float gated(Activation activation, float gate, float up) {
+  constexpr float kTwiceSqrt2OverPi = 1.59576912F;
+  const float steepness =
+      activation == Activation::kSilu ? gate : kTwiceSqrt2OverPi * (gate + 0.044715F * gate * gate * gate);
+  return __fdividef(gate, 1.0F + __expf(-steepness)) * up;
 }
 
 struct HadamardShape {

@@ -5,11 +5,13 @@
 
 #include <cstdint>
 
+#include "engine/core/types.h"
 #include "engine/kernels/cuda/cuda_kernels.h"
 
 namespace kvcrush::cuda {
 
-// out = weight * x / sqrt(mean(x^2) + eps) for rows x of `hidden`; with a delta, x += delta before, in place.
+// out = norm(x, weight) = weight * x / sqrt(mean(x^2) + eps) for rows x of `hidden`. With a delta, before
+// that and in place: x += delta + delta_bias, or x += norm(delta + delta_bias, delta_weight).
 struct RmsNormCall {
   int num_rows = 0;  // of out
   int width = 0;     // n; fast for multiples of 8 up to 16384
@@ -17,30 +19,34 @@ struct RmsNormCall {
   ActivationType activations = ActivationType::kF16;
   float* hidden = nullptr;                // [T, n]
   const void* delta = nullptr;            // activations [T, n], a projection's result; null: none
+  const float* delta_bias = nullptr;      // [n]; null: none
+  const float* delta_weight = nullptr;    // [n], of delta's own norm; null: none
   const float* weight = nullptr;          // [n]
   const std::int32_t* row_ids = nullptr;  // [num_rows], of hidden and delta, no row twice; null: all in turn
   void* out = nullptr;                    // activations [num_rows, n]
 };
 void rms_norm(const RmsNormCall& call, Stream stream);
 
-// out = silu(gate) * up.
-struct SiluMulCall {
+// out = activation(gate) * up.
+struct GatedMulCall {
   int num_rows = 0;  // T
   int width = 0;     // n; fast for multiples of 8
+  Activation activation = Activation::kSilu;
   ActivationType activations = ActivationType::kF16;
   const void* gate_up = nullptr;  // activations [T, 2 n]
   void* out = nullptr;            // activations [T, n]
 };
-void silu_mul(const SiluMulCall& call, Stream stream);
+void gated_mul(const GatedMulCall& call, Stream stream);
 
-// Rows of the embedding table, widened.
+// hidden = scale * rows of the embedding table, in float32.
 struct EmbeddingCall {
   int num_rows = 0;  // T
   int width = 0;     // n; fast for multiples of 8
   ActivationType activations = ActivationType::kF16;
   const void* table = nullptr;              // activations [vocabulary, n]
   const std::int32_t* token_ids = nullptr;  // [T]
-  float* hidden = nullptr;                  // [T, n]
+  float scale = 1;
+  float* hidden = nullptr;  // [T, n]
 };
 void embed(const EmbeddingCall& call, Stream stream);
 

@@ -112,7 +112,7 @@ __device__ __forceinline__ void keep_tile(const SkinnyCall& call, int tile, int 
   for (int e = 0; e < 2; ++e) {
     const int row = lane % 4 * 2 + e;
     if constexpr (kGated) {
-      keep(row, n, __fdividef(total[e], 1.0F + __expf(-total[e])) * total[2 + e]);
+      keep(row, n, gated(call.activation, total[e], total[2 + e]));
     } else {
       keep(row, n, total[e]);
       keep(row, n + 8, total[2 + e]);

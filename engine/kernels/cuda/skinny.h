@@ -2,6 +2,7 @@
 // sequences.
 #pragma once
 
+#include "engine/core/types.h"
 #include "engine/kernels/cuda/cuda_kernels.h"
 
 namespace kvcrush::cuda {
@@ -19,7 +20,8 @@ struct SkinnyCall {
   void* out = nullptr;                          // [T, n]
   int num_processors = 1;                       // of the GPU
   bool float_out = false;                       // out is float32
-  bool gated = false;                           // out = silu(x gate^T) * (x up^T)
+  bool gated = false;                           // out = activation(x gate^T) * (x up^T)
+  Activation activation = Activation::kSilu;    // of gates
 };
 // On the current device; one without the shared memory of an A100 is not served.
 bool skinny_serves(int num_rows, int depth, ActivationType type);

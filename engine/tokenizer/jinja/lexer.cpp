@@ -2,9 +2,9 @@
 
 #include <algorithm>
 #include <array>
-#include <charconv>
 #include <optional>
 
+#include "engine/tokenizer/jinja/literals.h"
 #include "engine/tokenizer/jinja/runtime.h"
 #include "engine/tokenizer/jinja/string_ops.h"
 #include "engine/tokenizer/utf8.h"
@@ -12,9 +12,6 @@
 namespace kvcrush::jinja {
 namespace {
 
-bool is_digit(char c) {
-  return c >= '0' && c <= '9';
-}
 bool is_name_start(char c) {
   return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_';
 }
@@ -205,74 +202,19 @@ class Lexer {
   }
 
   void lex_number() {
-    std::string text;
-    std::size_t end = offset_;
-    const auto take_digits = [&] {
-      for (; end < source_.size() && (is_digit(source_[end]) || source_[end] == '_'); ++end) {
-        if (source_[end] != '_') text += source_[end];
-      }
-    };
-    take_digits();
-    bool is_float = false;
-    if (end + 1 < source_.size() && source_[end] == '.' && is_digit(source_[end + 1])) {
-      is_float = true;
-      text += source_[end++];
-      take_digits();
-    }
-    if (end < source_.size() && (source_[end] == 'e' || source_[end] == 'E')) {
-      std::size_t digit = end + 1;
-      if (digit < source_.size() && (source_[digit] == '+' || source_[digit] == '-')) ++digit;
-      if (digit < source_.size() && is_digit(source_[digit])) {
-        is_float = true;
-        text.append(source_, end, digit - end);
-        end = digit;
-        take_digits();
-      }
-    }
-    add(is_float ? TokenType::kFloat : TokenType::kInteger, std::move(text));
-    advance_to(end);
+    NumberLiteral number = read_number(std::string_view(source_).substr(offset_));
+    add(number.is_float ? TokenType::kFloat : TokenType::kInteger, std::move(number.text));
+    advance_to(offset_ + number.num_bytes);
   }
 
   void lex_string(char quote) {
     std::size_t end = offset_ + 1;
     while (end < source_.size() && source_[end] != quote) end += source_[end] == '\\' ? 2 : 1;
     if (end >= source_.size()) fail("a string is not closed");
-    add(TokenType::kString, unescape(std::string_view(source_).substr(offset_ + 1, end - offset_ - 1)));
+    Result<std::string> text = unescape(std::string_view(source_).substr(offset_ + 1, end - offset_ - 1));
+    if (!text.ok()) fail(text.status().message());
+    add(TokenType::kString, std::move(text).value());
     advance_to(end + 1);
-  }
-
-  std::string unescape(std::string_view body) const {
-    std::string text;
-    for (std::size_t i = 0; i < body.size(); ++i) {
-      if (body[i] != '\\' || i + 1 == body.size()) {
-        text += body[i];
-        continue;
-      }
-      const char c = body[++i];
-      constexpr std::string_view kLetters = "abfnrtv\\'\"";
-      constexpr std::string_view kMeanings = "\a\b\f\n\r\t\v\\'\"";
-      if (const std::size_t letter = kLetters.find(c); letter != std::string_view::npos) {
-        text += kMeanings[letter];
-      } else if (c == 'x' || c == 'u' || c == 'U') {
-        const std::size_t num_digits = c == 'x' ? 2 : c == 'u' ? 4 : 8;
-        utf8::append(text, hex_code(body.substr(i + 1, num_digits), num_digits));
-        i += num_digits;
-      } else if (c != '\n') {
-        text += '\\';
-        text += c;
-      }
-    }
-    return text;
-  }
-
-  std::uint32_t hex_code(std::string_view digits, std::size_t num_digits) const {
-    std::uint32_t code = 0;
-    const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), code, 16);
-    const bool complete = digits.size() == num_digits && end == digits.data() + digits.size();
-    if (error != std::errc() || !complete || code > 0x10FFFF || (code >= 0xD800 && code <= 0xDFFF)) {
-      fail("bad escape \"\\" + std::string(digits) + "\" in a string");
-    }
-    return code;
   }
 
   void lex_operator(std::string& open_brackets) {

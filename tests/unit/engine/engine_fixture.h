@@ -28,10 +28,17 @@ class RecordingObserver : public EngineObserver {
     num_queried_tokens += num_prompt_tokens;
     num_hit_tokens_total += num_hit_tokens;
   }
+  void on_pruned(RequestTag, const PruneReport& report) override {
+    ++num_prunes;
+    num_timed_prunes += report.seconds ? 1 : 0;
+  }
+  void on_prune_timed(double) override { ++num_timed_prunes; }
   void on_step(const StepReport& report) override { num_prefill_tokens += report.num_prefill_tokens; }
   void on_step_failed(std::string_view what) override { ADD_FAILURE() << what; }
   std::atomic<int> num_preemptions = 0;
   std::atomic<int> num_swaps = 0;
+  std::atomic<int> num_prunes = 0;
+  std::atomic<int> num_timed_prunes = 0;
   std::atomic<int> num_queried_tokens = 0;
   std::atomic<int> num_hit_tokens_total = 0;
   std::atomic<int> num_prefill_tokens = 0;

@@ -15,7 +15,8 @@ namespace kvcrush::testing {
 
 inline constexpr int kTinyVocab = 101;
 
-inline std::shared_ptr<const ModelFile> make_tiny_model(int num_layers = 3, int head_dim = 16) {
+inline std::shared_ptr<const ModelFile> make_tiny_model(int num_layers = 3, int head_dim = 16,
+                                                        int hidden_size = 48) {
   struct Storage {
     std::vector<std::vector<float>> tensors;
   };
@@ -25,7 +26,7 @@ inline std::shared_ptr<const ModelFile> make_tiny_model(int num_layers = 3, int 
   config.name = "tiny";
   config.architecture = "llama";
   config.num_layers = num_layers;
-  config.hidden_size = 48;
+  config.hidden_size = hidden_size;
   config.intermediate_size = 80;
   config.num_heads = 6;
   config.num_kv_heads = 2;
@@ -82,13 +83,14 @@ inline std::shared_ptr<const ModelFile> make_window_model() {
 
 // The tiny model with everything that families differ in: biases, q/k norms, norms of outputs, GELU, a scaled
 // embedding, and a window in the first layer, with RoPE of its own.
-inline std::shared_ptr<const ModelFile> make_family_model(int num_layers, int head_dim, int window) {
+inline std::shared_ptr<const ModelFile> make_family_model(int num_layers, int head_dim, int window,
+                                                          int hidden_size = 48) {
   struct Storage {
     std::shared_ptr<const ModelFile> tiny;
     std::vector<std::vector<float>> vectors;
   };
   auto storage = std::make_shared<Storage>();
-  storage->tiny = make_tiny_model(num_layers, head_dim);
+  storage->tiny = make_tiny_model(num_layers, head_dim, hidden_size);
   auto model = std::make_shared<ModelFile>(*storage->tiny);
   ModelConfig& config = model->config;
   config.activation = Activation::kGeluTanh;

@@ -102,6 +102,20 @@ class GpuEngineTest : public ::testing::Test {
     EXPECT_EQ(actual.finish.compression.pruned, expected.finish.compression.pruned);
     EXPECT_EQ(actual.finish.compression.tokens_evicted.max, expected.finish.compression.tokens_evicted.max);
   }
+  void expect_sixteen_bit_weights_come_close(const EngineRequest& request) {
+    const Answer expected = score(*cpu_, request);
+    for (const char* const weights : {"bf16", "f16"}) {
+      auto engine = make_engine("cuda", weights);
+      const Answer actual = score(*engine, request);
+      ASSERT_EQ(actual.logprobs.size(), expected.logprobs.size());
+      double difference = 0;
+      for (std::size_t i = 0; i < expected.logprobs.size(); ++i)
+        difference += std::abs(actual.logprobs[i] - expected.logprobs[i]);
+      EXPECT_LT(difference / static_cast<double>(expected.logprobs.size()),
+                std::string(weights) == "f16" ? 0.05 : 0.3)
+          << weights;
+    }
+  }
 
   std::shared_ptr<const ModelFile> model_;
   RecordingObserver observer_;

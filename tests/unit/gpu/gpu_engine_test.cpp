@@ -184,15 +184,40 @@ TEST_F(GpuEngineTest, DraftsThatAreLookedUpSaveStepsAndChangeNoToken) {
 }
 
 TEST_F(GpuEngineTest, SixteenBitWeightsComeClose) {
-  for (const char* const weights : {"bf16", "f16"}) {
-    auto engine = make_engine("cuda", weights);
-    const EngineRequest request = score_request(100, 16, 80);
-    const Answer expected = score(*cpu_, request);
-    const Answer actual = score(*engine, request);
-    double difference = 0;
-    for (std::size_t i = 0; i < 16; ++i) difference += std::abs(actual.logprobs[i] - expected.logprobs[i]);
-    EXPECT_LT(difference / 16, std::string(weights) == "f16" ? 0.05 : 0.3) << weights;
-  }
+  expect_sixteen_bit_weights_come_close(score_request(100, 16, 80));
+}
+
+// The last chunk has 8 rows, so few that gate and up projection are one kernel, of GELU here.
+TEST_F(GpuEngineTest, SixteenBitWeightsOfFamiliesComeClose) {
+  model_ = make_family_model(2, kHeadDim, /*window=*/2048, /*hidden_size=*/64);
+  cpu_ = make_engine("cpu");
+  expect_sixteen_bit_weights_come_close(score_request(96, 8, 81));
+}
+
+// Also where nothing waits for them: by the time a later step's tokens are there.
+TEST_F(GpuEngineTest, PrunesAreTimed) {
+  EngineRequest request = greedy_request("t", random_prompt(120, kTinyVocab, 95), 4);
+  request.cache_policies.assign(3, CachePolicy{});
+  request.num_samples = 3;
+  request.cache_policies[0].compression = quarter(BasePolicy::kSnapKv);
+  request.cache_policies[1].compression = quarter(BasePolicy::kKNorm);
+  const auto expect_times = [&](const EngineRequest& one, int num_pruned) {
+    const int before = observer_.num_prunes;
+    Collector collector;
+    ASSERT_TRUE(gpu_->submit(one, collector.stream()).ok());
+    ASSERT_TRUE(collector.wait(one.num_samples));
+    for (int sample = 0; sample < one.num_samples; ++sample) {
+      const CompressionOutcome& outcome = collector.finish(sample).compression;
+      EXPECT_EQ(outcome.prune_ms > 0, sample < num_pruned) << sample;
+      EXPECT_EQ(outcome.score_ms, 0);
+    }
+    EXPECT_EQ(observer_.num_prunes - before, num_pruned);
+    EXPECT_EQ(observer_.num_timed_prunes, observer_.num_prunes);
+  };
+  expect_times(request, 2);
+  request.num_samples = 1;
+  request.cache_policies.resize(1);
+  expect_times(request, 1);
 }
 
 TEST_F(GpuEngineTest, RefusesWhatItCannotDo) {

@@ -72,6 +72,10 @@ TEST_F(SchedulerTest, PreemptsTheYoungestWhenDecodesRunOutOfBlocks) {
   EXPECT_GT(young->num_output_tokens(), 0);  // what it said is kept
   EXPECT_EQ(scheduler.waiting().front(), young);
   EXPECT_EQ(scheduler.running().front().get(), old);
+  EXPECT_EQ(scheduler.find_running(young->id), nullptr);
+  EXPECT_EQ(scheduler.find(young->id), young);
+  EXPECT_EQ(scheduler.find(old->id), old);
+  EXPECT_EQ(scheduler.find(young->id + 100), nullptr);
 }
 
 TEST_F(SchedulerTest, AChunkNeverPassesAPruneBoundary) {

@@ -69,6 +69,9 @@ TEST(Metrics, EngineEventsAreCounted) {
                            .tokens_evicted = 900,
                            .blocks_freed = 60,
                            .seconds = 0.25});
+  observer.on_pruned(tag, {.cached_tokens_before = 10, .cached_tokens_after = 10});
+  expect_line(metrics.render(), "kvcrush_prune_seconds_count 1");
+  observer.on_prune_timed(0.5);
   observer.on_window_moved({.tokens_dropped = 640, .blocks_freed = 20});
   FinishEvent finish;
   finish.reason = FinishReason::kLength;
@@ -111,7 +114,8 @@ TEST(Metrics, EngineEventsAreCounted) {
   expect_line(text, "kvcrush_kv_full_16bit_ratio_sum 8");
   expect_line(text, "kvcrush_accepted_samples_total{kv_dtype=\"int4\",policy=\"snapkv\"} 2");
   expect_line(text, "kvcrush_accepted_samples_total{kv_dtype=\"f32\",policy=\"off\"} 1");
-  expect_line(text, "kvcrush_prune_seconds_count 1");
+  expect_line(text, "kvcrush_prune_seconds_count 2");
+  expect_line(text, "kvcrush_prune_seconds_sum 0.75");
   expect_line(text, "kvcrush_request_success_total{finished_reason=\"length\"} 1");
   expect_line(text, "kvcrush_request_success_total{finished_reason=\"stop\"} 0");
   expect_line(text, "kvcrush_request_success_total{finished_reason=\"deadline\"} 1");

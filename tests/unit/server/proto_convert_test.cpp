@@ -62,6 +62,7 @@ TEST(ProtoConvert, FinishEventFillsEveryField) {
                        .prune_count = 11,
                        .lookahead_tokens = 8,
                        .lookahead_tokens_used = 5,
+                       .prune_ms = 6,
                        .score_ms = 1,
                        .select_ms = 2,
                        .compact_ms = 3,
@@ -97,6 +98,7 @@ TEST(ProtoConvert, FinishEventFillsEveryField) {
   EXPECT_EQ(report.lookahead_tokens(), 8);
   EXPECT_EQ(report.lookahead_tokens_used(), 5);
   EXPECT_EQ(report.prune_ms(), 6);
+  EXPECT_EQ(report.score_ms() + report.select_ms() + report.compact_ms(), 6);
   EXPECT_EQ(report.kv_bytes_full_16bit(), 24);
   EXPECT_EQ(report.compression_ratio(), 1.5);
   EXPECT_EQ(report.note(), "why");
