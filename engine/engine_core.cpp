@@ -29,13 +29,13 @@ EngineCore::EngineCore(std::shared_ptr<const ModelFile> model, const EngineConfi
       limits_(limits),
       default_dtype_(default_dtype),
       observer_(observer),
+      windows_(model_->config.windows_within(limits.max_context_tokens)),
       pool_(static_cast<int>(limits.num_blocks)),
-      prefixes_(pool_, model_->config.num_layers),
+      prefixes_(pool_, model_->config.num_layers, windows_),
       scheduler_({.max_batch_tokens = config.max_batch_tokens,
                   .max_running_sequences = config.max_running_sequences},
                  pool_, prefixes_),
       executor_(std::move(executor)),
-      windows_(model_->config.windows_within(limits.max_context_tokens)),
       prefix_cache_(config.prefix_cache),
       swap_meter_(config.swap_memory_bytes, limits.block_bytes) {}
 
@@ -195,8 +195,11 @@ void EngineCore::advance(const StepPlan& plan) {
   for (const ScheduledChunk& chunk : plan.chunks) {
     Sequence& sequence = *chunk.sequence;
     sequence.num_computed_tokens += chunk.is_lookahead() ? 1 : chunk.num_tokens;
-    if (chunk.first_token < sequence.num_prompt_tokens)
+    if (chunk.first_token < sequence.num_prompt_tokens) {
       share_prefix(sequence, std::min(sequence.num_computed_tokens, sequence.num_prompt_tokens));
+    } else if (!windows_.empty() && sequence.shares_answer()) {
+      share_prefix(sequence, sequence.num_computed_tokens);
+    }
     if (chunk.settling) to_settle_.emplace_back(sequence.id, chunk.settling);
     if (chunk.starts_lookahead) sequence.lookahead.start();
     if (chunk.is_lookahead() && chunk.num_logit_rows == 0) end_lookahead(sequence);

@@ -110,11 +110,11 @@ class EngineCore {
   EngineLimits limits_;
   KvDtype default_dtype_;
   EngineObserver& observer_;
-  BlockPool pool_;  // outlives the sequences in scheduler_
+  std::vector<int> windows_;  // tokens that layers' queries see, where the context is longer; empty: nowhere
+  BlockPool pool_;            // outlives the sequences in scheduler_
   PrefixCache prefixes_;
   Scheduler scheduler_;
   std::unique_ptr<ModelExecutor> executor_;
-  std::vector<int> windows_;  // tokens that layers' queries see, where the context is longer; empty: nowhere
   std::unordered_map<SequenceId, Sampler> samplers_;
   SequenceId next_id_ = 1;
   std::vector<OutgoingEvent> events_;

@@ -48,8 +48,7 @@ std::unique_ptr<Sequence> make_sequence(const EngineRequest& request, const Cach
   sequence->tenant_weight = request.tenant_weight;
   sequence->priority = request.priority;
   sequence->deadline = request.deadline;
-  // A window's blocks are given back one by one, which those that others hold cannot be.
-  const bool caches = context.prefix_cache && !request.bypass_prefix_cache && windows.empty();
+  const bool caches = context.prefix_cache && !request.bypass_prefix_cache;
   // How long it may grow decides about the rotation of all its keys, which others cannot share then.
   const bool long_positions = context.model->rope.wants_long_positions(
       static_cast<int>(request.prompt_token_ids.size()) +
@@ -84,7 +83,7 @@ std::unique_ptr<Sequence> make_trunk(const EngineRequest& request, const Sequenc
   every_token.kv_dtype = trunk_dtype(request, context.default_dtype);
   std::unique_ptr<Sequence> trunk = make_sequence(request, every_token, context);
   trunk->kind = SequenceKind::kTrunk;
-  trunk->prefix.shares = context.model->windows_within(context.max_context_tokens).empty();
+  trunk->prefix.shares = true;
   set_lookup(*trunk, needs_of_children(request, context.default_dtype));
   // A continuation is taken out again, so that what it left behind must not be gone.
   trunk->schedule =

@@ -93,29 +93,36 @@ void BlockTable::clear() {
   if (!blocks_.empty()) ++revision_;
   blocks_.clear();
   num_shared_ = num_packed_tokens_ = num_tail_tokens_ = 0;
-  restore_window(0, 0, nullptr);
+  restore_window(0, 0, {}, nullptr);
 }
 
-int BlockTable::drop_past_window(int num_newest, int num_kv_heads) {
-  if (window_tokens_ == 0 || num_shared_ > 0) return 0;
+BlockTable::Dropped BlockTable::past_window(int num_newest, int num_kv_heads) const {
+  Dropped past;
+  if (window_tokens_ == 0) return past;
   const cpu::CachedLayer layer = cached();
   const int next_slot = num_cached_tokens() - num_newest;
   int first_seen = cpu::first_in_window(layer, 0, next_slot);
   for (int h = 1; h < num_kv_heads && layer.window.num_placed > 0; ++h)
     first_seen = std::min(first_seen, cpu::first_in_window(layer, h, next_slot));
-  std::size_t num_blocks = 0;
-  Dropped now;
-  for (int count = 0; now.num_packed < num_packed_tokens_; now.num_packed += count, ++num_blocks) {
-    count = std::min(format_.packed_tokens_per_block, num_packed_tokens_ - now.num_packed);
-    if (now.num_packed + count > first_seen) break;
+  for (int count = 0; past.num_packed < num_packed_tokens_; past.num_packed += count) {
+    count = std::min(format_.packed_tokens_per_block, num_packed_tokens_ - past.num_packed);
+    if (past.num_packed + count > first_seen) return past;
   }
-  for (; now.num_packed == num_packed_tokens_ && now.total() + format_.tail_tokens_per_block <= first_seen;
-       now.num_tail += format_.tail_tokens_per_block)
-    ++num_blocks;
-  if (num_blocks == 0) return 0;
-  dropped_tiles_ = (dropped_tiles_ + cpu::num_tiles(layer, now.total())) % cpu::kPartitionTiles;
-  pool_->give_back(std::span(blocks_).first(num_blocks));
-  blocks_.erase(blocks_.begin(), blocks_.begin() + static_cast<std::ptrdiff_t>(num_blocks));
+  while (past.total() + format_.tail_tokens_per_block <= first_seen)
+    past.num_tail += format_.tail_tokens_per_block;
+  return past;
+}
+
+int BlockTable::drop_past_window(int num_newest, int num_kv_heads) {
+  const Dropped now = past_window(num_newest, num_kv_heads);
+  if (now.total() == 0) return 0;
+  dropped_tiles_ = (dropped_tiles_ + cpu::num_tiles(cached(), now.total())) % cpu::kPartitionTiles;
+  const int num_blocks = blocks_for(format_, now.num_packed, now.num_tail);
+  const int num_shared = std::min(num_blocks, num_shared_);
+  pool_->give_back(std::span(blocks_).subspan(static_cast<std::size_t>(num_shared),
+                                              static_cast<std::size_t>(num_blocks - num_shared)));
+  num_shared_ -= num_shared;
+  blocks_.erase(blocks_.begin(), blocks_.begin() + num_blocks);
   ++revision_;
   num_packed_tokens_ -= now.num_packed;
   num_tail_tokens_ -= now.num_tail;
@@ -147,10 +154,18 @@ void BlockTable::settle(Positions positions) {
   dropped_ = {};
 }
 
-void BlockTable::restore_window(int num_gone, int dropped_tiles, Positions positions) {
-  settle(std::move(positions));
+void BlockTable::restore_window(int num_gone, int dropped_tiles, const Dropped& dropped_since_settled,
+                                Positions positions) {
+  positions_ = std::move(positions);
   num_gone_ = num_gone;
   dropped_tiles_ = dropped_tiles;
+  dropped_ = dropped_since_settled;
+}
+
+void BlockTable::begin_behind(int num_tokens) {
+  KVCRUSH_CHECK(blocks_.empty() && num_tokens % format_.tail_tokens_per_block == 0);
+  restore_window(num_tokens, cpu::num_tiles(cached(), num_tokens) % cpu::kPartitionTiles,
+                 {.num_packed = 0, .num_tail = num_tokens}, nullptr);
 }
 
 void BlockTable::begin_with(BlockId shared) {

@@ -1,5 +1,5 @@
 // Which blocks hold one layer of one sequence. Holding is owning, but for the first ones where they are
-// shared (PrefixCache): the table's own blocks go back to the pool when it dies.
+// shared (PrefixCache): only the table's own blocks go back to the pool when it dies or drops them.
 #pragma once
 
 #include <memory>
@@ -59,6 +59,9 @@ class BlockTable {
     int total() const { return num_packed + num_tail; }
   };
   Dropped dropped_since_settled() const { return dropped_; }
+  // Tokens of whole blocks, the first ones, that no query sees any more which comes after all but the
+  // `num_newest` last ones.
+  Dropped past_window(int num_newest, int num_kv_heads) const;
   int dropped_tiles() const { return dropped_tiles_; }
   // Logical positions of the first slots; null: all slots are neighbours.
   struct SlotPositions {
@@ -67,22 +70,24 @@ class BlockTable {
   };
   using Positions = std::shared_ptr<const SlotPositions>;
   const Positions& positions() const { return positions_; }
-  // Gives back whole blocks, none of them shared, of which no query sees a token any more that comes after
-  // all but the `num_newest` last ones. Returns the number of tokens.
+  // Does without them. Returns the number of tokens.
   int drop_past_window(int num_newest, int num_kv_heads);
   // After compaction: tiles are counted from the first slot, and the slots have these positions.
   void settle(Positions positions);
   // As after swapping, or of a fork's trunk.
-  void restore_window(int num_gone, int dropped_tiles, Positions positions);
+  void restore_window(int num_gone, int dropped_tiles, const Dropped& dropped_since_settled,
+                      Positions positions);
 
   // What SequenceCache does with shared blocks.
+  // Of an empty table: so many tail tokens, whole blocks, have come and gone.
+  void begin_behind(int num_tokens);
   // Of an empty table: begins with a shared block, full of tail tokens.
   void begin_with(BlockId shared);
   // The first own block becomes shared: itself, or, where another block has the same content, that one; then
   // its own goes back to the pool.
   void share_next(BlockId shared);
-  // The last shared block becomes the table's own.
-  void own_last_shared() { --num_shared_; }
+  // Of the shared blocks, all but the first ones become the table's own.
+  void own_all_but(int num_shared) { num_shared_ = num_shared; }
   // Everything moved into `blocks`: each is the table's own already, or taken for it. Returns the number of
   // blocks freed.
   int become(std::vector<BlockId> blocks, int num_packed, int num_tail);

@@ -28,7 +28,7 @@ class SequenceCache {
   // Tokens that pruning took, and those that left the layer's window.
   int num_evicted(int layer) const { return num_evicted_[layer]; }
   int num_dropped(int layer) const { return layers_[layer].num_gone_tokens() - num_evicted_[layer]; }
-  // Every token so far is cached as it was computed.
+  // Every token so far is cached as it was computed, but for those that left a layer's window.
   bool is_whole() const;
 
   // Room for `num_tokens` more in every layer, all or nothing. False: the pool has too few free blocks.
@@ -41,6 +41,7 @@ class SequenceCache {
     int num_evicted = 0;
     // Of a layer with a window.
     int num_dropped = 0;
+    BlockTable::Dropped dropped_since_settled = {};
     int dropped_tiles = 0;
     BlockTable::Positions positions = nullptr;
   };
@@ -55,7 +56,7 @@ class SequenceCache {
   int shrink(int layer, int num_packed, int num_tail);
   // Forgets the newest tokens of every layer; they are in the tail.
   void drop_newest(int num_tokens);
-  // Gives back what no later query sees, of layers with a window; the num_newest last tokens may still be
+  // Does without what no later query sees, of layers with a window; the num_newest last tokens may still be
   // taken out.
   WindowReport drop_past_windows(int num_newest, int num_kv_heads);
   // After a rewrite: slots of `layer` have these positions (BlockTable).
@@ -67,16 +68,17 @@ class SequenceCache {
   int hold_prefix(PrefixCache& prefixes, const PrefixScope& scope, std::span<const TokenId> tokens);
   // Shares the full blocks of `tokens`, as far as the cache has them. It is whole.
   void share(PrefixCache& prefixes, const PrefixScope& scope, std::span<const TokenId> tokens);
-  int num_shared_blocks() const { return static_cast<int>(shared_.size()); }  // per layer
-  int num_blocks_held_by_others() const;                                      // of those, per layer
+  int num_shared_entries() const { return static_cast<int>(shared_.entries.size()); }
+  int num_shared_blocks() const;  // all layers together, as all counts of blocks
+  int num_blocks_held_by_others() const;
   // Nobody else comes to share what it shares now.
   void distrust_shared() { PrefixCache::forget(shared_); }
   // Blocks that nobody else holds are no longer shared. False: there are none.
   bool unshare_own();
 
-  // Blocks that are wanted beside the cache's own before it can be rewritten, if it shares num_shared blocks
-  // (of each layer) by then: shared ones are never written.
-  int spares_missing_for(std::span<const LayerShape> shapes, int num_shared) const;
+  // Blocks that are wanted beside the cache's own before it can be rewritten, if it shares num_entries and
+  // has dropped what the shapes say by then: shared ones are never written.
+  int spares_missing_for(std::span<const LayerShape> shapes, int num_entries) const;
   [[nodiscard]] bool try_take_spares(int count);
   void give_back_spares();
   // Where each layer's tokens go when it is rewritten into `shapes`, [num_layers]: into its own blocks in
@@ -86,12 +88,15 @@ class SequenceCache {
   int finish_rewrite(std::span<const LayerShape> shapes, std::vector<std::vector<BlockId>> targets);
 
  private:
+  // What is gone from a layer that holds what the shape says.
+  void restore(std::size_t layer, const LayerShape& shape);
+
   BlockPool* pool_;
   cpu::KvFormat format_;
   std::vector<BlockTable> layers_;
   std::vector<int> num_evicted_;  // [num_layers]
   PrefixCache* prefixes_ = nullptr;
-  PrefixCache::Chain shared_;  // the first blocks of every layer
+  PrefixCache::Held shared_;  // the first blocks of every layer
   std::vector<BlockId> spares_;
 };
 

@@ -11,7 +11,7 @@ namespace {
 // Blocks that a sequence takes beside its own when it is pruned or packed while others hold its first ones.
 int copied_blocks(const Sequence& sequence) {
   if (!sequence.schedule.prunes() && !sequence.schedule.packs()) return 0;
-  const int shared = sequence.cache.num_blocks_held_by_others() * sequence.cache.num_layers();
+  const int shared = sequence.cache.num_blocks_held_by_others();
   return shared == 0
              ? 0
              : std::min(shared, sequence.schedule.peak_blocks(sequence.num_tokens(), /*forked=*/true));
@@ -24,8 +24,11 @@ std::vector<SequenceCache::LayerShape> fork_shapes(const Sequence& trunk, const 
   for (int layer = 0; layer < trunk.cache.num_layers(); ++layer) {
     SequenceCache::LayerShape& shape = shapes.emplace_back(
         child.schedule.settled_shape(layer, settling, 0, trunk.cache.layer(layer).num_tail_tokens()));
+    const BlockTable& table = trunk.cache.layer(layer);
     shape.num_dropped = trunk.cache.num_dropped(layer);
-    if (!settling) shape.dropped_tiles = trunk.cache.layer(layer).dropped_tiles();
+    if (settling) continue;
+    shape.dropped_since_settled = table.dropped_since_settled();
+    shape.dropped_tiles = table.dropped_tiles();
   }
   return shapes;
 }
@@ -70,8 +73,7 @@ bool Scheduler::admit_prefill(Sequence& sequence, StepPlan& plan) {
 bool Scheduler::admit_fork(Sequence& child, StepPlan& plan) {
   const Sequence& trunk = *child.group->trunk;
   const std::vector<SequenceCache::LayerShape> shapes = fork_shapes(trunk, child);
-  const int shared =
-      trunk.cache.shares_with_fork(shapes) ? trunk.cache.num_shared_blocks() * trunk.cache.num_layers() : 0;
+  const int shared = trunk.cache.shares_with_fork(shapes) ? trunk.cache.num_shared_blocks() : 0;
   if (!has_room(child, pool_.num_free() + shared) || !child.cache.try_fork(trunk.cache, shapes)) return false;
   if (!child.prefix.num_hit_tokens) child.prefix.num_hit_tokens = trunk.prefix.num_hit_tokens;
   child.num_computed_tokens = child.num_prompt_tokens;

@@ -12,22 +12,26 @@ bool Scheduler::reserve_spares(Sequence& sequence, const ScheduledChunk& chunk, 
   const int end = chunk.first_token + chunk.num_tokens;
   const Settling settling = sequence.schedule.due(end, sequence.cache);
   if (!settling) return true;
-  std::vector<SequenceCache::LayerShape> shapes;
-  for (int layer = 0; layer < sequence.cache.num_layers(); ++layer) {
-    const BlockTable& table = sequence.cache.layer(layer);
-    shapes.push_back(
-        sequence.schedule.settled_shape(layer, settling, table.num_packed_tokens(), table.num_tail_tokens()));
-  }
   // A prompt's full blocks are shared before the rewrite. What nobody else holds can be rewritten in place,
   // at the price of losing it for those who come later.
   const auto num_shared = [&] {
     const bool shares =
         sequence.prefix.shares && sequence.cache.is_whole() && chunk.first_token < sequence.num_prompt_tokens;
-    return shares ? std::max(sequence.cache.num_shared_blocks(),
+    return shares ? std::max(sequence.cache.num_shared_entries(),
                              std::min(end, sequence.num_prompt_tokens) /
                                  sequence.cache.format().tail_tokens_per_block)
-                  : sequence.cache.num_shared_blocks();
+                  : sequence.cache.num_shared_entries();
   };
+  if (num_shared() == 0) return true;
+  // Until then windows move on. What is shared is whole, so that nothing has a place of its own.
+  std::vector<SequenceCache::LayerShape> shapes;
+  for (int layer = 0; layer < sequence.cache.num_layers(); ++layer) {
+    const BlockTable& table = sequence.cache.layer(layer);
+    const int passed = table.past_window(/*num_newest=*/0, /*num_kv_heads=*/1).num_tail;
+    shapes.push_back(
+        sequence.schedule.settled_shape(layer, settling, /*num_packed=*/0, table.num_tail_tokens() - passed));
+    shapes.back().num_dropped = table.num_gone_tokens() + passed;
+  }
   while (!sequence.cache.try_take_spares(sequence.cache.spares_missing_for(shapes, num_shared()))) {
     const bool shared = std::exchange(sequence.prefix.shares, false);
     if (sequence.cache.unshare_own() || shared) continue;
@@ -45,7 +49,7 @@ bool Scheduler::rewrite_in_place(Sequence& sequence) {
   sequence.prefix.shares = false;
   sequence.cache.unshare_own();
   const int before = sequence.cache.num_blocks();
-  if (sequence.cache.num_shared_blocks() == 0) sequence.cache.give_back_spares();
+  if (sequence.cache.num_shared_entries() == 0) sequence.cache.give_back_spares();
   return sequence.cache.num_blocks() < before;
 }
 

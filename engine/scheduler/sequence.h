@@ -143,6 +143,10 @@ struct Sequence {
     const int end = goes_past_prompt ? num_tokens() : schedule.tokens_to_boundary(0, cache);
     return std::max(0, end - prefix.num_queries_after);
   }
+  // Its output is shared before it ends, while windows have not passed it: never to be rewritten.
+  bool shares_answer() const {
+    return prefix.shares && kind == SequenceKind::kSample && !schedule.prunes() && !schedule.packs();
+  }
   // What others may begin with, once `num_computed_tokens` are in.
   std::span<const TokenId> shareable_tokens(int num_computed) const {
     return {token_ids.data(), static_cast<std::size_t>(std::min(num_computed, num_tokens()))};

@@ -5,13 +5,14 @@ import json
 
 import pytest
 
-from harness import ROOT, build_request, collect, eventually, running_request, running_server, wait_idle
+from harness import ROOT, build_request, collect, eventually, generate, running_request, running_server, wait_idle
 
 GEMMA = ROOT / ".cache" / "models" / "gemma-3-270m-q4_k_m.gguf"
 GOLDEN = json.loads((ROOT / "tests" / "golden" / "greedy_gemma3.json").read_text())["cases"]
 WINDOW_TOKENS = 512
 LONG = max(GOLDEN, key=lambda case: len(case["prompt"]))
 BUDGET_TOKENS = 256
+BLOCK_TOKENS = 16  # float32
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +39,25 @@ def test_greedy_tokens_are_those_of_transformers(gemma, case):
 def test_all_cases_at_once(gemma):
     calls = [gemma.stub.Generate(greedy(case, compression={"policy": "off"})) for case in GOLDEN]
     assert [collect(call)[0].token_ids for call in calls] == [case["output"] for case in GOLDEN]
+    wait_idle(gemma)
+
+
+def test_a_shared_beginning_and_an_answer_longer_than_the_window_are_not_computed_again(gemma):
+    prompt, shared = LONG["prompt"], len(LONG["prompt"]) - 100
+    salt = {"prefix_cache": {"salt": "prefixes"}}
+    generate(gemma, prompt[:shared] + [5] * (WINDOW_TOKENS + 40), max_tokens=1, **salt)  # the windows pass where prompts part
+    hits = "kvcrush_prefix_cache_hit_tokens_total"
+    before = gemma.metrics()[hits]
+    second = collect(gemma.stub.Generate(greedy(LONG, compression={"policy": "off"}, **salt)))[0]
+    assert second.finish.usage.cached_prompt_tokens == shared // BLOCK_TOKENS * BLOCK_TOKENS > WINDOW_TOKENS
+    assert gemma.metrics()[hits] - before == second.finish.usage.cached_prompt_tokens
+    assert second.token_ids == LONG["output"]
+
+    turn = prompt + second.token_ids + prompt[-30:]
+    third = generate(gemma, turn, max_tokens=12, **salt)
+    computed = len(prompt) + len(LONG["output"]) - 1  # the last token of an answer is sampled and not computed
+    assert third.finish.usage.cached_prompt_tokens == computed // BLOCK_TOKENS * BLOCK_TOKENS
+    assert third.token_ids == generate(gemma, turn, max_tokens=12, prefix_cache={"bypass": True}).token_ids
     wait_idle(gemma)
 
 

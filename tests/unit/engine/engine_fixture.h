@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <atomic>
 #include <memory>
 #include <string>
@@ -33,7 +34,10 @@ class RecordingObserver : public EngineObserver {
     num_timed_prunes += report.seconds ? 1 : 0;
   }
   void on_prune_timed(double) override { ++num_timed_prunes; }
-  void on_step(const StepReport& report) override { num_prefill_tokens += report.num_prefill_tokens; }
+  void on_step(const StepReport& report) override {
+    num_prefill_tokens += report.num_prefill_tokens;
+    most_running = std::max(most_running.load(), report.num_running);
+  }
   void on_step_failed(std::string_view what) override { ADD_FAILURE() << what; }
   std::atomic<int> num_preemptions = 0;
   std::atomic<int> num_swaps = 0;
@@ -42,6 +46,7 @@ class RecordingObserver : public EngineObserver {
   std::atomic<int> num_queried_tokens = 0;
   std::atomic<int> num_hit_tokens_total = 0;
   std::atomic<int> num_prefill_tokens = 0;
+  std::atomic<int> most_running = 0;
 };
 
 class EngineTest : public ::testing::Test {

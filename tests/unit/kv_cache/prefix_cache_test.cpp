@@ -47,7 +47,8 @@ TEST_F(PrefixCacheTest, ALaterSequenceHoldsTheSameBlocks) {
   {
     const SequenceCache first = filled(tokens_from(0, 50));
     first_blocks = blocks(first);
-    EXPECT_EQ(first.num_shared_blocks(), 3);
+    EXPECT_EQ(first.num_shared_entries(), 3);
+    EXPECT_EQ(first.num_shared_blocks(), 3 * kLayers);
     EXPECT_EQ(pool_.num_used(), 4 * kLayers);
   }
   EXPECT_EQ(pool_.num_used(), 0);  // all that is left is idle
@@ -86,7 +87,7 @@ TEST_F(PrefixCacheTest, WhoComputedTheSameAtTheSameTimeGivesItsBlocksBack) {
   EXPECT_EQ(blocks(a)[1], blocks(b)[1]);
   EXPECT_NE(blocks(a)[2], blocks(b)[2]);
   EXPECT_NE(b.layer(0).revision(), revision);  // who mirrors the table must hear of it
-  EXPECT_EQ(a.num_blocks_held_by_others(), 2);
+  EXPECT_EQ(a.num_blocks_held_by_others(), 2 * kLayers);
 }
 
 TEST_F(PrefixCacheTest, ThePoolTakesTheLongestUnusedBackAndChainsFromTheirEnds) {
@@ -114,7 +115,7 @@ TEST_F(PrefixCacheTest, RewritingLeavesSharedBlocksAlone) {
   const std::vector<SequenceCache::LayerShape> shapes(kLayers,
                                                       {.num_packed = 0, .num_tail = 20, .num_evicted = 50});
   EXPECT_FALSE(second.unshare_own());  // the first holds them too
-  const int missing = second.spares_missing_for(shapes, second.num_shared_blocks());
+  const int missing = second.spares_missing_for(shapes, second.num_shared_entries());
   EXPECT_EQ(missing, 2 * kLayers);
   ASSERT_TRUE(second.try_take_spares(missing));
   auto targets = second.rewrite_targets(shapes);
@@ -134,7 +135,7 @@ TEST_F(PrefixCacheTest, SharesNoMoreThanIsCached) {
   ASSERT_TRUE(cache.try_extend(70));
   cache.drop_newest(20);
   cache.share(prefixes_, kScope, tokens_from(0, 200));
-  EXPECT_EQ(cache.num_shared_blocks(), 3);  // of 4, the last is no longer full
+  EXPECT_EQ(cache.num_shared_entries(), 3);  // of 4, the last is no longer full
   cache.clear();
   cache.share(prefixes_, kScope, tokens_from(0, 200));
   EXPECT_EQ(cache.num_shared_blocks(), 0);

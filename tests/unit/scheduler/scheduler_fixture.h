@@ -19,13 +19,13 @@ class SchedulerTest : public ::testing::Test {
  protected:
   Sequence* add(Scheduler& scheduler, BlockPool& pool, int prompt,
                 std::optional<CompressionParams> compression = {}, int priority = 0) {
-    auto sequence = std::make_unique<Sequence>(SequenceCache(pool, kLayers, kFormat));
+    auto sequence = std::make_unique<Sequence>(SequenceCache(pool, kLayers, kFormat, windows_));
     sequence->id = next_id_++;
     sequence->priority = priority;
     sequence->token_ids.assign(prompt, 1);
     sequence->num_prompt_tokens = prompt;
     sequence->policy.compression = compression;
-    sequence->schedule = CacheSchedule(sequence->policy, kFormat, prompt, kLayers);
+    sequence->schedule = CacheSchedule(sequence->policy, kFormat, prompt, kLayers, windows_);
     Sequence* raw = sequence.get();
     scheduler.add(std::move(sequence));
     return raw;
@@ -53,6 +53,7 @@ class SchedulerTest : public ::testing::Test {
     return params;
   }
 
+  std::vector<int> windows_;  // of the layers of what is added; empty: they see everything
   SequenceId next_id_ = 1;
 };
 
