@@ -24,7 +24,7 @@ test: ## Set up, build, lint and run every test
 	@$(MAKE) --no-print-directory lint cuda-check unit-test oracle-test integration-test deploy-test
 
 unit-test: ## C++ tests (CTest + GoogleTest)
-	@ctest --test-dir $(BUILD) --output-on-failure --no-tests=error --timeout 900
+	@ctest --test-dir $(BUILD) --output-on-failure --no-tests=error --timeout 900 --parallel $(JOBS)
 
 oracle-test: ## Tokenizer, loader, chat templates and KVCrush against independent Python; eval and bench scripts; the Python client
 	@KVCRUSH_BUILD_DIR=$(BUILD) .cache/venv/bin/python -m pytest -q tests/oracle tests/eval tests/bench/peers tests/unit/client

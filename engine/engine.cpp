@@ -250,7 +250,6 @@ Result<std::unique_ptr<Engine>> Engine::create(std::shared_ptr<const ModelFile> 
   if (!sized.ok()) return sized.status();
   const Result<EngineLimits> limits = derive_limits(model->config, *sized, layout, *dtype);
   if (!limits.ok()) return limits.status();
-  KVCRUSH_RETURN_IF_ERROR(check_windows(model->config, *device, limits->max_context_tokens));
   const unsigned cores = std::max(1U, std::thread::hardware_concurrency());
   set_num_kernel_threads(config.num_threads == 0 ? static_cast<int>(cores) : config.num_threads);
   // ATen only moves small things here; a second pool of threads would fight with ours.

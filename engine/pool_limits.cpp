@@ -40,15 +40,6 @@ Result<EngineLimits> derive_limits(const ModelConfig& model, const EngineConfig&
   return limits;
 }
 
-Status check_windows(const ModelConfig& model, const std::string& device, int max_context_tokens) {
-  if (device == "cpu" || model.windows_within(max_context_tokens).empty()) return {};
-  int least = max_context_tokens;
-  for (const int window : model.windows) least = window > 0 ? std::min(least, window) : least;
-  return invalid_argument("device is '" + device + "' and max_context_tokens " +
-                          std::to_string(max_context_tokens) + "; allowed on a GPU: at most " +
-                          std::to_string(least) + ", the sliding window of this model's layers");
-}
-
 Status check_heads(const ModelConfig& model) {
   const int group = model.num_heads / model.num_kv_heads;
   if (model.head_dim % 16 == 0 && model.head_dim <= cpu::kMaxHeadDim && group <= cpu::kMaxGroup) return {};

@@ -12,8 +12,6 @@ namespace kvcrush {
 
 // INVALID_ARGUMENT naming the field, its value and what is allowed.
 Status check_heads(const ModelConfig& model);
-// Whether the device's kernels serve windows within a context of so many tokens.
-Status check_windows(const ModelConfig& model, const std::string& device, int max_context_tokens);
 Result<EngineLimits> derive_limits(const ModelConfig& model, const EngineConfig& config,
                                    const KvLayout& layout, KvDtype dtype);
 

@@ -56,8 +56,6 @@ void add_kv(const Question& question, const ModelConfig& model, Inspection& insp
     inspection.problems.push_back(status.message());
     return;
   }
-  if (const Status status = check_windows(model, "cuda", model.max_context_tokens); !status.ok())
-    inspection.notes.push_back("on a GPU with --max-context alone: " + status.message());
   for (const std::string& name : question.kv_dtypes) {
     Result<KvFigures> found = figures(question, model, *parse_kv_dtype(name));
     if (!found.ok()) {  // of the memory or the context: the same whatever the dtype

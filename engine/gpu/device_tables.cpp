@@ -46,7 +46,22 @@ cpu::CachedLayer DeviceTables::Table::cached(const Sequence& sequence, int layer
   result.blocks = capacity == 0
                       ? nullptr
                       : blocks.const_data_ptr<std::int32_t>() + static_cast<std::int64_t>(layer) * capacity;
+  if (placed.empty() || !placed[static_cast<std::size_t>(layer)].positions.defined()) return result;
+  const Placed& own = placed[static_cast<std::size_t>(layer)];
+  const auto num_slots = static_cast<int>(own.positions.size(1));
+  const int num_dropped = sequence.cache.layer(layer).num_gone_tokens() - own.num_gone;
+  if (num_dropped >= num_slots) return result;
+  result.window.num_placed = num_slots - num_dropped;
+  result.window.positions = own.positions.const_data_ptr<std::int32_t>() + num_dropped;
+  result.window.positions_stride = num_slots;
   return result;
+}
+
+void DeviceTables::place(const Sequence& sequence, int layer, at::Tensor positions) {
+  std::vector<Placed>& placed = tables_.at(sequence.id).placed;
+  placed.resize(static_cast<std::size_t>(num_layers_));
+  placed[static_cast<std::size_t>(layer)] = {std::move(positions),
+                                             sequence.cache.layer(layer).num_gone_tokens()};
 }
 
 void DeviceTables::flush(Staging& staging) {

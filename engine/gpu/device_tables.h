@@ -24,6 +24,9 @@ class DeviceTables {
   cpu::CachedLayer cached(const Sequence& sequence, int layer) const;
   // The same for every layer, [num_layers] of them `stride` apart.
   void fill_cached(const Sequence& sequence, cpu::AttentionSequence* layers, std::size_t stride) const;
+  // The slots that `layer`, one with a window, has now, after a prune: their positions, int32
+  // [num_kv_heads, slots] on the device. Until the next prune, also as the first ones leave the window.
+  void place(const Sequence& sequence, int layer, at::Tensor positions);
   // Forgets what follow() noted, of sequences that are gone.
   void discard_updates() { updates_.clear(); }
   // Adds the updates to `staging`; apply() after its upload carries them out.
@@ -36,10 +39,16 @@ class DeviceTables {
     int revision = -1;  // of the BlockTable
     int num_blocks = 0;
   };
+  // Slots that have positions of their own.
+  struct Placed {
+    at::Tensor positions;  // undefined: none
+    int num_gone = 0;      // of the layer's tokens, when they were placed
+  };
   struct Table {
     at::Tensor blocks;  // int32 [num_layers, capacity] on the device
     int capacity = 0;
     std::vector<Mirror> layers;
+    std::vector<Placed> placed;  // [num_layers], or empty
     cpu::CachedLayer cached(const Sequence& sequence, int layer) const;
   };
   static constexpr int kLeastCapacity = 64;

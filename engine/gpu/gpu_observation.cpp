@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <utility>
 
 namespace kvcrush {
 
@@ -14,7 +15,7 @@ constexpr std::int64_t kLeastSumSlots = 1024;
 
 GpuObservation::GpuObservation(const HeadLayout& heads, int num_layers, const ObservationNeeds& needs,
                                at::Device device)
-    : heads_(heads), needs_(needs) {
+    : heads_(heads), needs_(needs), num_dropped_(static_cast<std::size_t>(num_layers), 0) {
   const auto options = at::TensorOptions(at::kFloat).device(device);
   queries_ =
       at::empty({num_layers, needs.ring_rows(), heads.num_heads * heads.head_dim}, options.dtype(at::kHalf));
@@ -44,6 +45,18 @@ at::Tensor GpuObservation::sums(int layer, int num_slots) {
     sums = larger;
   }
   return sums;
+}
+
+void GpuObservation::drop_sums(int layer, int num_dropped) {
+  if (!needs_.attention_sums) return;
+  int& known = num_dropped_[static_cast<std::size_t>(layer)];
+  const int count = std::exchange(known, num_dropped);
+  if (num_dropped == count) return;
+  at::Tensor& sums = sums_[static_cast<std::size_t>(layer)];
+  const std::int64_t gone = std::min<std::int64_t>(num_dropped - count, sums.size(1));
+  const std::int64_t left = sums.size(1) - gone;
+  sums.narrow(1, 0, left).copy_(sums.narrow(1, gone, left).clone());
+  sums.narrow(1, left, gone).zero_();
 }
 
 void GpuObservation::keep_sums(int layer, const at::Tensor& kept) {

@@ -23,6 +23,8 @@ class GpuObservation {
   at::Tensor stats(int layer) const { return stats_[layer]; }      // float32 [ring_rows, Hq, 2]
   // What each cached slot was attended to so far, float32 [Hq, >= num_slots]; slots that are new are zero.
   at::Tensor sums(int layer, int num_slots);
+  // Sums follow slots that left a layer's window; num_dropped: all that did since the sequence began.
+  void drop_sums(int layer, int num_dropped);
   // The sums follow their tokens: slot i of head h takes what slot kept[set of h][i] has. kept: int32
   // [num_sets, num_kept] on the device.
   void keep_sums(int layer, const at::Tensor& kept);
@@ -32,6 +34,7 @@ class GpuObservation {
   ObservationNeeds needs_;
   at::Tensor queries_;            // [num_layers, ring_rows, Hq D]
   at::Tensor stats_;              // [num_layers, ring_rows, Hq, 2]
+  std::vector<int> num_dropped_;  // [num_layers], of their slots
   std::vector<at::Tensor> sums_;  // by layer, [Hq, capacity]; slots that no token has had yet are zero
 };
 

@@ -7,6 +7,7 @@
 #include <cmath>
 
 #include "engine/core/status.h"
+#include "engine/model/window_slots.h"
 
 namespace kvcrush {
 
@@ -99,8 +100,9 @@ const std::int32_t* GpuPruner::all_slots(int count) {
   return all_slots_.const_data_ptr<std::int32_t>();
 }
 
-void GpuPruner::prepare(const GpuPrune& prune, const cpu::KvPool& pool, const DeviceTables& tables,
-                        Staging& staging) {
+std::vector<at::Tensor> GpuPruner::prepare(const GpuPrune& prune, const cpu::KvPool& pool,
+                                           const DeviceTables& tables, Staging& staging) {
+  std::vector<at::Tensor> positions(static_cast<std::size_t>(num_layers_));
   int longest = 1;
   for (int layer = 0; layer < num_layers_; ++layer)
     longest = std::max(longest, prune.source.cache.layer(layer).num_cached_tokens());
@@ -120,6 +122,7 @@ void GpuPruner::prepare(const GpuPrune& prune, const cpu::KvPool& pool, const De
     if (prune.prunes) {
       std::vector<cuda::SelectJob> selections = prepare_selection(prune, pool, rewrites, work);
       prepare_readings(prune, rewrites, selections, staging, work);
+      std::ranges::copy(prepare_places(rewrites, selections, staging, work), positions.begin() + first);
       work.selections = staging.add(selections);
     } else {
       for (cuda::RewriteJob& job : rewrites) job.sources = all_slots(work.max_cached);
@@ -127,6 +130,7 @@ void GpuPruner::prepare(const GpuPrune& prune, const cpu::KvPool& pool, const De
     work.rewrites = staging.add(rewrites);
     works_.push_back(std::move(work));
   }
+  return positions;
 }
 
 // What each layer keeps, and where readings, selection and its result lie.
@@ -139,12 +143,14 @@ std::vector<cuda::SelectJob> GpuPruner::prepare_selection(const GpuPrune& prune,
   std::int64_t num_kept_slots = 0;
   for (int i = 0; i < work.num_layers; ++i) {
     const int layer = work.first_layer + i;
-    selections.push_back(
-        cuda::make_select_job(params, prune.sequence.schedule.layer_budget(layer), layer,
-                              {.num_heads = heads_.num_heads,
-                               .num_kv_heads = heads_.num_kv_heads,
-                               .num_tokens = rewrites[static_cast<std::size_t>(i)].from.num_cached,
-                               .num_queries = std::max(prune.queries.total(), 1)}));
+    const cpu::CachedLayer& from = rewrites[static_cast<std::size_t>(i)].from;
+    selections.push_back(cuda::make_select_job(window_params(params, prune.source.cache.layer(layer)),
+                                               prune.sequence.schedule.layer_budget(layer), layer,
+                                               {.num_heads = heads_.num_heads,
+                                                .num_kv_heads = heads_.num_kv_heads,
+                                                .num_tokens = from.num_cached,
+                                                .num_queries = std::max(prune.queries.total(), 1),
+                                                .sliding_window = from.window}));
     num_kept_slots += std::int64_t{selections.back().num_sets} * selections.back().num_kept;
   }
   const bool reads_probabilities = prune.queries.count > 0 || params.policy == BasePolicy::kH2o;
@@ -174,6 +180,28 @@ std::vector<cuda::SelectJob> GpuPruner::prepare_selection(const GpuPrune& prune,
   work.key_workspace = workspace.key_scratch;
   work.sums = prune.sums;
   return selections;
+}
+
+std::vector<at::Tensor> GpuPruner::prepare_places(const std::vector<cuda::RewriteJob>& rewrites,
+                                                  const std::vector<cuda::SelectJob>& selections,
+                                                  Staging& staging, Work& work) const {
+  std::vector<at::Tensor> positions(rewrites.size());
+  std::vector<cuda::PlaceJob> jobs;
+  for (std::size_t i = 0; i < rewrites.size(); ++i) {
+    const cuda::SelectJob& selection = selections[i];
+    if (rewrites[i].from.window.tokens == 0 || selection.num_kept == selection.num_tokens) continue;
+    positions[i] = at::empty({heads_.num_kv_heads, selection.num_kept},
+                             at::TensorOptions(at::kInt).device(runtime_.device()));
+    jobs.push_back({.from = rewrites[i].from.window,
+                    .kept_slots = selection.kept_slots,
+                    .num_sets = selection.num_sets,
+                    .num_kept = selection.num_kept,
+                    .to = positions[i].data_ptr<std::int32_t>(),
+                    .to_stride = selection.num_kept});
+  }
+  work.num_places = static_cast<int>(jobs.size());
+  work.places = staging.add(jobs);
+  return positions;
 }
 
 void GpuPruner::prepare_readings(const GpuPrune& prune, const std::vector<cuda::RewriteJob>& rewrites,
@@ -239,6 +267,7 @@ void GpuPruner::launch(const cpu::KvPool& pool) {
     if (work.value_norms != nullptr)
       cuda::value_norms({work.value_norms, work.num_layers, work.max_cached, pool}, stream);
     if (work.selections != nullptr) cuda::select_tokens(work.select, work.selections, stream);
+    cuda::place_tokens(work.places, work.num_places, heads_.num_kv_heads, stream);
     cuda::rewrite(pool, work.rewrites, work.num_layers, stream);
     if (work.sums == nullptr) continue;
     for (int i = 0; i < work.num_layers; ++i)

@@ -9,6 +9,7 @@
 #include "engine/gpu/device_tables.h"
 #include "engine/gpu/gpu_observation.h"
 #include "engine/kernels/cuda/observe.h"
+#include "engine/kernels/cuda/place_tokens.h"
 #include "engine/kernels/cuda/rewrite.h"
 #include "engine/kernels/cuda/select.h"
 
@@ -31,8 +32,10 @@ class GpuPruner {
   // by one if need be.
   GpuPruner(const HeadLayout& heads, int num_layers, std::int64_t max_workspace_bytes, GpuRuntime& runtime);
 
-  // Stages the work of one prune; launch() starts it once the staging was uploaded.
-  void prepare(const GpuPrune& prune, const cpu::KvPool& pool, const DeviceTables& tables, Staging& staging);
+  // Stages the work of one prune; launch() starts it once the staging was uploaded. By layer: the positions
+  // of the slots that stay (DeviceTables::place), undefined where the layer has no window or loses nothing.
+  std::vector<at::Tensor> prepare(const GpuPrune& prune, const cpu::KvPool& pool, const DeviceTables& tables,
+                                  Staging& staging);
   // All that was prepared since the last launch, in order.
   void launch(const cpu::KvPool& pool);
   // Forgets what was prepared and will not be launched.
@@ -49,6 +52,8 @@ class GpuPruner {
     const cuda::ValueNormJob* value_norms = nullptr;
     const cuda::SelectJob* selections = nullptr;  // null: all tokens stay
     cuda::SelectLaunch select = {};
+    const cuda::PlaceJob* places = nullptr;  // [num_places]
+    int num_places = 0;
     const cuda::RewriteJob* rewrites = nullptr;
     at::Tensor workspace = {};  // keeps it alive
     float* key_workspace = nullptr;
@@ -58,6 +63,10 @@ class GpuPruner {
   };
   std::vector<cuda::SelectJob> prepare_selection(const GpuPrune& prune, const cpu::KvPool& pool,
                                                  std::vector<cuda::RewriteJob>& rewrites, Work& work);
+  // Positions of the slots that stay, by layer; see prepare().
+  std::vector<at::Tensor> prepare_places(const std::vector<cuda::RewriteJob>& rewrites,
+                                         const std::vector<cuda::SelectJob>& selections, Staging& staging,
+                                         Work& work) const;
   void prepare_readings(const GpuPrune& prune, const std::vector<cuda::RewriteJob>& rewrites,
                         const std::vector<cuda::SelectJob>& selections, Staging& staging, Work& work);
   const std::int32_t* all_slots(int count);

@@ -146,9 +146,23 @@ void GpuRunner::prepare_observation(const Sequence& sequence) {
     observations_.try_emplace(sequence.id, decoder_.heads(), num_layers_, needs, runtime_->device());
 }
 
-GpuObservation* GpuRunner::observation_of(SequenceId id) {
-  const auto it = observations_.find(id);
-  return it == observations_.end() ? nullptr : &it->second;
+// With sums that have followed what the windows dropped.
+GpuObservation* GpuRunner::observation_of(const Sequence& sequence) {
+  const auto it = observations_.find(sequence.id);
+  if (it == observations_.end()) return nullptr;
+  for (int layer = 0; layer < num_layers_; ++layer)
+    it->second.drop_sums(layer, sequence.cache.num_dropped(layer));
+  return &it->second;
+}
+
+// The host knows how many slots there are and not which tokens they hold: it takes them for neighbours, and
+// so gives their blocks back no sooner than their windows pass them.
+void GpuRunner::place(Sequence& sequence, std::vector<at::Tensor> positions) {
+  for (int layer = 0; layer < num_layers_; ++layer) {
+    at::Tensor& own = positions[static_cast<std::size_t>(layer)];
+    sequence.cache.place(layer, nullptr);
+    if (own.defined()) tables_.place(sequence, layer, std::move(own));
+  }
 }
 
 PruneReport GpuRunner::settle(Sequence& sequence, const Settling& settling) {
@@ -157,7 +171,7 @@ PruneReport GpuRunner::settle(Sequence& sequence, const Settling& settling) {
   tables_.flush(staging_);
   GpuPrune prune{
       .source = sequence, .sequence = sequence, .prunes = settling.prune, .queries = {}, .targets = {}};
-  prune.observation = observation_of(sequence.id);
+  prune.observation = observation_of(sequence);
   if (settling.prune) {
     prune.queries = queries_due(sequence);
     if (prune.observation != nullptr && prune.observation->needs().attention_sums)
@@ -170,11 +184,12 @@ PruneReport GpuRunner::settle(Sequence& sequence, const Settling& settling) {
     prune.targets.push_back(reshaped(tables_.cached(sequence, layer), shapes[index]));
     if (!target_blocks.empty()) prune.targets.back().blocks = staging_.add(target_blocks[index]);
   }
-  pruner_.prepare(prune, kv_.pool(), tables_, staging_);
+  std::vector<at::Tensor> positions = pruner_.prepare(prune, kv_.pool(), tables_, staging_);
   staging_.upload();
   tables_.apply();
   prune_timer_.time({sequence.id}, [this] { pruner_.launch(kv_.pool()); });
   const PruneReport report = shrink_to(shapes, std::move(target_blocks), sequence.cache);
+  place(sequence, std::move(positions));
   add_outcome(sequence, settling.prune, report);
   return report;
 }
@@ -182,7 +197,7 @@ PruneReport GpuRunner::settle(Sequence& sequence, const Settling& settling) {
 bool GpuRunner::prepare_fork(const Fork& fork) {
   const Sequence& trunk = *fork.trunk;
   Sequence& child = *fork.child;
-  GpuObservation* seen = observation_of(trunk.id);
+  GpuObservation* seen = observation_of(trunk);
   GpuPrune prune{
       .source = trunk, .sequence = child, .prunes = prunes(child.cache), .queries = {}, .targets = {}};
   prune.observation = seen;
@@ -194,7 +209,8 @@ bool GpuRunner::prepare_fork(const Fork& fork) {
   }
   if (prune.prunes) prune.queries = queries_for_fork(trunk, child);
   for (int layer = 0; layer < num_layers_; ++layer) prune.targets.push_back(tables_.cached(child, layer));
-  pruner_.prepare(prune, kv_.pool(), tables_, staging_);
+  std::vector<at::Tensor> positions = pruner_.prepare(prune, kv_.pool(), tables_, staging_);
+  if (prune.prunes) place(child, std::move(positions));
   fork_reports_.push_back(fork_report(trunk.cache, child.cache));
   const bool settles = prune.prunes || child.cache.layer(0).num_packed_tokens() > 0;
   if (settles) add_outcome(child, prune.prunes, fork_reports_.back());

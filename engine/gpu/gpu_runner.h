@@ -54,7 +54,9 @@ class GpuRunner final : public ModelExecutor {
   void forward(const GpuBatch& batch, bool as_graph);
   bool prepare_fork(const Fork& fork);  // whether the child is pruned or packed
   void prepare_observation(const Sequence& sequence);
-  GpuObservation* observation_of(SequenceId id);
+  GpuObservation* observation_of(const Sequence& sequence);
+  // After a prune was prepared and counted: see GpuPruner::prepare().
+  void place(Sequence& sequence, std::vector<at::Tensor> positions);
 
   std::unique_ptr<GpuRuntime> runtime_;
   int num_layers_;

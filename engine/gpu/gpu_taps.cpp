@@ -56,7 +56,9 @@ void GpuTaps::prepare(const GpuBatch& batch, const StepPlan& plan, const DeviceT
     for (const std::size_t i : summed) {
       const ScheduledChunk& chunk = plan.chunks[i];
       const cpu::CachedLayer cache = tables.cached(*chunk.sequence, layer);
-      const at::Tensor sums = observations.at(chunk.sequence_id).sums(layer, cache.num_cached);
+      GpuObservation& observation = observations.at(chunk.sequence_id);
+      observation.drop_sums(layer, chunk.sequence->cache.num_dropped(layer));
+      const at::Tensor sums = observation.sums(layer, cache.num_cached);
       max_cached = std::max(max_cached, cache.num_cached);
       const std::int64_t first_row = batch.query_starts[i];
       const std::int64_t offset = first_row * qkv.stride(0) * static_cast<std::int64_t>(qkv.element_size());

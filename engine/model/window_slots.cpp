@@ -22,19 +22,15 @@ CompressionParams window_params(const CompressionParams& params, const BlockTabl
 
 BlockTable::Positions positions_after(const BlockTable& table, const LayerPrunePlan& plan, int num_kv_heads) {
   if (table.window_tokens() == 0 || plan.num_tokens_after == plan.num_tokens_before) return table.positions();
-  const BlockTable::Positions& before = table.positions();
-  const int num_placed = before == nullptr ? 0 : before->num_slots;
+  const cpu::SlidingWindow window = table.cached().window;
   auto after = std::make_shared<BlockTable::SlotPositions>();
   after->num_slots = plan.num_tokens_after;
   after->of_heads.reserve(static_cast<std::size_t>(num_kv_heads) * plan.num_tokens_after);
   for (int h = 0; h < num_kv_heads; ++h) {
     const std::ptrdiff_t set = plan.num_sets == 1 ? 0 : h;
     const int* slots = plan.kept_slots.data() + set * plan.num_tokens_after;
-    for (int i = 0; i < plan.num_tokens_after; ++i) {
-      const bool placed = slots[i] < num_placed;
-      after->of_heads.push_back(placed ? before->of_heads[static_cast<std::size_t>(h * num_placed + slots[i])]
-                                       : table.num_gone_tokens() + slots[i]);
-    }
+    for (int i = 0; i < plan.num_tokens_after; ++i)
+      after->of_heads.push_back(cpu::position_of(window, h, slots[i]));
   }
   return after;
 }

@@ -27,6 +27,8 @@ struct Case {
   int num_tokens = 1;
   int num_queries = 1;
   int layer = 0;
+  cpu::SlidingWindow sliding_window = {};    // positions: below
+  std::vector<std::int32_t> positions = {};  // [num_kv_heads, num_placed]
   Values values = Values::kLogNormal;
 
   std::string name() const {
@@ -42,6 +44,23 @@ struct Case {
            ", values " + std::to_string(static_cast<int>(values));
   }
 };
+
+inline cpu::SlidingWindow window_of(const Case& c) {
+  cpu::SlidingWindow window = c.sliding_window;
+  window.positions = c.positions.data();
+  window.positions_stride = window.num_placed;
+  return window;
+}
+
+// As unseen_slots().
+inline std::vector<int> unseen_of(const Case& c) {
+  std::vector<int> unseen;
+  cpu::CachedLayer cache;
+  cache.window = window_of(c);
+  for (int h = 0; h < c.num_kv_heads && cache.window.tokens > 0; ++h)
+    unseen.push_back(cpu::first_in_window(cache, h, c.num_tokens));
+  return unseen;
+}
 
 inline std::vector<float> random_values(Values kind, int rows, int columns, std::mt19937& generator) {
   std::vector<float> values(static_cast<std::size_t>(rows) * static_cast<std::size_t>(columns));
@@ -91,6 +110,7 @@ struct Readings {
 inline LayerPrunePlan planned_on_cpu(const Case& c, const Readings& readings) {
   PruneScratch scratch;
   LayerPrunePlan plan;
+  const std::vector<int> unseen = unseen_of(c);
   plan_layer(c.params, *c.params.budget_tokens, c.layer,
              {.num_heads = c.num_heads,
               .num_kv_heads = c.num_kv_heads,
@@ -98,7 +118,8 @@ inline LayerPrunePlan planned_on_cpu(const Case& c, const Readings& readings) {
               .probability_sums = readings.probability_sums,
               .num_queries = c.num_queries,
               .key_scores = readings.key_scores,
-              .value_norms = readings.all_value_norms},
+              .value_norms = readings.all_value_norms,
+              .num_unseen = unseen},
              scratch, plan);
   return plan;
 }
@@ -109,8 +130,9 @@ class GpuSelection {
   GpuSelection(const std::vector<Case>& cases, const std::vector<Readings>& readings) {
     for (std::size_t i = 0; i < cases.size(); ++i) {
       const Case& c = cases[i];
-      cuda::SelectJob job = cuda::make_select_job(c.params, *c.params.budget_tokens, c.layer,
-                                                  {c.num_heads, c.num_kv_heads, c.num_tokens, c.num_queries});
+      cuda::SelectJob job =
+          cuda::make_select_job(c.params, *c.params.budget_tokens, c.layer,
+                                {c.num_heads, c.num_kv_heads, c.num_tokens, c.num_queries, window_of(c)});
       EXPECT_EQ(job.num_kept, num_kept_tokens(c.params, *c.params.budget_tokens, c.num_tokens));
       // What the policy does not read is not there.
       const bool reads = reads_attention(c.params.policy);

@@ -9,6 +9,7 @@
 #include "engine/kernels/parallel.h"
 #include "engine/kernels/reference/kv_access.h"
 #include "tests/kernels/kernel_fixture.h"
+#include "tests/kernels/window_cases.h"
 
 namespace kvcrush {
 namespace {
@@ -148,15 +149,8 @@ TEST_P(WindowTest, PrunedSlotsLeaveTheWindowByPosition) {
   ops::kv_append(paged.qkv, kHeads, paged.sequences, paged.kv);
   constexpr int kPlaced = 250;
   constexpr int kEvicted = 450;  // of the 700 tokens that the first 250 slots were chosen from
-  std::mt19937_64 engine(44);
-  std::vector<std::int32_t> positions;
-  for (int h = 0; h < kHeads.num_kv_heads; ++h) {
-    std::vector<std::int32_t> all(kPlaced + kEvicted);
-    std::iota(all.begin(), all.end(), 0);
-    std::vector<std::int32_t> kept;
-    std::sample(all.begin(), all.end(), std::back_inserter(kept), kPlaced, engine);
-    positions.insert(positions.end(), kept.begin(), kept.end());
-  }
+  const std::vector<std::int32_t> positions =
+      testing::random_positions(kHeads.num_kv_heads, kPlaced, kEvicted, 44);
   sequence.cache.window = {.tokens = window(),
                            .dropped_tiles = 0,
                            .num_evicted = kEvicted,

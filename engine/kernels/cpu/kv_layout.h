@@ -170,6 +170,12 @@ KVCRUSH_LAYOUT int first_in_window(const CachedLayer& layer, int kv_head, int sl
   return low;
 }
 
+KVCRUSH_LAYOUT int position_of(const SlidingWindow& window, int kv_head, int slot) {
+  return slot < window.num_placed
+             ? window.positions[static_cast<std::int64_t>(kv_head) * window.positions_stride + slot]
+             : window.num_evicted + slot;
+}
+
 KVCRUSH_LAYOUT std::byte* head_base(const KvPool& pool, std::int32_t block, int kv_head) {
   return pool.base + block * pool.block_bytes + kv_head * (pool.block_bytes / pool.num_kv_heads);
 }

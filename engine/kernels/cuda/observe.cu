@@ -66,10 +66,10 @@ struct SumShare {
   const ProbabilityJob& job;
   int warp;
   int lane;
-  int first_head;     // query head
-  int first_visible;  // slots that query 0 sees
-  int first_chunk;    // the first one that sees any of the block's slots
-  int num_chunks;
+  int first_head;   // query head
+  int first_query;  // the first one that sees a slot of the tile; may be before 0
+  int first_chunk;  // the first one that sees any of the block's slots
+  int num_chunks;   // until the last one
   KvTile tile;
   int num_valid;  // slots of it; 0: no tile for this warp
 
@@ -120,7 +120,7 @@ template <int kHeadDim>
 __device__ void load_key_fragments(const ProbabilityCall& call, const SumShare<kHeadDim>& share, int kv_head,
                                    KeyFragments<kHeadDim>& fragments) {
   F16* keys = reinterpret_cast<F16*>(dynamic_shared()) + share.warp * kHeadDim * kKeyStride;
-  if (share.num_valid > 0)
+  if (share.num_valid > 0 && share.first_chunk < share.num_chunks)
     load_keys<kHeadDim>(share.tile, cpu::head_base(call.pool, share.tile.block, kv_head), share.lane, keys);
   commit_copies();
   wait_for_copies<0>();
@@ -132,9 +132,10 @@ __device__ void load_key_fragments(const ProbabilityCall& call, const SumShare<k
 }
 
 // sums[r] of slots lane / 4 + 8 r += what 16 queries gave them, in order; all lanes of a quad hold the same.
+// seeing[r]: see num_seeing().
 template <int kHeadDim>
 __device__ void add_chunk(const SumShare<kHeadDim>& share, int chunk, int stage, float scale_log2,
-                          const KeyFragments<kHeadDim>& keys, float (&sums)[2]) {
+                          const KeyFragments<kHeadDim>& keys, const int (&seeing)[2], float (&sums)[2]) {
   const int lane = share.lane;
   const F16* row =
       share.queries(stage) + (lane / 16 * 8 + lane % 8) * value_stride(kHeadDim) + lane / 8 % 2 * 8;
@@ -146,19 +147,19 @@ __device__ void add_chunk(const SumShare<kHeadDim>& share, int chunk, int stage,
     mma_f16(scores[0], keys[d / 16], queries[0], queries[1]);
     mma_f16(scores[1], keys[d / 16], queries[2], queries[3]);
   }
-  const int slot = share.tile.first_slot + lane / 4;
+  const int first_query = chunk * kChunk - share.first_query - lane / 4;  // counted from the first seeing one
 #pragma unroll
   for (int n = 0; n < 2; ++n) {
 #pragma unroll
     for (int j = 0; j < 2; ++j) {
       const int query = n * 8 + lane % 4 * 2 + j;
       const QueryStats stats = share.stats(stage)[query];
-      const int visible = share.first_visible + chunk * kChunk + query;
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
         float& score = scores[n][2 * r + j];
-        score =
-            slot + 8 * r < visible ? exp2_fast(score * scale_log2 - stats.max_log2) * stats.inverse : 0.0F;
+        const bool sees =
+            static_cast<unsigned>(first_query + query - 8 * r) < static_cast<unsigned>(seeing[r]);
+        score = sees ? exp2_fast(score * scale_log2 - stats.max_log2) * stats.inverse : 0.0F;
       }
     }
 #pragma unroll
@@ -173,7 +174,7 @@ __device__ void add_chunk(const SumShare<kHeadDim>& share, int chunk, int stage,
 }
 
 template <class Query, int kHeadDim>
-__device__ void sum_tiles(const ProbabilityCall& call, const SumShare<kHeadDim>& share,
+__device__ void sum_tiles(const ProbabilityCall& call, const SumShare<kHeadDim>& share, int kv_head,
                           const KeyFragments<kHeadDim>& keys) {
   const int group = call.num_heads / call.pool.num_kv_heads;
   const ProbabilityJob& job = share.job;
@@ -181,6 +182,8 @@ __device__ void sum_tiles(const ProbabilityCall& call, const SumShare<kHeadDim>&
   // Lanes 0 and 1 of a quad read and write its two slots.
   const int own = lane / 4 + lane % 4 * 8;
   const bool owns = lane % 4 < 2 && own < share.num_valid;
+  const int slot = share.tile.first_slot + lane / 4;
+  const int seeing[2] = {num_seeing(job.cache, kv_head, slot), num_seeing(job.cache, kv_head, slot + 8)};
   int stage = 0;
   if (share.first_chunk < share.num_chunks)
     start_queries<Query>(call, share, share.first_head, share.first_chunk, stage);
@@ -197,13 +200,25 @@ __device__ void sum_tiles(const ProbabilityCall& call, const SumShare<kHeadDim>&
       } else if (g + 1 < group) {
         start_queries<Query>(call, share, share.first_head + g + 1, share.first_chunk, stage ^ 1);
       }
-      const int last_visible = share.first_visible + chunk * kChunk + kChunk - 1;
-      if (share.num_valid > 0 && share.tile.first_slot < last_visible)
-        add_chunk<kHeadDim>(share, chunk, stage, call.scale * kLog2E, keys, sums);
+      if (share.num_valid > 0 && share.first_query < (chunk + 1) * kChunk)
+        add_chunk<kHeadDim>(share, chunk, stage, call.scale * kLog2E, keys, seeing, sums);
       stage ^= 1;
     }
     if (owns) *target = lane % 4 == 0 ? sums[0] : sums[1];
   }
+}
+
+// Chunks of queries until the last one that sees any slot of the tiles until `tile`.
+__device__ __forceinline__ int num_seeing_chunks(const ProbabilityJob& job, int kv_head, int tile) {
+  int num_queries = job.num_queries;
+  if (job.cache.window.tokens > 0) {
+    const KvTile last = cpu::tile_at(job.cache, tile);
+    const int slot = last.first_slot + valid_slots(job.cache, last) - 1;
+    const int seeing = num_seeing(job.cache, kv_head, slot);
+    const int end = slot + seeing - (job.cache.num_cached + job.num_after - job.num_queries);
+    if (seeing != kEveryQuery && end < num_queries) num_queries = end > 0 ? end : 0;
+  }
+  return cpu::ceil_div(num_queries, kChunk);
 }
 
 // Grid: groups of tiles, KV heads, jobs.
@@ -215,25 +230,26 @@ __global__ void __launch_bounds__(sum_threads(kHeadDim), sum_blocks(kHeadDim))
   const auto kv_head = static_cast<int>(blockIdx.y);
   const int warp = static_cast<int>(threadIdx.x) / kWarpLanes;
   const int tiles = cpu::num_tiles(job.cache, job.cache.num_cached);
-  const int first_visible = job.cache.num_cached + job.num_after - job.num_queries + 1;
+  const int first_slot = job.cache.num_cached + job.num_after - job.num_queries;  // of the queries
   for (int first = static_cast<int>(blockIdx.x) * kWarps; first < tiles;
        first += static_cast<int>(gridDim.x) * kWarps) {
     const bool has_tile = first + warp < tiles;
     const KvTile tile = cpu::tile_at(job.cache, has_tile ? first + warp : first);
-    const int blind = cpu::tile_at(job.cache, first).first_slot + 1 - first_visible;  // queries
+    const int blind = cpu::tile_at(job.cache, first).first_slot - first_slot;  // queries
+    const int last = first + kWarps < tiles ? first + kWarps - 1 : tiles - 1;
     const SumShare<kHeadDim> share{job,
                                    warp,
                                    static_cast<int>(threadIdx.x) % kWarpLanes,
                                    kv_head * (call.num_heads / call.pool.num_kv_heads),
-                                   first_visible,
+                                   tile.first_slot - first_slot,
                                    blind > 0 ? blind / kChunk : 0,
-                                   cpu::ceil_div(job.num_queries, kChunk),
+                                   num_seeing_chunks(job, kv_head, last),
                                    tile,
                                    has_tile ? valid_slots(job.cache, tile) : 0};
     KeyFragments<kHeadDim> keys;
     load_key_fragments<kHeadDim>(call, share, kv_head, keys);
     __syncthreads();  // all keys are in registers
-    sum_tiles<Query, kHeadDim>(call, share, keys);
+    sum_tiles<Query, kHeadDim>(call, share, kv_head, keys);
     __syncthreads();  // the queries are done with
   }
 }

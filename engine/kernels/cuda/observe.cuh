@@ -12,6 +12,17 @@ __device__ __forceinline__ int valid_slots(const cpu::CachedLayer& cache, const 
   return left < tile.count ? left : tile.count;
 }
 
+// How many queries see `slot`, those of the slots from it on: what first_in_window() says of each of them,
+// without a search. Queries after the cached tokens count as the next one's.
+inline constexpr int kEveryQuery = 0x7fffffff;
+__device__ __forceinline__ int num_seeing(const cpu::CachedLayer& cache, int kv_head, int slot) {
+  const cpu::SlidingWindow& window = cache.window;
+  if (window.tokens == 0) return kEveryQuery;
+  const int gap = window.num_evicted + slot - cpu::position_of(window, kv_head, slot);
+  const int seeing = window.tokens > gap ? window.tokens - gap : 0;
+  return slot + seeing > cache.num_cached ? kEveryQuery : seeing;
+}
+
 // Groups of tiles, KV heads, jobs. Blocks go on in strides of the grid, so that it need not hold all tiles.
 inline dim3 grid_of(int num_cached, int tiles_per_block, const KvPool& pool, int num_jobs) {
   const int tiles = num_cached / 14 + 2;  // packed blocks of 56 tokens have four

@@ -33,7 +33,8 @@ void record_queries(const RecordCall& call, Stream stream);
 
 // What one layer of one sequence was attended to, by query head: sums of exp(score - largest) / sum over
 // queries in ascending order, as cpu_kernels' probability_sums. Query i sees the first num_cached + num_after
-// - num_queries + i + 1 slots. To the bit, sums do not depend on how queries were cut into calls.
+// - num_queries + i + 1 slots, from its window's first one on. To the bit, sums do not depend on how queries
+// were cut into calls.
 struct ProbabilityJob {
   cpu::CachedLayer cache;
   const void* queries = nullptr;       // rows of [num_heads, head_dim], query_stride elements apart

@@ -1,5 +1,6 @@
 // What the kernels of selection share: order keys, cuts and counting in a block. They run one after another:
 //
+//   lowest  a block per query head of a layer with a sliding window: what unseen candidates score
 //   scores  a block per 512 candidates: order keys of scores and of importance
 //   cuts    a block per row: the smallest key that belongs to the row's best
 //   sign    a block per 512 candidates and set: signatures, in place of scores; only for representatives

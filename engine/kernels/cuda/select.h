@@ -14,6 +14,7 @@
 #include <cstdint>
 #include <span>
 
+#include "engine/kernels/cpu/kv_layout.h"
 #include "engine/kernels/cuda/stream.h"
 #include "engine/kvcrush/params.h"
 #include "engine/kvcrush/top_selection.h"
@@ -28,12 +29,20 @@ inline constexpr int kMaxPoolTaps = 64;
 // Rows of keys are padded to so many, 16 bytes a lane of a warp.
 inline constexpr int kSelectRowPadding = 128;
 
+// Candidates before `end` are out of the next token's window: every one of them scores `score`, less than all
+// others. One for each query head.
+struct UnseenCandidates {
+  std::int32_t end = 0;
+  float score = 0;
+};
+
 // Intermediate results, on the device. Order keys are unsigned and compare as the floats they stand for;
 // those of padding are 0, below every float's.
 struct SelectBuffers {
   std::uint32_t* importance = nullptr;  // [num_sets, row_keys] order keys of what a token is worth
   std::uint32_t* flags = nullptr;       // [num_sets, row_keys / 32] a bit per candidate: it stays
   TopCut* cuts = nullptr;               // [num_sets], then [num_heads] if there are representatives
+  UnseenCandidates* unseen = nullptr;   // [num_heads]; null where the layer has no window
   // The rest for representatives only.
   // [num_heads, row_keys] order keys of the scores, later in the first rows of each set its tokens'
   // signatures: bits 0..31 in the first row, 32..63 in the second, ...
@@ -60,7 +69,8 @@ struct SelectJob {
   std::int32_t num_candidates = 0;  // 0: all tokens stay
   std::int32_t row_keys = 0;        // num_candidates, padded
   std::int32_t num_sink_tokens = 0;
-  std::int32_t window_tokens = 0;
+  std::int32_t window_tokens = 0;  // of observation
+  cpu::SlidingWindow sliding_window;
   std::int32_t num_important = 0;
   std::int32_t num_representatives = 0;
   std::int32_t heads_per_bit = 1;  // of a signature
@@ -83,6 +93,8 @@ struct SelectSizes {
   int num_kv_heads = 0;
   int num_tokens = 0;
   int num_queries = 1;  // that probability_sums were summed over, >= 1
+  // The cache's, with device addresses. What no later query sees scores below everything else.
+  cpu::SlidingWindow sliding_window = {};
 };
 
 // Largest over the jobs of a launch, so what the grids must hold. Serves every list of as many jobs whose
@@ -91,13 +103,15 @@ struct SelectLaunch {
   int num_jobs = 0;
   int num_sets = 0;
   int row_keys = 0;
-  int num_scored_heads = 0;  // of jobs with representatives
-  int signature_bits = 0;    // of their signatures
+  int num_scored_heads = 0;    // of jobs with representatives
+  int signature_bits = 0;      // of their signatures
+  int num_windowed_heads = 0;  // query heads of jobs with a sliding window
 };
 
 bool selects_on_device(const CompressionParams& params);
 
-// Arguments as for plan_layer(); selects_on_device(params).
+// Arguments as for plan_layer(), so window_params() in a layer with a sliding window;
+// selects_on_device(params).
 SelectJob make_select_job(const CompressionParams& params, int budget_tokens, int layer,
                           const SelectSizes& sizes);
 

@@ -76,6 +76,7 @@ SelectBuffers carve(const SelectJob& job, Carver& carver) {
   carver.take(buffers.importance, job.num_sets * row_keys);
   carver.take(buffers.flags, job.num_sets * row_keys / 32);
   carver.take(buffers.cuts, job.num_sets + (scored ? job.num_heads : 0));
+  if (job.sliding_window.tokens > 0) carver.take(buffers.unseen, job.num_heads);
   if (!scored) return buffers;
   carver.take(buffers.scores, job.num_heads * row_keys);
   carver.take(buffers.bit_counts, num_bits(job));
@@ -112,6 +113,7 @@ SelectJob make_select_job(const CompressionParams& params, int budget_tokens, in
   job.num_kept = std::min(sizes.num_tokens, budget_tokens);
   job.num_sink_tokens = params.num_sink_tokens;
   job.window_tokens = params.window_tokens;
+  job.sliding_window = sizes.sliding_window;
   if (sizes.num_tokens <= budget_tokens) return job;
   const int num_fixed = params.num_sink_tokens + params.window_tokens;
   job.num_candidates = sizes.num_tokens - num_fixed;
@@ -141,6 +143,8 @@ SelectLaunch prepare_select(std::span<SelectJob> jobs, std::byte* workspace) {
     job.buffers = carve(job, carver);
     shape.num_sets = std::max(shape.num_sets, job.num_sets);
     shape.row_keys = std::max(shape.row_keys, job.row_keys);
+    if (job.buffers.unseen != nullptr)
+      shape.num_windowed_heads = std::max(shape.num_windowed_heads, job.num_heads);
     if (job.num_representatives == 0) continue;
     shape.num_scored_heads = std::max(shape.num_scored_heads, job.num_heads);
     shape.signature_bits = std::max(shape.signature_bits, num_bits(job) / job.num_sets);

@@ -61,6 +61,13 @@ class TileReader {
   float norms_[kLoads];
 };
 
+// Puts the weights, [kMaxPoolTaps], behind two tiles; the caller synchronises.
+__device__ __forceinline__ const float* stage_weights(const SelectJob& job, float* padded) {
+  float* weights = padded + 2 * kPaddedTile;
+  if (thread_index() < kMaxPoolTaps) weights[thread_index()] = job.pool_weights[thread_index()];
+  return weights;
+}
+
 // Pools of a thread's four neighbouring candidates; `padded` begins with the first one's first tap.
 __device__ __forceinline__ void pool(const SelectJob& job, const float* padded, const float* weights,
                                      float (&out)[kKeysPerLane]) {
@@ -103,6 +110,49 @@ __device__ __forceinline__ void store_keys(const SelectJob& job, std::uint32_t* 
   store_four(row, index, keys);
 }
 
+// Of kTileThreads threads. warp_lows: shared memory, [warps].
+__device__ __forceinline__ float block_min(float value, float* warp_lows) {
+  constexpr int kWarps = kTileThreads / kWarpLanes;
+  const float low = -warp_max(-value);
+  if (thread_index() % kWarpLanes == 0) warp_lows[thread_index() / kWarpLanes] = low;
+  __syncthreads();
+  float least = warp_lows[0];
+  for (int warp = 1; warp < kWarps; ++warp) least = warp_lows[warp] < least ? warp_lows[warp] : least;
+  return least;
+}
+
+// Grid: query heads, jobs. All tiles of a head's row in turn, scored as the next kernel scores them.
+__global__ void __launch_bounds__(kTileThreads) lowest_kernel(const SelectJob* __restrict__ jobs) {
+  const SelectJob& job = jobs[blockIdx.y];
+  const auto head = static_cast<int>(blockIdx.x);
+  if (job.buffers.unseen == nullptr || head >= job.num_heads) return;
+  cpu::CachedLayer cache;
+  cache.window = job.sliding_window;
+  const int kv_head = head / (job.num_heads / job.num_kv_heads);
+  const int end = cpu::first_in_window(cache, kv_head, job.num_tokens) - job.num_sink_tokens;
+  float lowest = -minus_infinity();
+  if (end > 0) {
+    auto* padded = reinterpret_cast<float*>(dynamic_shared());  // [2, kPaddedTile]
+    const float* weights = stage_weights(job, padded);
+    const int offset = thread_index() * kKeysPerLane;
+    for (int begin = 0; begin < job.num_candidates; begin += kTileKeys) {
+      float* here = padded + begin / kTileKeys % 2 * kPaddedTile;
+      TileReader reader(job, begin);
+      reader.fetch(head);
+      reader.store(here);
+      __syncthreads();
+      float scores[kKeysPerLane];
+      pool(job, here + offset, weights, scores);
+      for (int i = 0; i < kKeysPerLane; ++i) {
+        if (begin + offset + i < job.num_candidates) lowest = scores[i] < lowest ? scores[i] : lowest;
+      }
+    }
+    __syncthreads();
+    lowest = block_min(lowest, padded);
+  }
+  if (thread_index() == 0) job.buffers.unseen[head] = {end, __fadd_rn(lowest, -1.0F)};
+}
+
 // Adds the layer's weighted mean to each set's own sums, which lie as floats where their keys will.
 __device__ __forceinline__ void add_layer_mean(const SelectJob& job, int index,
                                                const float (&layer_sums)[kKeysPerLane]) {
@@ -119,15 +169,18 @@ __device__ __forceinline__ void add_layer_mean(const SelectJob& job, int index,
   }
 }
 
+__device__ __forceinline__ void sink_unseen(const UnseenCandidates& unseen, int index,
+                                            float (&scores)[kKeysPerLane]) {
+  for (int i = 0; i < kKeysPerLane; ++i) scores[i] = index + i < unseen.end ? unseen.score : scores[i];
+}
+
 // Grid: tiles, jobs. All heads of a tile in turn; the next one's values are fetched meanwhile.
 __global__ void __launch_bounds__(kTileThreads) score_kernel(const SelectJob* __restrict__ jobs) {
   const SelectJob& job = jobs[blockIdx.y];
   const int begin = static_cast<int>(blockIdx.x) * kTileKeys;
   if (begin >= job.num_candidates) return;
   auto* padded = reinterpret_cast<float*>(dynamic_shared());  // [2, kPaddedTile]
-  float* weights = padded + 2 * kPaddedTile;                  // [kMaxPoolTaps]
-  if (thread_index() < kMaxPoolTaps) weights[thread_index()] = job.pool_weights[thread_index()];
-
+  const float* weights = stage_weights(job, padded);
   const int offset = thread_index() * kKeysPerLane;
   const int index = begin + offset;
   const bool stores = index < job.row_keys;
@@ -143,6 +196,7 @@ __global__ void __launch_bounds__(kTileThreads) score_kernel(const SelectJob* __
     __syncthreads();
     float scores[kKeysPerLane];
     pool(job, here + offset, weights, scores);
+    if (job.buffers.unseen != nullptr) sink_unseen(job.buffers.unseen[head], index, scores);
     const std::int64_t row = head;
     if (job.num_representatives > 0 && stores)
       store_keys(job, job.buffers.scores + row * job.row_keys, index, scores);
@@ -170,9 +224,13 @@ __global__ void __launch_bounds__(kTileThreads) score_kernel(const SelectJob* __
 
 void run_scores(const SelectLaunch& shape, const SelectJob* jobs, Stream stream) {
   const auto tiles = static_cast<unsigned>((shape.row_keys + kTileKeys - 1) / kTileKeys);
-  launch<score_kernel>(LaunchShape{dim3{tiles, static_cast<unsigned>(shape.num_jobs)}, dim3{kTileThreads},
-                                   sizeof(float) * (2 * kPaddedTile + kMaxPoolTaps)},
-                       stream, jobs);
+  const auto num_jobs = static_cast<unsigned>(shape.num_jobs);
+  constexpr std::size_t kSharedBytes = sizeof(float) * (2 * kPaddedTile + kMaxPoolTaps);
+  if (shape.num_windowed_heads > 0) {
+    const dim3 grid{static_cast<unsigned>(shape.num_windowed_heads), num_jobs};
+    launch<lowest_kernel>(LaunchShape{grid, dim3{kTileThreads}, kSharedBytes}, stream, jobs);
+  }
+  launch<score_kernel>(LaunchShape{dim3{tiles, num_jobs}, dim3{kTileThreads}, kSharedBytes}, stream, jobs);
 }
 
 }  // namespace kvcrush::cuda

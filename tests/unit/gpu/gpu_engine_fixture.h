@@ -84,7 +84,9 @@ class GpuEngineTest : public ::testing::Test {
   // Rounding to float16 in attention moves log-probabilities a little. Where it also moves a token over the
   // edge of the budget, those after it differ more: `share` of all must agree. A key that rounds to the next
   // code, a 255th (int8) or a fifteenth (int4) of a head's range further, moves them more: hence `tolerance`.
-  void expect_same_scores(const EngineRequest& request, double share, float tolerance = 0.05F) {
+  // holds_as_many: a GPU may hold pruned slots of a window a little longer.
+  void expect_same_scores(const EngineRequest& request, double share, float tolerance = 0.05F,
+                          bool holds_as_many = true) {
     const Answer expected = score(*cpu_, request);
     const Answer actual = score(*gpu_, request);
     ASSERT_EQ(actual.logprobs.size(), expected.logprobs.size());
@@ -98,7 +100,10 @@ class GpuEngineTest : public ::testing::Test {
     }
     EXPECT_GE(close, share * static_cast<double>(expected.logprobs.size()))
         << request.request_id << ", " << most;
-    EXPECT_EQ(actual.finish.compression.kv_bytes_held, expected.finish.compression.kv_bytes_held);
+    EXPECT_GE(actual.finish.compression.kv_bytes_held, expected.finish.compression.kv_bytes_held);
+    if (holds_as_many) {
+      EXPECT_EQ(actual.finish.compression.kv_bytes_held, expected.finish.compression.kv_bytes_held);
+    }
     EXPECT_EQ(actual.finish.compression.pruned, expected.finish.compression.pruned);
     EXPECT_EQ(actual.finish.compression.tokens_evicted.max, expected.finish.compression.tokens_evicted.max);
   }

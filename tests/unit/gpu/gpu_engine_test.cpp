@@ -43,17 +43,6 @@ TEST_F(GpuEngineTest, WhatFamiliesDifferIn) {
   expect_same_scores(request, 1.0);
 }
 
-TEST_F(GpuEngineTest, WindowsShorterThanTheContextAreRefused) {
-  EngineConfig config;
-  config.device = "cuda:0";
-  config.kv_memory_bytes = 8 << 20;
-  const auto engine = Engine::create(make_family_model(2, kHeadDim, /*window=*/100), config, observer_);
-  ASSERT_FALSE(engine.ok());
-  EXPECT_NE(engine.status().message().find("max_context_tokens 2048; allowed on a GPU: at most 100"),
-            std::string::npos)
-      << engine.status().message();
-}
-
 TEST_F(GpuEngineTest, DefaultPresetLooksAheadAndGreedyOutputAgrees) {
   int same = 0;
   int all = 0;
