@@ -67,6 +67,29 @@ TEST_F(GpuWindowTest, SamplesForkFromOnePrefill) {
   }
 }
 
+// Branches of a lookahead have windows of their own text.
+TEST_F(GpuWindowTest, LookaheadsSeeTheirWindow) {
+  int same = 0;
+  int all = 0;
+  for (std::uint64_t seed = 180; seed < 183; ++seed) {
+    EngineRequest request = greedy_request("l", random_prompt(200, kTinyVocab, seed), 16);
+    request.cache_policies[0].compression = preset_params(Preset::kDefault, BasePolicy::kSnapKv);
+    request.cache_policies[0].compression->budget_fraction = 0.25;
+    request.cache_policies[0].compression->window_tokens = 8;
+    request.cache_policies[0].compression->observed_queries = 8;
+    const Outcome expected = run(*cpu_, request);
+    const Outcome actual = run(*gpu_, request);
+    EXPECT_GT(actual.finish.compression.lookahead_tokens, 0);
+    EXPECT_EQ(actual.finish.compression.lookahead_tokens, expected.finish.compression.lookahead_tokens);
+    ASSERT_EQ(actual.tokens.size(), expected.tokens.size());
+    const auto parted =
+        std::mismatch(actual.tokens.begin(), actual.tokens.end(), expected.tokens.begin()).first;
+    same += static_cast<int>(parted - actual.tokens.begin());
+    all += static_cast<int>(actual.tokens.size());
+  }
+  EXPECT_GE(same, all / 2) << "of " << all;
+}
+
 TEST_F(GpuWindowTest, PromptsBeginBehindWhatOthersComputed) {
   EngineRequest first = score_request(300, 8, 160);
   EngineRequest second = score_request(320, 24, 161);
