@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 
 import pytest
 import sentencepiece
@@ -21,6 +22,7 @@ from tokenizer_families import (
 )
 
 GEMMA_SYMBOLS = ["<start_of_turn>", "<end_of_turn>", "<table>", "</h1>"]
+BYTE_SPELLING = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 GEMMA_SPACES = ["\n" * n for n in range(2, 8)] + [SPACE * n for n in range(2, 8)]
 
 
@@ -177,7 +179,10 @@ def test_unigram(byte_fallback, tmp_path, open_tool):
     folder = tmp_path / "hf"
     folder.mkdir()
     reference.save(str(folder / "tokenizer.json"))
-    expect_same(open_tool(folder), ids_of(reference, texts, add_special=True), texts, add_special=True)
+    # tokenizers takes a byte's spelling in a text for the byte, sentencepiece (above) and we do not.
+    plain = [text for text in texts if not BYTE_SPELLING.search(text)]
+    assert len(plain) > 0.9 * len(texts)
+    expect_same(open_tool(folder), ids_of(reference, plain, add_special=True), plain, add_special=True)
 
 
 def test_normal_form(tmp_path, open_tool):
