@@ -59,7 +59,7 @@ void GpuBatchBuilder::pad(int num_rows) {
 void GpuBatchBuilder::place_sequences(const DeviceTables& tables, std::size_t stride) {
   const std::span<const PagedSequence> paged =
       flat_.paged_sequences(0);  // but for the tables alike in all layers
-  sequences_.assign(static_cast<std::size_t>(num_layers_) * stride, {});
+  sequences_.resize(static_cast<std::size_t>(num_layers_) * stride);
   longest_.assign(paged.begin(), paged.end());
   sequence_of_token_.clear();
   for (std::size_t i = 0; i < paged.size(); ++i) {
@@ -71,6 +71,9 @@ void GpuBatchBuilder::place_sequences(const DeviceTables& tables, std::size_t st
       if (sequences_[at].cache.num_cached > longest_[i].cache.num_cached)
         longest_[i].cache = sequences_[at].cache;
     }
+  }
+  for (std::size_t i = paged.size(); i < stride; ++i) {
+    for (std::size_t at = i; at < sequences_.size(); at += stride) sequences_[at] = {};
   }
 }
 

@@ -5,6 +5,7 @@
 
 #include <atomic>
 #include <cmath>
+#include <functional>
 #include <string_view>
 
 #include "tests/unit/engine/engine_fixture.h"
@@ -120,6 +121,59 @@ class GpuEngineTest : public ::testing::Test {
                 std::string(weights) == "f16" ? 0.05 : 0.3)
           << weights;
     }
+  }
+
+  // Samples of one prefill, each with a policy of its own, the first one's the full cache. Of the others'
+  // scores `share` must agree.
+  void expect_forks_score_alike(const EngineRequest& request, double share, bool hold_as_many = true) {
+    const auto num_samples = static_cast<std::size_t>(request.num_samples);
+    Collector on_cpu;
+    Collector on_gpu;
+    ASSERT_TRUE(cpu_->submit(request, on_cpu.stream()).ok());
+    ASSERT_TRUE(gpu_->submit(request, on_gpu.stream()).ok());
+    ASSERT_TRUE(on_cpu.wait(num_samples));
+    ASSERT_TRUE(on_gpu.wait(num_samples));
+    for (int sample = 0; sample < request.num_samples; ++sample) {
+      const std::vector<float> expected = on_cpu.score(sample).logprobs;
+      const std::vector<float> actual = on_gpu.score(sample).logprobs;
+      ASSERT_EQ(actual.size(), expected.size());
+      int close = 0;
+      for (std::size_t i = 0; i < expected.size(); ++i)
+        close += std::abs(actual[i] - expected[i]) < 0.05F ? 1 : 0;
+      EXPECT_GE(close, (sample == 0 ? 1.0 : share) * static_cast<double>(expected.size()))
+          << "sample " << sample;
+      if (hold_as_many) {
+        EXPECT_EQ(on_gpu.finish(sample).compression.kv_bytes_held,
+                  on_cpu.finish(sample).compression.kv_bytes_held);
+      }
+    }
+  }
+  // Greedy texts with the default preset, which looks ahead: they part where two tokens are as likely, so
+  // half of all tokens must agree.
+  void expect_lookahead_alike(int num_texts, int num_tokens, std::uint64_t seed,
+                              const std::function<int(int)>& num_prompt_tokens, double budget) {
+    int same = 0;
+    int all = 0;
+    for (int i = 0; i < num_texts; ++i) {
+      EngineRequest request = greedy_request(
+          "l", random_prompt(num_prompt_tokens(i), kTinyVocab, seed + static_cast<std::uint64_t>(i)),
+          num_tokens);
+      request.cache_policies[0].compression = preset_params(Preset::kDefault, BasePolicy::kSnapKv);
+      request.cache_policies[0].compression->budget_fraction = budget;
+      request.cache_policies[0].compression->window_tokens = 8;
+      request.cache_policies[0].compression->observed_queries = 8;
+      const Outcome expected = run(*cpu_, request);
+      const Outcome actual = run(*gpu_, request);
+      EXPECT_GT(actual.finish.compression.lookahead_tokens, 0);
+      EXPECT_EQ(actual.finish.compression.lookahead_tokens, expected.finish.compression.lookahead_tokens);
+      EXPECT_EQ(actual.finish.compression.kv_bytes_after, expected.finish.compression.kv_bytes_after);
+      ASSERT_EQ(actual.tokens.size(), expected.tokens.size());
+      const auto parted =
+          std::mismatch(actual.tokens.begin(), actual.tokens.end(), expected.tokens.begin()).first;
+      same += static_cast<int>(parted - actual.tokens.begin());
+      all += static_cast<int>(actual.tokens.size());
+    }
+    EXPECT_GE(same, all / 2) << "of " << all;
   }
 
   std::shared_ptr<const ModelFile> model_;

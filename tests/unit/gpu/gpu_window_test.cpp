@@ -53,41 +53,13 @@ TEST_F(GpuWindowTest, SamplesForkFromOnePrefill) {
   request.num_samples = 3;
   request.cache_policies[1].compression = quarter(BasePolicy::kSnapKv);
   request.cache_policies[2].compression = quarter(BasePolicy::kH2o);
-  Collector on_cpu;
-  Collector on_gpu;
-  ASSERT_TRUE(cpu_->submit(request, on_cpu.stream()).ok());
-  ASSERT_TRUE(gpu_->submit(request, on_gpu.stream()).ok());
-  ASSERT_TRUE(on_cpu.wait(3));
-  ASSERT_TRUE(on_gpu.wait(3));
-  for (int sample = 0; sample < 3; ++sample) {
-    int close = 0;
-    for (std::size_t i = 0; i < 40; ++i)
-      close += std::abs(on_gpu.score(sample).logprobs[i] - on_cpu.score(sample).logprobs[i]) < 0.05F ? 1 : 0;
-    EXPECT_GE(close, sample == 0 ? 40 : 28) << "sample " << sample;
-  }
+  expect_forks_score_alike(request, 0.7, /*hold_as_many=*/false);
 }
 
 // Branches of a lookahead have windows of their own text.
 TEST_F(GpuWindowTest, LookaheadsSeeTheirWindow) {
-  int same = 0;
-  int all = 0;
-  for (std::uint64_t seed = 180; seed < 183; ++seed) {
-    EngineRequest request = greedy_request("l", random_prompt(200, kTinyVocab, seed), 16);
-    request.cache_policies[0].compression = preset_params(Preset::kDefault, BasePolicy::kSnapKv);
-    request.cache_policies[0].compression->budget_fraction = 0.25;
-    request.cache_policies[0].compression->window_tokens = 8;
-    request.cache_policies[0].compression->observed_queries = 8;
-    const Outcome expected = run(*cpu_, request);
-    const Outcome actual = run(*gpu_, request);
-    EXPECT_GT(actual.finish.compression.lookahead_tokens, 0);
-    EXPECT_EQ(actual.finish.compression.lookahead_tokens, expected.finish.compression.lookahead_tokens);
-    ASSERT_EQ(actual.tokens.size(), expected.tokens.size());
-    const auto parted =
-        std::mismatch(actual.tokens.begin(), actual.tokens.end(), expected.tokens.begin()).first;
-    same += static_cast<int>(parted - actual.tokens.begin());
-    all += static_cast<int>(actual.tokens.size());
-  }
-  EXPECT_GE(same, all / 2) << "of " << all;
+  expect_lookahead_alike(
+      3, 16, 180, [](int) { return 200; }, 0.25);
 }
 
 TEST_F(GpuWindowTest, PromptsBeginBehindWhatOthersComputed) {
