@@ -82,6 +82,32 @@ class EngineTest : public ::testing::Test {
     return params;
   }
 
+  // `shared` tokens that all of them have, then `own` ones.
+  static std::vector<TokenId> prompt(int shared, int own, unsigned seed) {
+    std::vector<TokenId> ids = random_prompt(shared, kTinyVocab, 1000);
+    const std::vector<TokenId> rest = random_prompt(own, kTinyVocab, seed);
+    ids.insert(ids.end(), rest.begin(), rest.end());
+    return ids;
+  }
+  // Sixteen samples of one prompt say, each of them, what it would say alone.
+  static void expect_samples_as_alone(Engine& engine, bool bypass_prefix_cache) {
+    EngineRequest request = greedy_request("a", prompt(500, 0, 0), 40);
+    request.num_samples = 16;
+    request.sampling.temperature = 1;
+    request.bypass_prefix_cache = bypass_prefix_cache;
+    Collector collector;
+    ASSERT_TRUE(engine.submit(request, collector.stream()).ok());
+    ASSERT_TRUE(collector.wait(16));
+    for (int i = 0; i < 16; ++i) EXPECT_EQ(collector.tokens(i).size(), 40U);
+    EngineRequest alone = request;
+    alone.num_samples = 1;
+    for (const int index : {0, 7}) {
+      alone.request_id = "b" + std::to_string(index);
+      alone.sampling.seed = request.sampling.seed + static_cast<std::uint64_t>(index);
+      EXPECT_EQ(run(engine, alone).tokens, collector.tokens(index));
+    }
+    expect_no_blocks_used(engine);
+  }
   static void expect_no_blocks_used(Engine& engine) {
     ASSERT_TRUE(engine.wait_idle(std::chrono::seconds(30)));
     EXPECT_EQ(engine.stats().blocks_used, 0);

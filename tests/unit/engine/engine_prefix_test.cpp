@@ -8,13 +8,6 @@ using namespace testing;  // NOLINT(google-build-using-namespace)
 
 class EnginePrefixTest : public EngineTest {
  protected:
-  // `shared` tokens that all of them have, then `own` ones.
-  static std::vector<TokenId> prompt(int shared, int own, unsigned seed) {
-    std::vector<TokenId> ids = random_prompt(shared, kTinyVocab, 1000);
-    const std::vector<TokenId> rest = random_prompt(own, kTinyVocab, seed);
-    ids.insert(ids.end(), rest.begin(), rest.end());
-    return ids;
-  }
   static EngineConfig without_cache(int pool_tokens) {
     EngineConfig config = config_for(pool_tokens);
     config.prefix_cache = false;
@@ -129,21 +122,8 @@ TEST_F(EnginePrefixTest, SameTokensWherePrefillPrunesItsOwnSharedBlocks) {
 TEST_F(EnginePrefixTest, SameTokensOfSamplesThatHoldTheirPromptTogether) {
   for (const bool bypass : {false, true}) {
     auto engine = make_engine(1440, 256, 32);
-    EngineRequest request = greedy_request("a", prompt(500, 0, 0), 40);
-    request.num_samples = 16;
-    request.sampling.temperature = 1;
-    request.bypass_prefix_cache = bypass;
-    Collector collector;
-    ASSERT_TRUE(engine->submit(request, collector.stream()).ok());
-    ASSERT_TRUE(collector.wait(16));
+    expect_samples_as_alone(*engine, bypass);
     EXPECT_EQ(observer_.num_preemptions, 0);  // 16 copies of 500 tokens would be over 5 pools
-    for (int i = 0; i < 16; ++i) EXPECT_EQ(collector.tokens(i).size(), 40U);
-    EngineRequest alone = request;
-    alone.request_id = "b";
-    alone.num_samples = 1;
-    alone.sampling.seed += 7;
-    EXPECT_EQ(run(*engine, alone).tokens, collector.tokens(7));
-    expect_no_blocks_used(*engine);
   }
 }
 

@@ -10,13 +10,6 @@ class EngineWindowPrefixTest : public EngineTest {
  protected:
   EngineWindowPrefixTest() { model_ = make_window_model(); }
 
-  // `shared` tokens that all of them have, then `own` ones.
-  static std::vector<TokenId> prompt(int shared, int own, unsigned seed) {
-    std::vector<TokenId> ids = random_prompt(shared, kTinyVocab, 1000);
-    const std::vector<TokenId> rest = random_prompt(own, kTinyVocab, seed);
-    ids.insert(ids.end(), rest.begin(), rest.end());
-    return ids;
-  }
   static EngineConfig config_of(int pool_tokens, bool prefix_cache, int max_batch_tokens = 64) {
     EngineConfig config = config_for(pool_tokens);
     config.prefix_cache = prefix_cache;
@@ -156,23 +149,9 @@ TEST_F(EngineWindowPrefixTest, SameTokensWherePrefillPrunesItsOwnSharedBlocks) {
 TEST_F(EngineWindowPrefixTest, SameTokensOfSamplesThatHoldTheirPromptTogether) {
   for (const bool bypass : {false, true}) {
     auto engine = make_engine(1440, 256, 32);
-    EngineRequest request = greedy_request("a", prompt(500, 0, 0), 40);
-    request.num_samples = 16;
-    request.sampling.temperature = 1;
-    request.bypass_prefix_cache = bypass;
-    Collector collector;
-    ASSERT_TRUE(engine->submit(request, collector.stream()).ok());
-    ASSERT_TRUE(collector.wait(16));
-    EXPECT_GE(observer_.most_running.exchange(0),
-              16);  // the layer that sees all would fill 2 pools by itself
-    EngineRequest alone = request;
-    alone.num_samples = 1;
-    for (const int index : {0, 7}) {
-      alone.request_id = "b" + std::to_string(index);
-      alone.sampling.seed = request.sampling.seed + static_cast<std::uint64_t>(index);
-      EXPECT_EQ(run(*engine, alone).tokens, collector.tokens(index));
-    }
-    expect_no_blocks_used(*engine);
+    expect_samples_as_alone(*engine, bypass);
+    // The layer that sees all would fill 2 pools by itself.
+    EXPECT_GE(observer_.most_running.exchange(0), 16);
     EXPECT_EQ(engine->stats().prefix_cache_blocks > 0, !bypass);
   }
 }
