@@ -135,6 +135,16 @@ TEST_P(CudaAttentionTest, BranchesSeeTheirOwnSlotsOnly) {
   expect_matches(paged, c.heads, paged.sequences, cuda::ActivationType::kF32);
 }
 
+// Thousands of tiles, split over as many blocks as there may be.
+TEST(CudaAttentionLongTest, OneSequenceOf32kTokens) {
+  for (const KvDtype dtype : {KvDtype::kF16, KvDtype::kInt4}) {
+    const HeadLayout heads{2, 1, 64};
+    PagedCase paged(heads, dtype, {{32768, 1}}, 19);
+    ops::kv_append(paged.qkv, heads, paged.sequences, paged.kv);
+    expect_matches(paged, heads, paged.sequences, cuda::ActivationType::kF16);
+  }
+}
+
 // Windows of one token, within a tile, over several tiles and longer than anything cached.
 TEST_P(CudaAttentionTest, QueriesSeeTheirWindow) {
   const CudaCase& c = cases().at(static_cast<std::size_t>(std::get<0>(GetParam())));
