@@ -38,7 +38,7 @@ class Engine::Impl {
         dtype_(dtype),
         core_(model_, config_, limits_, dtype, std::move(executor), observer),
         on_gpu_(on_gpu),
-        stats_(initial_stats(core_)),
+        stats_{core_.totals(), {}},
         thread_([this] { loop(); }) {}
 
   ~Impl() {
@@ -82,11 +82,6 @@ class Engine::Impl {
   // In the order of sending: an ending must not meet a later request that reuses the id.
   using Mail = std::vector<std::variant<Arrival, Ending>>;
 
-  static EngineStats initial_stats(const EngineCore& core) {
-    EngineStats stats;
-    core.update_totals(stats);
-    return stats;
-  }
   void loop();
   void deliver(const Mail& mail);
   void settle();
@@ -166,8 +161,7 @@ void Engine::Impl::loop() {
     core_.expire(Clock::now());
     core_.step();
     settle();
-    core_.prune();
-    settle();
+    if (core_.prune()) settle();
   }
   Mail rest;
   {
@@ -204,15 +198,15 @@ void Engine::Impl::settle() {
       const auto it = live_.find(outgoing.finished_request_id);
       if (--it->second == 0) live_.erase(it);
     }
-    queued_.samples = core_.num_waiting();
-    queued_.tokens = core_.num_waiting_tokens();
+    static_cast<EngineTotals&>(stats_) = core_.totals();
+    queued_.samples = stats_.num_waiting;
+    queued_.tokens = stats_.num_waiting_tokens;
     for (const auto& item : inbox_) {
       const auto* arrival = std::get_if<Arrival>(&item);
       if (arrival == nullptr) continue;
       queued_.samples += arrival->request.num_samples;
       queued_.tokens += static_cast<std::int64_t>(arrival->request.prompt_token_ids.size());
     }
-    core_.update_totals(stats_);
     none_live = live_.empty();
     if (none_live || now - described_at_ >= kDescribeInterval) {
       stats_.sequences = core_.describe_sequences();

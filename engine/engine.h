@@ -103,16 +103,7 @@ struct SequenceStats {
   int priority = 0;
 };
 
-struct EngineStats {
-  int num_running = 0;
-  int num_waiting = 0;
-  int num_waiting_tokens = 0;  // prompt tokens that wait to be computed
-  std::int64_t blocks_used = 0;
-  std::int64_t blocks_total = 0;
-  std::int64_t kv_bytes_used = 0;
-  std::int64_t kv_bytes_saved = 0;       // of running sequences
-  std::int64_t prefix_cache_blocks = 0;  // that later prompts may begin with, in use or free
-  std::int64_t swap_bytes_used = 0;
+struct EngineStats : EngineTotals {
   std::vector<SequenceStats> sequences;
 };
 

@@ -37,7 +37,9 @@ EngineCore::EngineCore(std::shared_ptr<const ModelFile> model, const EngineConfi
                  pool_, prefixes_),
       executor_(std::move(executor)),
       prefix_cache_(config.prefix_cache),
-      swap_meter_(config.swap_memory_bytes, limits.block_bytes) {}
+      swap_meter_(config.swap_memory_bytes, limits.block_bytes) {
+  count_totals();
+}
 
 void EngineCore::add(const EngineRequest& request, const std::shared_ptr<TokenStream>& stream,
                      Clock::time_point arrived_at) {
@@ -91,8 +93,8 @@ void EngineCore::step() {
   report_step(plan, started_at);  // gauges change even where nothing ran: sequences may have been cancelled
 }
 
-void EngineCore::prune() {
-  if (to_settle_.empty()) return;
+bool EngineCore::prune() {
+  if (to_settle_.empty()) return false;
   const Clock::time_point started_at = Clock::now();
   observer_.on_step_started();
   for (const auto& [id, settling] : std::exchange(to_settle_, {})) {
@@ -107,6 +109,7 @@ void EngineCore::prune() {
     }
   }
   report_step({}, started_at);  // the blocks are free now, not a step later
+  return true;
 }
 
 // What a lookahead or a trunk's continuation saw must be there when they are taken out again.
@@ -244,6 +247,7 @@ void EngineCore::finish(const std::string& request_id, std::optional<int> index,
 
 void EngineCore::finish_all(FinishReason reason) {
   finish_matching(reason, [](const Sequence&) { return true; });
+  count_totals();
 }
 
 void EngineCore::expire(Clock::time_point now) {

@@ -48,15 +48,14 @@ class EngineCore {
   // Plan, run, sample, apply. Call take_events() next, then prune().
   void step();
   // Prunes and packs the sequences of the last step that are due. Comes after publishing: the next token of a
-  // sequence does not depend on it, only the one after.
-  void prune();
+  // sequence does not depend on it, only the one after. False: none was.
+  bool prune();
 
   bool idle() const { return scheduler_.idle(); }
-  int num_waiting() const;         // samples
-  int num_waiting_tokens() const;  // that they or their trunks have to compute
+  // As they were at the end of the last step, prune or finish_all(): they are counted once for all who ask.
+  const EngineTotals& totals() const { return totals_; }
   // Events since the last call, in order; the caller pushes them.
   std::vector<OutgoingEvent> take_events() { return std::exchange(events_, {}); }
-  void update_totals(EngineStats& stats) const;  // everything but `sequences`
   std::vector<SequenceStats> describe_sequences() const;
 
  private:
@@ -102,9 +101,7 @@ class EngineCore {
   void report_step(const StepPlan& plan, Clock::time_point started_at);
   template <typename Matches>
   void finish_matching(FinishReason reason, const Matches& matches);
-  std::int64_t kv_bytes_saved() const;
-  std::int64_t prefix_cache_blocks() const { return prefix_cache_ ? prefixes_.num_blocks() : 0; }
-  std::int64_t swap_bytes_used() const { return scheduler_.num_swapped_blocks() * limits_.block_bytes; }
+  void count_totals();
 
   std::shared_ptr<const ModelFile> model_;
   EngineLimits limits_;
@@ -123,6 +120,7 @@ class EngineCore {
   int num_step_accepted_drafts_ = 0;                        // and of them right
   bool prefix_cache_;
   SwapMeter swap_meter_;
+  EngineTotals totals_;
 };
 
 }  // namespace kvcrush

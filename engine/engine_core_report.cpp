@@ -8,29 +8,24 @@
 
 namespace kvcrush {
 
-int EngineCore::num_waiting() const {
-  int waiting = 0;
-  scheduler_.waiting().for_each(
-      [&](const Sequence& s) { waiting += s.kind == SequenceKind::kTrunk ? 0 : 1; });
-  return waiting;
-}
-
-int EngineCore::num_waiting_tokens() const {
-  int tokens = 0;
-  scheduler_.waiting().for_each([&](const Sequence& sequence) {
-    if (!sequence.forks && !sequence.is_swapped()) tokens += sequence.num_uncomputed_tokens();
-  });
-  return tokens;
-}
-
-std::int64_t EngineCore::kv_bytes_saved() const {
-  std::int64_t bytes = 0;
+void EngineCore::count_totals() {
+  totals_ = {.num_running = static_cast<int>(scheduler_.running().size()),
+             .blocks_used = pool_.num_used(),
+             .blocks_total = pool_.num_blocks(),
+             .kv_bytes_used = pool_.num_used() * limits_.block_bytes,
+             .prefix_cache_blocks = prefix_cache_ ? prefixes_.num_blocks() : 0,
+             .swap_bytes_used = scheduler_.num_swapped_blocks() * limits_.block_bytes};
+  const KvAccounting accounting{model_->config, default_dtype_, limits_.block_bytes};
   for (const auto& sequence : scheduler_.running()) {
-    bytes += std::max<std::int64_t>(
-        0, uncompressed_kv_bytes(*sequence, {model_->config, default_dtype_, limits_.block_bytes}) -
-               sequence->cache.num_blocks() * limits_.block_bytes);
+    const std::int64_t held_bytes = sequence->cache.num_blocks() * limits_.block_bytes;
+    totals_.kv_bytes_saved +=
+        std::max<std::int64_t>(0, uncompressed_kv_bytes(*sequence, accounting) - held_bytes);
   }
-  return bytes;
+  scheduler_.waiting().for_each([&](const Sequence& sequence) {
+    totals_.num_waiting += sequence.kind == SequenceKind::kTrunk ? 0 : 1;
+    if (!sequence.forks && !sequence.is_swapped())
+      totals_.num_waiting_tokens += sequence.num_uncomputed_tokens();
+  });
 }
 
 void EngineCore::note_prune_times() {
@@ -42,32 +37,14 @@ void EngineCore::note_prune_times() {
 }
 
 void EngineCore::report_step(const StepPlan& plan, Clock::time_point started_at) {
-  observer_.on_step({.num_prefill_tokens = plan.num_prefill_tokens,
-                     .num_decode_tokens = plan.num_decode_tokens,
-                     .num_draft_tokens = std::exchange(num_step_drafts_, 0),
-                     .num_accepted_draft_tokens = std::exchange(num_step_accepted_drafts_, 0),
-                     .num_running = static_cast<int>(scheduler_.running().size()),
-                     .num_waiting = num_waiting(),
-                     .num_waiting_tokens = num_waiting_tokens(),
-                     .blocks_used = pool_.num_used(),
-                     .blocks_total = pool_.num_blocks(),
-                     .kv_bytes_used = pool_.num_used() * limits_.block_bytes,
-                     .kv_bytes_saved = kv_bytes_saved(),
-                     .prefix_cache_blocks = prefix_cache_blocks(),
-                     .swap_bytes_used = swap_bytes_used(),
-                     .step_seconds = seconds_between(started_at, Clock::now())});
-}
-
-void EngineCore::update_totals(EngineStats& stats) const {
-  stats.num_running = static_cast<int>(scheduler_.running().size());
-  stats.num_waiting = num_waiting();
-  stats.num_waiting_tokens = num_waiting_tokens();
-  stats.blocks_used = pool_.num_used();
-  stats.blocks_total = pool_.num_blocks();
-  stats.kv_bytes_used = pool_.num_used() * limits_.block_bytes;
-  stats.kv_bytes_saved = kv_bytes_saved();
-  stats.prefix_cache_blocks = prefix_cache_blocks();
-  stats.swap_bytes_used = swap_bytes_used();
+  count_totals();
+  StepReport report{totals_};
+  report.num_prefill_tokens = plan.num_prefill_tokens;
+  report.num_decode_tokens = plan.num_decode_tokens;
+  report.num_draft_tokens = std::exchange(num_step_drafts_, 0);
+  report.num_accepted_draft_tokens = std::exchange(num_step_accepted_drafts_, 0);
+  report.step_seconds = seconds_between(started_at, Clock::now());
+  observer_.on_step(report);
 }
 
 std::vector<SequenceStats> EngineCore::describe_sequences() const {

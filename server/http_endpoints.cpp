@@ -3,6 +3,7 @@
 #include <CivetServer.h>
 #include <spdlog/fmt/fmt.h>
 
+#include <mutex>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -69,10 +70,45 @@ class PageHandler final : public CivetHandler {
   std::function<Page()> page_;
 };
 
+// Why civetweb did not start: what it throws does not say. Once started it is not listened to, for clients
+// could make it talk.
+class StartLog {
+ public:
+  StartLog() {
+    callbacks_.log_message = [](const mg_connection* connection, const char* message) {
+      const auto* server = static_cast<const CivetServer*>(mg_get_user_data(mg_get_context(connection)));
+      static_cast<const StartLog*>(server->getUserContext())->add(message);
+      return 1;  // logged
+    };
+  }
+
+  const CivetCallbacks* callbacks() const { return &callbacks_; }
+  void close() const {
+    std::lock_guard lock(mutex_);
+    closed_ = true;
+  }
+  std::string text() const {
+    std::lock_guard lock(mutex_);
+    return text_;
+  }
+
+ private:
+  void add(const char* message) const {
+    std::lock_guard lock(mutex_);
+    if (!closed_) text_.append(text_.empty() ? "" : "; ").append(message);
+  }
+
+  CivetCallbacks callbacks_;
+  mutable std::mutex mutex_;
+  mutable bool closed_ = false;  // guarded by mutex_
+  mutable std::string text_;     // guarded by mutex_
+};
+
 }  // namespace
 
 struct HttpEndpoints::Impl {
-  Impl(const std::vector<std::string>& options, const Sources& sources)
+  Impl(const std::vector<std::string>& options, const Sources& sources,
+       std::shared_ptr<const StartLog> start_log)
       : metrics([render = sources.metrics] {
           return Page{200, "text/plain; version=0.0.4; charset=utf-8", render()};
         }),
@@ -84,7 +120,9 @@ struct HttpEndpoints::Impl {
           return reason.empty() ? Page{200, "text/plain; charset=utf-8", "ready\n"}
                                 : Page{503, "text/plain; charset=utf-8", reason + "\n"};
         }),
-        server(options) {
+        log(std::move(start_log)),
+        server(options, log->callbacks(), log.get()) {
+    log->close();
     server.addHandler("/metrics$", metrics);
     server.addHandler("/healthz$", health);
     server.addHandler("/readyz$", ready);
@@ -93,6 +131,7 @@ struct HttpEndpoints::Impl {
   PageHandler metrics;
   PageHandler health;
   PageHandler ready;
+  std::shared_ptr<const StartLog> log;
   CivetServer server;  // last: stops before the handlers go
 };
 
@@ -100,11 +139,13 @@ Result<std::unique_ptr<HttpEndpoints>> HttpEndpoints::listen(const std::string& 
                                                              const Sources& sources) {
   const std::vector<std::string> options{"listening_ports",    address, "num_threads",       "4",
                                          "request_timeout_ms", "5000",  "enable_keep_alive", "no"};
+  const auto log = std::make_shared<const StartLog>();
   try {
-    return std::unique_ptr<HttpEndpoints>(new HttpEndpoints(std::make_unique<Impl>(options, sources)));
+    return std::unique_ptr<HttpEndpoints>(new HttpEndpoints(std::make_unique<Impl>(options, sources, log)));
   } catch (const std::exception& error) {
-    return Status(StatusCode::kUnavailable,
-                  fmt::format("cannot listen on {} for HTTP: {}", address, error.what()));
+    const std::string reason = log->text();
+    return Status(StatusCode::kUnavailable, fmt::format("cannot listen on {} for HTTP: {}", address,
+                                                        reason.empty() ? error.what() : reason));
   }
 }
 

@@ -215,8 +215,7 @@ void ServerMetrics::refresh(const EngineStats& stats) {
   set_gauges(stats);
 }
 
-template <typename Totals>
-void ServerMetrics::set_gauges(const Totals& totals) {
+void ServerMetrics::set_gauges(const EngineTotals& totals) {
   running_.Set(totals.num_running);
   waiting_.Set(totals.num_waiting);
   queue_tokens_.Set(totals.num_waiting_tokens);

@@ -67,8 +67,7 @@ class ServerMetrics {
   std::string render() const;  // text exposition format 0.0.4
 
  private:
-  template <typename Totals>  // StepReport or EngineStats
-  void set_gauges(const Totals& totals);
+  void set_gauges(const EngineTotals& totals);
 
   std::shared_ptr<prometheus::Registry> registry_ = std::make_shared<prometheus::Registry>();
   StateMetrics state_{*registry_};

@@ -17,20 +17,25 @@ struct RequestTag {
   std::string_view label = {};  // the stream's (TokenStream::label)
 };
 
-struct StepReport {
+// Of an engine between two steps.
+struct EngineTotals {
+  int num_running = 0;
+  int num_waiting = 0;         // samples
+  int num_waiting_tokens = 0;  // that they or their trunks have to compute
+  std::int64_t blocks_used = 0;
+  std::int64_t blocks_total = 0;
+  std::int64_t kv_bytes_used = 0;
+  std::int64_t kv_bytes_saved = 0;       // by pruning, of the sequences now running
+  std::int64_t prefix_cache_blocks = 0;  // that later prompts may begin with, in use or free
+  std::int64_t swap_bytes_used = 0;
+};
+
+// A step, and the totals after it.
+struct StepReport : EngineTotals {
   int num_prefill_tokens = 0;
   int num_decode_tokens = 0;          // drafts included
   int num_draft_tokens = 0;           // that were looked up and checked,
   int num_accepted_draft_tokens = 0;  // and of them right
-  int num_running = 0;
-  int num_waiting = 0;
-  int num_waiting_tokens = 0;
-  std::int64_t blocks_used = 0;
-  std::int64_t blocks_total = 0;
-  std::int64_t kv_bytes_used = 0;
-  std::int64_t kv_bytes_saved = 0;  // by pruning, of the sequences now running
-  std::int64_t prefix_cache_blocks = 0;
-  std::int64_t swap_bytes_used = 0;
   double step_seconds = 0;
 };
 

@@ -34,11 +34,20 @@ cpu::CachedLayer DeviceTables::cached(const Sequence& sequence, int layer) const
   return tables_.at(sequence.id).cached(sequence, layer);
 }
 
-void DeviceTables::fill_cached(const Sequence& sequence, cpu::AttentionSequence* layers,
-                               std::size_t stride) const {
+int DeviceTables::fill_layers(const Sequence& sequence, const cpu::AttentionSequence& paged,
+                              cpu::AttentionSequence* layers, std::size_t stride) const {
   const Table& table = tables_.at(sequence.id);
-  for (int layer = 0; layer < num_layers_; ++layer)
-    layers[static_cast<std::size_t>(layer) * stride].cache = table.cached(sequence, layer);
+  cpu::AttentionSequence own = paged;
+  int longest = 0;
+  int most_cached = 0;
+  for (int layer = 0; layer < num_layers_; ++layer, layers += stride) {
+    own.cache = table.cached(sequence, layer);
+    *layers = own;
+    if (own.cache.num_cached <= most_cached) continue;
+    most_cached = own.cache.num_cached;
+    longest = layer;
+  }
+  return longest;
 }
 
 cpu::CachedLayer DeviceTables::Table::cached(const Sequence& sequence, int layer) const {

@@ -22,8 +22,10 @@ class DeviceTables {
   void follow(const Sequence& sequence);
   // A layer as kernels see it. After follow(), until the table changes.
   cpu::CachedLayer cached(const Sequence& sequence, int layer) const;
-  // The same for every layer, [num_layers] of them `stride` apart.
-  void fill_cached(const Sequence& sequence, cpu::AttentionSequence* layers, std::size_t stride) const;
+  // `sequence` as every layer's attention sees it, [num_layers] `stride` apart: `paged` with the layer's own
+  // cache. Returns a layer that holds the most tokens.
+  int fill_layers(const Sequence& sequence, const cpu::AttentionSequence& paged,
+                  cpu::AttentionSequence* layers, std::size_t stride) const;
   // The slots that `layer`, one with a window, has now, after a prune: their positions, int32
   // [num_kv_heads, slots] on the device. Until the next prune, also as the first ones leave the window.
   void place(const Sequence& sequence, int layer, at::Tensor positions);

@@ -55,25 +55,21 @@ void GpuBatchBuilder::pad(int num_rows) {
   }
 }
 
-// stride: sequences of a layer.
-void GpuBatchBuilder::place_sequences(const DeviceTables& tables, std::size_t stride) {
+void GpuBatchBuilder::place_sequences(const DeviceTables& tables, std::size_t stride,
+                                      cpu::AttentionSequence* layers) {
   const std::span<const PagedSequence> paged =
       flat_.paged_sequences(0);  // but for the tables alike in all layers
-  sequences_.resize(static_cast<std::size_t>(num_layers_) * stride);
-  longest_.assign(paged.begin(), paged.end());
+  longest_.clear();
   sequence_of_token_.clear();
   for (std::size_t i = 0; i < paged.size(); ++i) {
     sequence_of_token_.insert(sequence_of_token_.end(), static_cast<std::size_t>(flat_.chunks[i].num_tokens),
                               static_cast<std::int32_t>(i));
-    for (std::size_t at = i; at < sequences_.size(); at += stride) sequences_[at] = paged[i];
-    tables.fill_cached(*flat_.chunks[i].sequence, &sequences_[i], stride);
-    for (std::size_t at = i; at < sequences_.size(); at += stride) {
-      if (sequences_[at].cache.num_cached > longest_[i].cache.num_cached)
-        longest_[i].cache = sequences_[at].cache;
-    }
+    const int longest = tables.fill_layers(*flat_.chunks[i].sequence, paged[i], layers + i, stride);
+    longest_.push_back(layers[i + static_cast<std::size_t>(longest) * stride]);
   }
+  const std::size_t end = static_cast<std::size_t>(num_layers_) * stride;
   for (std::size_t i = paged.size(); i < stride; ++i) {
-    for (std::size_t at = i; at < sequences_.size(); at += stride) sequences_[at] = {};
+    for (std::size_t at = i; at < end; at += stride) layers[at] = {};
   }
 }
 
@@ -81,7 +77,9 @@ GpuBatch GpuBatchBuilder::build(const StepPlan& plan, int num_processors, const 
                                 Staging& staging, int num_padded) {
   build_batch(plan, flat_);
   const std::size_t num_sequences = std::max(flat_.chunks.size(), static_cast<std::size_t>(num_padded));
-  place_sequences(tables, num_sequences);
+  const Staging::Room<cpu::AttentionSequence> sequences =
+      staging.room_for<cpu::AttentionSequence>(static_cast<std::size_t>(num_layers_) * num_sequences);
+  place_sequences(tables, num_sequences, sequences.host);
   pad(num_padded);
   GpuBatch batch;
   batch.num_tokens = static_cast<int>(flat_.token_ids.size());
@@ -91,7 +89,7 @@ GpuBatch GpuBatchBuilder::build(const StepPlan& plan, int num_processors, const 
   batch.rope_rows = staging.add(flat_.rope_rows);
   batch.sequence_of_token = staging.add(sequence_of_token_);
   batch.logit_rows = staging.add(flat_.logit_rows);
-  batch.sequences = staging.add(sequences_);
+  batch.sequences = sequences.device;
   batch.widest = widest_dtype(plan);
   batch.plan = cuda::plan_attention(
       longest_, heads_.num_heads / heads_.num_kv_heads, heads_.num_kv_heads, heads_.head_dim, num_processors,

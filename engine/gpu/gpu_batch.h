@@ -50,15 +50,15 @@ class GpuBatchBuilder {
 
  private:
   void pad(int num_rows);
-  void place_sequences(const DeviceTables& tables, std::size_t stride);
+  // Into [num_layers, stride].
+  void place_sequences(const DeviceTables& tables, std::size_t stride, cpu::AttentionSequence* layers);
 
   HeadLayout heads_;
   int num_layers_;
   bool has_windows_;
   StepBatch flat_;
   std::vector<std::int32_t> sequence_of_token_;
-  std::vector<cpu::AttentionSequence> sequences_;  // [num_layers, chunks and padding]
-  std::vector<cpu::AttentionSequence> longest_;    // [chunks]: of the layer that holds the most
+  std::vector<cpu::AttentionSequence> longest_;  // [chunks]: of the layer that holds the most
 };
 
 }  // namespace kvcrush

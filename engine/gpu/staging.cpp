@@ -33,16 +33,22 @@ void Staging::start() {
   if (!chunks.empty()) chunks.front().used = 0;
 }
 
-void* Staging::add_bytes(const void* bytes, std::size_t size) {
+Staging::Room<void> Staging::make_room(std::size_t size) {
   std::vector<Chunk>& chunks = turns_[static_cast<std::size_t>(turn_)];
   const std::size_t room = (size + kAlignment - 1) / kAlignment * kAlignment;
   if (chunks.empty() || chunks.back().used + room > static_cast<std::size_t>(chunks.back().host.numel()))
     chunks.push_back(make_chunk(std::max(2 * room, kLeastChunkBytes)));
   Chunk& chunk = chunks.back();
-  if (size > 0) std::memcpy(chunk.host.data_ptr<std::uint8_t>() + chunk.used, bytes, size);
-  void* address = chunk.device.data_ptr<std::uint8_t>() + chunk.used;
+  const Room<void> place{chunk.host.data_ptr<std::uint8_t>() + chunk.used,
+                         chunk.device.data_ptr<std::uint8_t>() + chunk.used};
   chunk.used += room;
-  return address;
+  return place;
+}
+
+void* Staging::add_bytes(const void* bytes, std::size_t size) {
+  const Room<void> room = make_room(size);
+  if (size > 0) std::memcpy(room.host, bytes, size);
+  return room.device;
 }
 
 void Staging::upload() {

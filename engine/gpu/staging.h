@@ -30,6 +30,18 @@ class Staging {
   T* add(const std::vector<T>& values) {
     return add(std::span<const T>(values));
   }
+  // The same for values that the caller writes to their place on the host before upload().
+  template <class T>
+  struct Room {
+    T* host;
+    T* device;
+  };
+  template <class T>
+  Room<T> room_for(std::size_t count) {
+    static_assert(std::is_trivially_copyable_v<T>);
+    const Room<void> room = make_room(count * sizeof(T));
+    return {static_cast<T*>(room.host), static_cast<T*>(room.device)};
+  }
   void upload();
 
  private:
@@ -39,6 +51,7 @@ class Staging {
     std::size_t used = 0;
   };
   void* add_bytes(const void* bytes, std::size_t size);
+  Room<void> make_room(std::size_t size);
   Chunk make_chunk(std::size_t bytes) const;
 
   static constexpr int kTurns = 2;  // the host fills one while the device reads the other

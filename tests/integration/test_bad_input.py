@@ -1,5 +1,7 @@
 """Bad input is refused with INVALID_ARGUMENT naming the field and what is allowed, and harms nobody."""
 
+import errno
+import os
 import subprocess
 
 import grpc
@@ -173,6 +175,14 @@ def test_port_in_use_exits_1(server):
     done = run_server("--model", str(harness.MODEL), "--listen", server.target, "--http-listen", "127.0.0.1:0")
     assert done.returncode == 1
     assert server.target in done.stderr + done.stdout
+
+
+def test_http_port_in_use_exits_1(server):
+    address = server.http.removeprefix("http://")
+    done = run_server("--model", str(harness.MODEL), "--listen", "127.0.0.1:0", "--http-listen", address)
+    assert done.returncode == 1
+    assert f"cannot listen on {address} for HTTP" in done.stderr + done.stdout
+    assert os.strerror(errno.EADDRINUSE) in done.stderr + done.stdout
 
 
 def test_help_and_version_exit_0():

@@ -89,7 +89,11 @@ TEST(Metrics, EngineEventsAreCounted) {
   metrics.shed(ShedReason::kQueueTokens);
   metrics.ended_slow_stream();
   metrics.set_engine_stalled(true);
-  observer.on_step({.num_decode_tokens = 9, .num_draft_tokens = 8, .num_accepted_draft_tokens = 5});
+  StepReport report;
+  report.num_decode_tokens = 9;
+  report.num_draft_tokens = 8;
+  report.num_accepted_draft_tokens = 5;
+  observer.on_step(report);
   FinishEvent late;
   late.reason = FinishReason::kDeadline;
   observer.on_finished(tag, late);
@@ -141,15 +145,16 @@ TEST(Metrics, UnprunedRequestsHaveNoRatio) {
 
 TEST(Metrics, GaugesFollowStepsAndStats) {
   ServerMetrics metrics("1");
-  metrics.step({.num_prefill_tokens = 5,
-                .num_decode_tokens = 3,
-                .num_running = 4,
-                .num_waiting = 2,
-                .blocks_used = 30,
-                .blocks_total = 120,
-                .kv_bytes_used = 3000,
-                .kv_bytes_saved = 1000,
-                .step_seconds = 0.25});
+  StepReport report{{.num_running = 4,
+                     .num_waiting = 2,
+                     .blocks_used = 30,
+                     .blocks_total = 120,
+                     .kv_bytes_used = 3000,
+                     .kv_bytes_saved = 1000}};
+  report.num_prefill_tokens = 5;
+  report.num_decode_tokens = 3;
+  report.step_seconds = 0.25;
+  metrics.step(report);
   std::string text = metrics.render();
   expect_line(text, "kvcrush_num_requests_running 4");
   expect_line(text, "kvcrush_num_requests_waiting 2");
