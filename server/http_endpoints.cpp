@@ -1,8 +1,12 @@
 #include "server/http_endpoints.h"
 
 #include <CivetServer.h>
+#include <dlfcn.h>
+#include <pthread.h>
 #include <spdlog/fmt/fmt.h>
 
+#include <algorithm>
+#include <cstddef>
 #include <mutex>
 #include <string_view>
 #include <utility>
@@ -158,3 +162,14 @@ int HttpEndpoints::port() const {
 }
 
 }  // namespace kvcrush
+
+// Stands before libc's own in this process, for civetweb: it asks for stacks of 100 KiB and has no option for
+// more. glibc takes the thread-local storage of all libraries that are loaded at the start out of a thread's
+// stack; cuBLAS and its kin have more than that, and so not one thread could be created.
+extern "C" int pthread_attr_setstacksize(pthread_attr_t* attributes, std::size_t stack_bytes) {
+  constexpr std::size_t kLeastStackBytes = 1 << 20;  // address space; memory only where it is used
+  using SetStackSize = int (*)(pthread_attr_t*, std::size_t);
+  static const auto set_stack_size =
+      reinterpret_cast<SetStackSize>(dlsym(RTLD_NEXT, "pthread_attr_setstacksize"));
+  return set_stack_size(attributes, std::max(stack_bytes, kLeastStackBytes));
+}

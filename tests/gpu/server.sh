@@ -23,7 +23,7 @@ start() {  # start NAME OPTIONS...
   local name=$1
   shift
   rm -f "$out/$name.json"
-  "$bundle/bin/kvcrush-server" --model "$model" --listen 127.0.0.1:0 --http-listen ${KVCRUSH_TEST_HTTP:-127.0.0.1:0} \
+  "$bundle/bin/kvcrush-server" --model "$model" --listen 127.0.0.1:0 --http-listen 127.0.0.1:0 \
     --port-file "$out/$name.json" "$@" >"$out/$name.log" 2>&1 &
   pid=$!
   local waited=0
@@ -63,12 +63,13 @@ for client in "${pids[@]}"; do wait "$client" || all=1; done
 say "64 clients, 256 tokens each: $((64 * 256 * 1000 / (($(date +%s%N) - begun) / 1000000))) tokens/s, processes and connections included"
 check "64 clients at once all got their text" test $all -eq 0
 rm -f "$out"/client.*
-[[ ${KVCRUSH_TEST_HTTP:-} == off ]] || python3 - "$(port_of http_port gpu)" <<'PY' | tee -a "$out/server.txt"
+python3 - "$(port_of http_port gpu)" <<'PY' | tee -a "$out/server.txt"
 import sys, urllib.request
 lines = urllib.request.urlopen(f"http://127.0.0.1:{sys.argv[1]}/metrics").read().decode().splitlines()
 for line in lines:
     if line.startswith(("kvcrush_kv_", "kvcrush_requests_total", "kvcrush_tokens", "kvcrush_generated")) and "_bucket" not in line:
         print(line)
 PY
+check "/metrics answers" test "${PIPESTATUS[0]}" -eq 0
 check "SIGTERM ends the server with exit code 0" stop
 exit $failed
