@@ -30,9 +30,14 @@ void EngineCore::count_totals() {
 
 void EngineCore::note_prune_times() {
   for (const PruneTime& time : executor_->take_prune_times()) {
-    observer_.on_prune_timed(time.seconds);
-    if (Sequence* sequence = scheduler_.find(time.id))
-      sequence->compression_outcome.prune_ms += time.seconds * 1e3;
+    observer_.on_prune_timed(time.seconds());
+    Sequence* sequence = scheduler_.find(time.id);
+    if (sequence == nullptr) continue;
+    CompressionOutcome& outcome = sequence->compression_outcome;
+    outcome.prune_ms += time.seconds() * 1e3;
+    outcome.score_ms += time.score_seconds * 1e3;
+    outcome.select_ms += time.select_seconds * 1e3;
+    outcome.compact_ms += time.compact_seconds * 1e3;
   }
 }
 

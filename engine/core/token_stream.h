@@ -77,7 +77,7 @@ struct CompressionOutcome {
   int lookahead_tokens = 0;       // run over before the first prune, then forgotten
   int lookahead_tokens_used = 0;  // of them, tokens that came out the same and cost no step of their own
   double prune_ms = 0;            // of all prunes whose time is known
-  double score_ms = 0;            // each of it; 0 where the device tells no parts apart
+  double score_ms = 0;            // its parts
   double select_ms = 0;
   double compact_ms = 0;
   std::int64_t kv_bytes_full_16bit = 0;  // K and V of all the sequence's tokens at 16 bit each

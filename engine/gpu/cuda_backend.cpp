@@ -69,10 +69,7 @@ class CudaRuntime final : public GpuRuntime {
   }
   ~CudaRuntime() override {
     for (cudaEvent_t event : events_) cudaEventDestroy(event);
-    for (const Timer& timer : timers_) {
-      cudaEventDestroy(timer.start);
-      cudaEventDestroy(timer.stop);
-    }
+    for (const Note& note : notes_) cudaEventDestroy(note.event);
   }
 
   at::Device device() const override { return device_; }
@@ -97,8 +94,9 @@ class CudaRuntime final : public GpuRuntime {
   void wait_for(int mark) override {
     check_cuda(cudaEventSynchronize(events_.at(static_cast<std::size_t>(mark))), "waiting for the GPU");
   }
-  int time(const std::function<void()>& work) override;
-  std::optional<double> take_time(int timer) override;
+  int note_time() override;
+  std::optional<double> seconds_between(int earlier, int later) override;
+  void give_back(int note) override { notes_.at(static_cast<std::size_t>(note)).in_use = false; }
   void matmul(const at::Tensor& x, const at::Tensor& w, at::Tensor& out) override;
   std::unique_ptr<GpuGraph> record(const std::function<void()>& work) override;
   at::Tensor fetch(const at::Tensor& values) override;
@@ -119,45 +117,39 @@ class CudaRuntime final : public GpuRuntime {
     matmul(at::ones({1, 64}, options), at::ones({64, 64}, options), out);
   }
 
-  struct Timer {
-    cudaEvent_t start = nullptr;
-    cudaEvent_t stop = nullptr;
-    bool running = false;
+  struct Note {
+    cudaEvent_t event = nullptr;
+    bool in_use = false;
   };
 
   at::Device device_;
   c10::cuda::CUDAStream stream_;
   c10::cuda::CUDAStream copies_;
   at::cuda::CUDAEvent meeting_;
-  std::vector<Timer> timers_;
+  std::vector<Note> notes_;
   std::array<cudaEvent_t, kMarks> events_{};
 };
 
-int CudaRuntime::time(const std::function<void()>& work) {
-  auto timer = std::find_if(timers_.begin(), timers_.end(), [](const Timer& t) { return !t.running; });
-  if (timer == timers_.end()) {
-    Timer fresh;
-    check_cuda(cudaEventCreate(&fresh.start), "creating an event");
-    check_cuda(cudaEventCreate(&fresh.stop), "creating an event");
-    timer = timers_.insert(timers_.end(), fresh);
+int CudaRuntime::note_time() {
+  auto note = std::find_if(notes_.begin(), notes_.end(), [](const Note& n) { return !n.in_use; });
+  if (note == notes_.end()) {
+    Note fresh;
+    check_cuda(cudaEventCreate(&fresh.event), "creating an event");
+    note = notes_.insert(notes_.end(), fresh);
   }
-  check_cuda(cudaEventRecord(timer->start, stream()), "recording an event");
-  work();
-  check_cuda(cudaEventRecord(timer->stop, stream()), "recording an event");
-  timer->running = true;
-  return static_cast<int>(timer - timers_.begin());
+  check_cuda(cudaEventRecord(note->event, stream()), "recording an event");
+  note->in_use = true;
+  return static_cast<int>(note - notes_.begin());
 }
 
-std::optional<double> CudaRuntime::take_time(int timer) {
-  Timer& taken = timers_.at(static_cast<std::size_t>(timer));
+std::optional<double> CudaRuntime::seconds_between(int earlier, int later) {
+  const cudaEvent_t start = notes_.at(static_cast<std::size_t>(earlier)).event;
+  const cudaEvent_t stop = notes_.at(static_cast<std::size_t>(later)).event;
   float ms = 0;
-  if (cudaEventQuery(taken.stop) != cudaSuccess ||
-      cudaEventElapsedTime(&ms, taken.start, taken.stop) != cudaSuccess) {
-    cudaGetLastError();  // "not ready" is none; else it would show at the next launch
-    return std::nullopt;
-  }
-  taken.running = false;
-  return ms / 1000.0;
+  if (cudaEventQuery(stop) == cudaSuccess && cudaEventElapsedTime(&ms, start, stop) == cudaSuccess)
+    return ms / 1000.0;
+  cudaGetLastError();  // "not ready" is none; else it would show at the next launch
+  return std::nullopt;
 }
 
 // cuBLAS counts columns first: out^T [n, T] = w [n, k] x^T [k, T], where a row-major matrix is its own

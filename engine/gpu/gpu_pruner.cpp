@@ -246,7 +246,7 @@ void GpuPruner::prepare_readings(const GpuPrune& prune, const std::vector<cuda::
   work.value_norms = value_norms.empty() ? nullptr : staging.add(value_norms);
 }
 
-void GpuPruner::launch(const cpu::KvPool& pool) {
+void GpuPruner::launch(const cpu::KvPool& pool, const OnPruneStage& on_stage) {
   const cuda::Stream stream = runtime_.stream();
   for (const Work& work : works_) {
     if (work.probabilities != nullptr) {
@@ -266,12 +266,14 @@ void GpuPruner::launch(const cpu::KvPool& pool) {
       cuda::key_scores({work.key_scores, work.num_layers, work.max_cached, pool, work.key_workspace}, stream);
     if (work.value_norms != nullptr)
       cuda::value_norms({work.value_norms, work.num_layers, work.max_cached, pool}, stream);
+    on_stage(PruneStage::kScore);
     if (work.selections != nullptr) cuda::select_tokens(work.select, work.selections, stream);
+    on_stage(PruneStage::kSelect);
     cuda::place_tokens(work.places, work.num_places, heads_.num_kv_heads, stream);
     cuda::rewrite(pool, work.rewrites, work.num_layers, stream);
-    if (work.sums == nullptr) continue;
-    for (int i = 0; i < work.num_layers; ++i)
+    for (int i = 0; work.sums != nullptr && i < work.num_layers; ++i)
       work.sums->keep_sums(work.first_layer + i, work.kept[static_cast<std::size_t>(i)]);
+    on_stage(PruneStage::kCompact);
   }
   works_.clear();
 }

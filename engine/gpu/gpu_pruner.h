@@ -4,6 +4,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <functional>
 #include <vector>
 
 #include "engine/gpu/device_tables.h"
@@ -26,6 +27,9 @@ struct GpuPrune {
   std::vector<cpu::CachedLayer> targets;  // [num_layers], device addresses
 };
 
+enum class PruneStage { kScore, kSelect, kCompact };
+using OnPruneStage = std::function<void(PruneStage)>;
+
 class GpuPruner {
  public:
   // max_workspace_bytes: of readings and selection at a time; layers are taken in groups that keep to it, one
@@ -36,8 +40,9 @@ class GpuPruner {
   // of the slots that stay (DeviceTables::place), undefined where the layer has no window or loses nothing.
   std::vector<at::Tensor> prepare(const GpuPrune& prune, const cpu::KvPool& pool, const DeviceTables& tables,
                                   Staging& staging);
-  // All that was prepared since the last launch, in order.
-  void launch(const cpu::KvPool& pool);
+  // All that was prepared since the last launch, in order. on_stage is called after what belongs to a stage:
+  // all three, group of layers by group.
+  void launch(const cpu::KvPool& pool, const OnPruneStage& on_stage);
   // Forgets what was prepared and will not be launched.
   void discard() { works_.clear(); }
 

@@ -102,7 +102,8 @@ at::Tensor GpuRunner::run(const StepPlan& plan) {
   tables_.flush(staging_);  // last: their number would move the others
   staging_.upload();
   tables_.apply();
-  prune_timer_.time(std::move(pruned), [this] { pruner_.launch(kv_.pool()); });
+  prune_timer_.time(std::move(pruned),
+                    [this](const OnPruneStage& on_stage) { pruner_.launch(kv_.pool(), on_stage); });
   if (plan.chunks.empty()) return {};
   forward(batch, num_padded > 0);
   int num_rows = 0;
@@ -187,7 +188,8 @@ PruneReport GpuRunner::settle(Sequence& sequence, const Settling& settling) {
   std::vector<at::Tensor> positions = pruner_.prepare(prune, kv_.pool(), tables_, staging_);
   staging_.upload();
   tables_.apply();
-  prune_timer_.time({sequence.id}, [this] { pruner_.launch(kv_.pool()); });
+  prune_timer_.time({sequence.id},
+                    [this](const OnPruneStage& on_stage) { pruner_.launch(kv_.pool(), on_stage); });
   const PruneReport report = shrink_to(shapes, std::move(target_blocks), sequence.cache);
   place(sequence, std::move(positions));
   add_outcome(sequence, settling.prune, report);

@@ -36,10 +36,11 @@ class GpuRuntime {
   // Marks what was started so far; wait_for(mark) returns once it is done. Marks are few and reused.
   virtual void mark(int mark) = 0;
   virtual void wait_for(int mark) = 0;
-  // Has `work` start something on the stream, and times what the stream does for it. Timers are reused.
-  virtual int time(const std::function<void()>& work) = 0;
-  // Seconds, after which the timer is another's. Unset: not done yet; an error shows where work is started.
-  virtual std::optional<double> take_time(int timer) = 0;
+  // Has the stream note the time when it gets here. Notes are few, and reused once they are given back.
+  virtual int note_time() = 0;
+  // From one note to a later one. Unset: the stream is not there yet; an error shows where work is started.
+  virtual std::optional<double> seconds_between(int earlier, int later) = 0;
+  virtual void give_back(int note) = 0;
   // out [T, n] = x [T, k] w^T, w [n, k]. x and w of one type; out of that type or float32.
   virtual void matmul(const at::Tensor& x, const at::Tensor& w, at::Tensor& out) = 0;
   // What `work` puts on the stream, without running it. It must not allocate, wait or copy. Throws what

@@ -28,7 +28,10 @@ struct SampleJob {
 // Of a sequence's prune or packing.
 struct PruneTime {
   SequenceId id = 0;
-  double seconds = 0;
+  double score_seconds = 0;
+  double select_seconds = 0;
+  double compact_seconds = 0;
+  double seconds() const { return score_seconds + select_seconds + compact_seconds; }
 };
 
 class ModelExecutor {

@@ -28,8 +28,9 @@ class HostRuntime final : public GpuRuntime {
   void copy_to_device(void* /*target*/, const void* /*source*/, std::size_t /*bytes*/) override {}
   void mark(int /*mark*/) override {}
   void wait_for(int /*mark*/) override {}
-  int time(const std::function<void()>& /*work*/) override { return 0; }
-  std::optional<double> take_time(int /*timer*/) override { return {}; }
+  int note_time() override { return 0; }
+  std::optional<double> seconds_between(int /*earlier*/, int /*later*/) override { return {}; }
+  void give_back(int /*note*/) override {}
   void matmul(const at::Tensor& /*x*/, const at::Tensor& /*w*/, at::Tensor& /*out*/) override {}
   std::unique_ptr<GpuGraph> record(const std::function<void()>& /*work*/) override { return nullptr; }
   at::Tensor fetch(const at::Tensor& values) override { return values; }

@@ -5,6 +5,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstring>
+#include <map>
 #include <stdexcept>
 #include <utility>
 
@@ -45,13 +46,16 @@ class SimulatedRuntime final : public GpuRuntime {
   }
   void mark(int /*mark*/) override {}
   void wait_for(int /*mark*/) override {}
-  int time(const std::function<void()>& work) override {
-    const auto start = std::chrono::steady_clock::now();
-    work();
-    times_.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
-    return static_cast<int>(times_.size()) - 1;
+  int note_time() override {
+    int note = 0;
+    while (times_.contains(note)) ++note;
+    times_[note] = std::chrono::steady_clock::now();
+    return note;
   }
-  std::optional<double> take_time(int timer) override { return times_.at(static_cast<std::size_t>(timer)); }
+  std::optional<double> seconds_between(int earlier, int later) override {
+    return std::chrono::duration<double>(times_.at(later) - times_.at(earlier)).count();
+  }
+  void give_back(int note) override { KVCRUSH_CHECK(times_.erase(note) == 1); }
   // As a graph does, a recorded product holds addresses, not tensors.
   void matmul(const at::Tensor& x, const at::Tensor& w, at::Tensor& out) override {
     const auto at_address = [](const at::Tensor& t) {
@@ -94,7 +98,7 @@ class SimulatedRuntime final : public GpuRuntime {
 
  private:
   std::vector<std::function<void()>> copies_;
-  std::vector<double> times_;
+  std::map<int, std::chrono::steady_clock::time_point> times_;  // of notes in use
 };
 
 class SimulatedBackend final : public GpuBackend {

@@ -166,8 +166,9 @@ TEST_F(GpuEngineTest, PrunesAreTimed) {
     ASSERT_TRUE(collector.wait(one.num_samples));
     for (int sample = 0; sample < one.num_samples; ++sample) {
       const CompressionOutcome& outcome = collector.finish(sample).compression;
-      EXPECT_EQ(outcome.prune_ms > 0, sample < num_pruned) << sample;
-      EXPECT_EQ(outcome.score_ms, 0);
+      for (const double ms : {outcome.prune_ms, outcome.score_ms, outcome.select_ms, outcome.compact_ms})
+        EXPECT_EQ(ms > 0, sample < num_pruned) << sample;
+      EXPECT_NEAR(outcome.prune_ms, outcome.score_ms + outcome.select_ms + outcome.compact_ms, 1e-6);
     }
     EXPECT_EQ(observer_.num_prunes - before, num_pruned);
     EXPECT_EQ(observer_.num_timed_prunes, observer_.num_prunes);
